@@ -1,0 +1,179 @@
+"""Tiny random checkpoints in every layout that the engine drives: real diffusers components, about half a megabyte each.
+
+``make("pocket", directory, seed=0)`` writes one in diffusers' layout with a ``wanflow.json`` of small sizes, so that jobs
+written in aspects and seconds run on it unchanged in about a second. The same seed gives the same weights. The pictures
+are noise; what they exercise is not.
+
+==========  ======================================================================  ==================
+layout      what it has                                                             modes
+==========  ======================================================================  ==================
+pocket      two experts, ``expand_timesteps``, VAE of 8x with patches of 2          t2v and i2v
+ti2v_5b     one expert, ``expand_timesteps``, VAE of 16x with patches of 2          t2v and i2v
+a14b_t2v    two experts, boundary 0.875, VAE of 8x                                  t2v
+a14b_i2v    two experts, boundary 0.9, 36 channels in, no CLIP, VAE of 8x           i2v
+wan21_t2v   one expert, VAE of 8x                                                   t2v
+==========  ======================================================================  ==================
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+LAYOUTS = ("pocket", "ti2v_5b", "a14b_t2v", "a14b_i2v", "wan21_t2v")
+
+_TEXT_DIM = 32
+
+_TRANSFORMER: dict[str, Any] = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "text_dim": _TEXT_DIM,
+    "freq_dim": 32,
+    "ffn_dim": 48,
+    "num_layers": 2,
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+    "rope_max_seq_len": 64,
+}
+
+#: as in the 14B checkpoints: 8x in space, 4x in time
+_VAE_8X: dict[str, Any] = {
+    "base_dim": 4,
+    "z_dim": 16,
+    "dim_mult": [1, 1, 1, 1],
+    "num_res_blocks": 1,
+    "temperal_downsample": [False, True, True],
+}
+
+#: as in TI2V-5B: patches of 2 before three halvings, residual blocks
+_VAE_16X: dict[str, Any] = {
+    "base_dim": 4,
+    "decoder_base_dim": 6,
+    "z_dim": 48,
+    "dim_mult": [1, 1, 1, 1],
+    "num_res_blocks": 1,
+    "temperal_downsample": [False, True, True],
+    "is_residual": True,
+    "patch_size": 2,
+    "in_channels": 12,
+    "out_channels": 12,
+    "scale_factor_spatial": 16,
+    "latents_mean": [0.1 * (i % 5) - 0.2 for i in range(48)],
+    "latents_std": [1.0 + 0.1 * (i % 3) for i in range(48)],
+}
+
+#: as in pocket: patches of 2 before two halvings
+_VAE_POCKET: dict[str, Any] = {
+    "base_dim": 4,
+    "decoder_base_dim": 6,
+    "z_dim": 8,
+    "dim_mult": [1, 1, 1],
+    "num_res_blocks": 1,
+    "temperal_downsample": [True, True],
+    "patch_size": 2,
+    "in_channels": 12,
+    "out_channels": 12,
+    "scale_factor_spatial": 8,
+    "latents_mean": [0.1 * i - 0.3 for i in range(8)],
+    "latents_std": [1.0 + 0.1 * i for i in range(8)],
+}
+
+_SIZES_16 = [[32, 32], [32, 64], [64, 32]]
+_SIZES_32 = [[64, 64], [32, 64], [64, 32]]
+
+
+def _layout(name: str) -> dict[str, Any]:
+    """(channels in, VAE, two experts, pipeline's configuration, wanflow.json) of a layout."""
+    small = {"name": f"tiny-{name}", "fps": 4, "num_frames": 5, "sizes": _SIZES_16, "steps": 2, "version": 1}
+    if name == "pocket":
+        config = {"boundary_ratio": 0.9, "expand_timesteps": True}
+        facts = small | {"guidance": {"high": 4.0, "low": 3.0}, "flow_shift": 3.0}
+        return {"channels": 8, "vae": _VAE_POCKET, "experts": 2, "config": config, "facts": facts}
+    if name == "ti2v_5b":
+        config = {"boundary_ratio": None, "expand_timesteps": True}
+        return {"channels": 48, "vae": _VAE_16X, "experts": 1, "config": config, "facts": small | {"sizes": _SIZES_32}}
+    if name == "a14b_t2v":
+        config = {"boundary_ratio": 0.875, "expand_timesteps": False}
+        return {"channels": 16, "vae": _VAE_8X, "experts": 2, "config": config, "facts": small}
+    if name == "a14b_i2v":
+        config = {"boundary_ratio": 0.9, "expand_timesteps": False}
+        return {"channels": 36, "vae": _VAE_8X, "experts": 2, "config": config, "facts": small}
+    if name == "wan21_t2v":
+        config = {"boundary_ratio": None, "expand_timesteps": False}
+        return {"channels": 16, "vae": _VAE_8X, "experts": 1, "config": config, "facts": small}
+    raise ValueError(f"layout {name!r} is none of {', '.join(LAYOUTS)}")
+
+
+def make(layout: str, directory: Path, seed: int = 0, facts: bool = True) -> Path:
+    """Write the checkpoint to ``directory`` and return it. ``facts=False`` leaves ``wanflow.json`` out."""
+    import torch
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    wanted = _layout(layout)
+    directory.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae = AutoencoderKLWan(**wanted["vae"])
+        latent_channels = wanted["vae"]["z_dim"]
+        index: dict[str, Any] = {"_class_name": _pipeline(layout), "_diffusers_version": "0.42.1", **wanted["config"]}
+        for i in range(2):
+            name = "transformer" if i == 0 else "transformer_2"
+            if i >= wanted["experts"]:
+                index[name] = [None, None]
+                continue
+            expert = WanTransformer3DModel(**_TRANSFORMER, in_channels=wanted["channels"], out_channels=latent_channels)
+            _wake(expert, torch)
+            expert.save_pretrained(directory / name)
+            index[name] = ["diffusers", "WanTransformer3DModel"]
+        text_config = UMT5Config(
+            vocab_size=259, d_model=_TEXT_DIM, d_kv=8, d_ff=48, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
+        )
+        text = UMT5EncoderModel(text_config).eval()
+    vae.save_pretrained(directory / "vae")
+    text.save_pretrained(directory / "text_encoder")
+    _tokenizer().save_pretrained(str(directory / "tokenizer"))
+    UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
+    ).save_pretrained(directory / "scheduler")
+    index["vae"] = ["diffusers", "AutoencoderKLWan"]
+    index["text_encoder"] = ["transformers", "UMT5EncoderModel"]
+    index["tokenizer"] = ["transformers", "PreTrainedTokenizerFast"]
+    index["scheduler"] = ["diffusers", "UniPCMultistepScheduler"]
+    (directory / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    if facts:
+        (directory / "wanflow.json").write_text(json.dumps(wanted["facts"], indent=2) + "\n")
+    return directory
+
+
+def _pipeline(layout: str) -> str:
+    return "WanImageToVideoPipeline" if layout == "a14b_i2v" else "WanPipeline"
+
+
+def _wake(expert: Any, torch: Any) -> None:
+    """Make every input matter: at their defaults, text and time barely move a random expert's output."""
+    with torch.no_grad():
+        for name, parameter in expert.named_parameters():
+            if "condition_embedder" in name or "attn2" in name:
+                if parameter.ndim > 1:
+                    parameter.mul_(2.0)
+                else:
+                    parameter.add_(torch.randn_like(parameter) * 0.1)
+
+
+def _tokenizer() -> Any:
+    """One token a byte, ``</s>`` at the end, as UMT5's own: id 0 pads, id 1 ends."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *letters])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+    )

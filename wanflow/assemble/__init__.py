@@ -1,0 +1,112 @@
+"""Assembly: masters, layers and an output's preset become a finished file and its poster, in one ffmpeg run.
+
+:func:`assemble` is the whole interface. It prepares pictures and words in a work directory of its own, builds the graph
+(``graph.py``, pure) and runs it (``ffmpeg.py``). The same inputs give the same bytes.
+
+Knows nothing of keys, stores, Ray or engines. Limits: H.264, no sound yet, hard cuts between scenes.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wanflow.errors import AssembleError
+from wanflow.model import ImageLayer, Layer, Output, OutputFile, Scene, Variant
+
+if TYPE_CHECKING:
+    from wanflow.assemble import graph
+
+#: Grows whenever the same job would come out as another picture (graph, styles, packaged fonts): it is part of every key.
+VERSION = 1
+#: An assembly that takes longer than this times the video's length (at 1080p) is stuck.
+_TIMEOUT_BASE_S = 120.0
+_TIMEOUT_PER_SECOND = 120.0
+
+
+def assemble(
+    variant: Variant, file: OutputFile, masters: Mapping[str, Path], sources: Mapping[str, Path], out_dir: Path
+) -> dict[str, Path]:
+    """Makes one file of ``variant`` in ``out_dir``: ``{"video": ..., "poster": ...}`` (poster only if wanted).
+
+    ``masters`` maps the keys in ``file.masters`` to local files, ``sources`` digests of images and fonts. Raises
+    :class:`AssembleError`, whose message names the variant and the output.
+    """
+    from wanflow.assemble import ffmpeg, graph
+
+    output = file.output
+    video, poster = out_dir / "video.mp4", out_dir / "poster.jpg"
+    work = Path(tempfile.mkdtemp(prefix="wanflow-assemble-"))
+    try:
+        shots = tuple(
+            _shot(scene, output, _master(masters, key), sources, work / str(i))
+            for i, (scene, key) in enumerate(zip(variant.scenes, file.masters, strict=True))
+        )
+        out_dir.mkdir(parents=True, exist_ok=True)
+        arguments = graph.build(shots, output, video, poster if output.poster else None)
+        seconds = sum(shot.seconds for shot in shots)
+        said = ffmpeg.run(arguments, timeout_s=_TIMEOUT_BASE_S + _TIMEOUT_PER_SECOND * seconds)
+        if gone := re.findall(r"failed to find any fallback with glyph (0x[0-9A-Fa-f]+)", said):
+            raise AssembleError(f"no font could draw {', '.join(sorted(set(gone)))}; name one with the layer's `font`")
+    except AssembleError as error:
+        raise AssembleError(f"variant {variant.variant_id}, output {output.name}: {error.message}", error.stderr) from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return {"video": video, "poster": poster} if output.poster else {"video": video}
+
+
+def _master(masters: Mapping[str, Path], key: str) -> Path:
+    path = masters.get(key)
+    if path is None or not path.is_file():
+        raise AssembleError(f"the master {key[:12]} is not here; run again, its clip is rendered or fetched anew")
+    return path
+
+
+def _shot(scene: Scene, output: Output, master: Path, sources: Mapping[str, Path], work: Path) -> graph.Shot:
+    from wanflow.assemble import graph
+
+    clip = scene.clip(output.aspect)
+    work.mkdir(parents=True)
+    layers = _layers(scene.layers, clip.seconds, output, sources, work)
+    return graph.Shot(master, clip.seconds, clip.fps, layers)
+
+
+def _layers(
+    layers: tuple[Layer, ...], seconds: float, output: Output, sources: Mapping[str, Path], work: Path
+) -> tuple[graph.Picture | graph.Words, ...]:
+    """Pictures scaled and words scripted into ``work``; text and boxes that lie next to each other share a script."""
+    from wanflow.assemble import ass, graph, images, text
+
+    width, height = output.width, output.height
+    blocks = text.lay_out(layers, sources, width, height, seconds)
+    ready: list[graph.Picture | graph.Words] = []
+    waiting: list[text.Block] = []
+
+    def flush() -> None:
+        if not waiting:
+            return
+        script, folder = work / f"{len(ready)}.ass", work / f"{len(ready)}-fonts"
+        script.write_text(ass.script(waiting, width, height, seconds), encoding="utf-8")
+        folder.mkdir()
+        for i, path in enumerate(sorted({font.path for block in waiting for font in block.fonts()})):
+            shutil.copyfile(path, folder / f"{i}{path.suffix}")
+        ready.append(graph.Words(script, folder))
+        waiting.clear()
+
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, ImageLayer):
+            waiting.append(blocks[i])
+            continue
+        flush()
+        source = sources.get(layer.image.digest)
+        if source is None or not source.is_file():
+            raise AssembleError(f"the image {Path(layer.image.url).name} is not here; check its URL and rights")
+        target, place = work / f"{len(ready)}.png", layer.place
+        x, y = images.prepare(layer, source, target, width, height)
+        ready.append(graph.Picture(target, x, y, place.start_s, place.end_s, place.fade_s))
+    flush()
+    return tuple(ready)

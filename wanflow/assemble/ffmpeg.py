@@ -1,0 +1,158 @@
+"""The ffmpeg binary: which one, what it can do, and running it. The only place that starts a process.
+
+The system's is taken when it has every filter and encoder that a graph uses, else the one from the ``imageio-ffmpeg``
+wheel. A run has a time limit, no terminal, no network (protocols are whitelisted in the graph), and dies with the thread
+that started it. Limits: where ``setpriv`` is missing (not Linux), a killed worker leaves ffmpeg to end by itself at its
+limit of processor time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from wanflow.errors import AssembleError
+
+FILTERS = frozenset(
+    "concat crop fade format fps loop minterpolate overlay pad scale select setpts setsar split subtitles tpad trim".split()
+)
+ENCODERS = frozenset({"libx264", "mjpeg"})
+#: How much of ffmpeg's last words goes into an error.
+_LAST_LINES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """An ffmpeg and what it said of itself."""
+
+    path: str
+    version: str
+    #: what a graph needs and this one has not
+    missing: tuple[str, ...]
+    #: ``system`` or ``imageio-ffmpeg``
+    origin: str
+
+
+@lru_cache(maxsize=1)
+def find() -> Binary:
+    """The ffmpeg to use. Raises :class:`AssembleError` when none can do it all."""
+    tried: list[str] = []
+    for origin, path in _candidates():
+        try:
+            binary = inspect(path, origin)
+        except (OSError, subprocess.SubprocessError) as error:
+            tried.append(f"{path} does not start ({error})")
+            continue
+        if not binary.missing:
+            return binary
+        tried.append(f"{path} lacks {', '.join(binary.missing)}")
+    raise AssembleError(
+        "no usable ffmpeg: " + ("; ".join(tried) or "none on the PATH and no imageio-ffmpeg wheel")
+        + ". Install one with libx264 and libass, or `pip install imageio-ffmpeg`"
+    )  # fmt: skip
+
+
+def inspect(path: str, origin: str) -> Binary:
+    """Asks one binary for its version, filters and encoders."""
+    filters = _names(_ask(path, "-filters"))
+    encoders = _names(_ask(path, "-encoders"))
+    missing = sorted(FILTERS - filters) + sorted(ENCODERS - encoders)
+    version = _ask(path, "-version").split("\n", 1)[0].removeprefix("ffmpeg version ").split(" ", 1)[0]
+    return Binary(path, version, tuple(missing), origin)
+
+
+def describe() -> dict[str, str]:
+    """What ``doctor`` shows: path, version and origin of the ffmpeg in use. Raises as :func:`find` does."""
+    binary = find()
+    return {"path": binary.path, "version": binary.version, "origin": binary.origin}
+
+
+def run(arguments: Sequence[str], *, timeout_s: float, cwd: Path | None = None) -> str:
+    """Runs ffmpeg with ``arguments``; what it wrote to stderr.
+
+    Raises :class:`AssembleError` with the last lines of stderr when it fails, is killed or takes longer than ``timeout_s``.
+    """
+    binary = find()
+    command = [*_leash(), binary.path, "-timelimit", str(max(1, round(timeout_s))), *arguments]
+    environment = {**os.environ, **_fontconfig(), "AV_LOG_FORCE_NOCOLOR": "1"}
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=cwd, env=environment
+        )
+    except OSError as error:
+        raise AssembleError(f"ffmpeg ({binary.path}) does not start: {error}; run `wanflow doctor`") from None
+    try:
+        _, raw = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _, raw = process.communicate()
+        raise AssembleError(f"ffmpeg took longer than {timeout_s:.0f} s and was ended", _last(raw)) from None
+    except BaseException:  # Ctrl-C or a cancelled task: nothing of ours may stay behind
+        process.kill()
+        process.wait()
+        raise
+    code = process.returncode
+    if code < 0:
+        raise AssembleError(f"ffmpeg was killed by {_signal_name(-code)}; out of memory?", _last(raw))
+    if code:
+        raise AssembleError(f"ffmpeg ended with exit code {code}", _last(raw))
+    return raw.decode("utf-8", "replace")
+
+
+def _candidates() -> list[tuple[str, str]]:
+    found = []
+    if system := shutil.which("ffmpeg"):
+        found.append(("system", system))
+    try:
+        import imageio_ffmpeg
+
+        found.append(("imageio-ffmpeg", imageio_ffmpeg.get_ffmpeg_exe()))
+    except (ImportError, RuntimeError):
+        pass  # the wheel is optional where the system's ffmpeg is complete
+    return found
+
+
+def _ask(path: str, flag: str) -> str:
+    done = subprocess.run(
+        [path, "-hide_banner", flag], capture_output=True, text=True, timeout=30, check=True, stdin=subprocess.DEVNULL
+    )
+    return done.stdout
+
+
+def _names(listing: str) -> set[str]:
+    return set(re.findall(r"^ *[A-Z.|]{2,8} +(\w+) ", listing, re.MULTILINE))
+
+
+@lru_cache(maxsize=1)
+def _leash() -> tuple[str, ...]:
+    """On Linux: the kernel kills ffmpeg when the thread that waits for it dies, even by SIGKILL."""
+    setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
+    if setpriv is None:
+        return ()
+    probe = subprocess.run([setpriv, "--pdeathsig", "KILL", "true"], capture_output=True, check=False)
+    return (setpriv, "--pdeathsig", "KILL") if probe.returncode == 0 else ()
+
+
+def _fontconfig() -> dict[str, str]:
+    """libass is given every font that it needs; an empty configuration keeps the system's from changing a video."""
+    return {"FONTCONFIG_FILE": str(Path(__file__).with_name("fontconfig.xml"))}
+
+
+def _last(raw: bytes) -> str:
+    lines = [line for line in raw.decode("utf-8", "replace").splitlines() if line.strip()]
+    return "\n".join(lines[-_LAST_LINES:])
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,109 @@
+"""``refine``: upscale a clip, put some noise back, and let the low-noise expert draw the detail at the larger size.
+
+Latents of Wan's VAE do not survive interpolation (it washes out texture and shifts colours), so the picture is decoded,
+scaled with a bicubic filter and encoded again, a chunk of frames at a time: neither size is ever held whole. ``strength``
+is the share of noise in the mix (sigma): 0.3 keeps the composition and lets edges and texture be redrawn; near 0.6 shapes
+begin to change. It must stay below the boundary, above which the low-noise expert was never trained.
+
+An image-to-video clip is conditioned on its source image at the larger size, so its first frame gains real detail.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from wanflow.engines.spec import hint
+from wanflow.errors import EngineError
+from wanflow.model import Clip, EngineSpec, Scalar
+
+if TYPE_CHECKING:
+    from wanflow.engines import Engine, Latents, OnStep, Pixels
+
+PARAMS: Mapping[str, str] = {
+    "scale": "factor on width and height, 1 to 4; the result is rounded to the model's grid (default 2)",
+    "strength": "share of noise put back, between 0 and 1 and below the boundary (default 0.3)",
+    "steps": "denoise steps from there (default: that share of the base's steps, at least 4)",
+    "grid": "filled in: the model's grid, to which sizes are rounded",
+}
+
+
+def check(given: Mapping[str, Scalar], spec: EngineSpec) -> dict[str, Scalar]:
+    """All parameters as numbers; EngineError names the one that is wrong."""
+    scale = _number(given, "scale", hint(spec, "refine_scale", 2.0))
+    strength = _number(given, "strength", hint(spec, "refine_strength", 0.3))
+    steps = _number(given, "steps", max(4, math.ceil(spec.sampling.steps * strength)))
+    if not 1 <= scale <= 4:
+        raise EngineError(f"cascade: refine.scale is {scale:g}; it must be from 1 to 4")
+    if not 0 < strength < 1:
+        raise EngineError(f"cascade: refine.strength is {strength:g}; it must be above 0 and below 1")
+    boundary = spec.sampling.boundary
+    if boundary is not None and strength >= boundary:
+        raise EngineError(
+            f"cascade: refine.strength is {strength:g}; it must be below {boundary:g}, where the low-noise expert of "
+            f"{spec.name} takes over"
+        )
+    if steps != int(steps) or not 1 <= steps <= 1000:
+        raise EngineError(f"cascade: refine.steps is {steps:g}; it must be a whole number from 1 to 1000")
+    if given.get("grid", spec.grid) != spec.grid:
+        raise EngineError(f"cascade: refine.grid is the model's own ({spec.grid}) and cannot be set")
+    return {"scale": float(scale), "strength": float(strength), "steps": int(steps), "grid": spec.grid}
+
+
+def size(params: Mapping[str, Scalar], width: int, height: int) -> tuple[int, int]:
+    """The size after this step: scaled, then rounded to the grid."""
+    scale, grid = _number(params, "scale", 2.0), int(_number(params, "grid", 1))
+    return (
+        max(grid, math.floor(width * scale / grid + 0.5) * grid),
+        max(grid, math.floor(height * scale / grid + 0.5) * grid),
+    )
+
+
+def apply(
+    params: Mapping[str, Scalar],
+    engine: Engine,
+    clip: Clip,
+    latents: Latents,
+    image: bytes | None,
+    on_step: OnStep,
+    stage: str,
+) -> Latents:
+    """Refined latents. The noise follows from the clip's seed and the stage, so chained steps draw different noise."""
+    steps = int(_number(params, "steps", 4))
+    # seen before the upscale as well as after it: the stage's clock starts here, and a cancelled clip stops here
+    on_step(stage, 0, steps)
+    larger = engine.encode_pixels(_scaled(engine.decode_pixels(latents), params))
+    return engine.refine(
+        clip,
+        larger,
+        image,
+        strength=_number(params, "strength", 0.3),
+        steps=steps,
+        noise_seed=(clip.seed + (zlib.crc32(stage.encode()) << 31)) % (1 << 63),
+        on_step=on_step,
+        stage=stage,
+    )
+
+
+def _scaled(chunks: Iterator[Pixels], params: Mapping[str, Scalar]) -> Iterator[Pixels]:
+    import torch
+    from torch.nn import functional
+
+    for chunk in chunks:
+        width, height = size(params, chunk.shape[4], chunk.shape[3])
+        with torch.inference_mode():
+            frames = chunk[0].transpose(0, 1)
+            scaled = functional.interpolate(frames, (height, width), mode="bicubic", align_corners=False)
+            larger = scaled.clamp(-1.0, 1.0).transpose(0, 1)[None]
+        yield larger
+
+
+def _number(values: Mapping[str, Scalar], name: str, default: float) -> float:
+    value = values.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise EngineError(f"cascade: refine.{name} is {value!r}; it must be a number")
+    return float(value)

@@ -1,0 +1,210 @@
+"""The heart: one run of a job. Plan, take the lease, let the scheduler and a pool work, write down what came of it.
+
+``drive`` is the loop: the scheduler decides, the pool performs, events come back. Everything that a new driver would
+need stands in the store before it matters, so a driver may die at any line and the next one goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from types import FrameType
+from typing import Any
+
+from wanflow.errors import WanflowError
+from wanflow.job import Job
+from wanflow.ledger import Ledger, new_run_id
+from wanflow.lease import Lease, claim_epoch
+from wanflow.model import Attempt, Status
+from wanflow.planning import ClipPlan, Plan, make_plan
+from wanflow.pool import LoadEngine, Pool, RunContext, load_real_engine
+from wanflow.records import remember_failure
+from wanflow.report.outcome import Outcome, finish_run
+from wanflow.schedule import Policy, Scheduler
+from wanflow.schedule.actions import Action, Finish, Remember, Render
+from wanflow.schedule.events import Event, RunStarted, StepDone, StopRequested, Tick
+from wanflow.staging import stage_inputs
+from wanflow.storage import Store
+from wanflow.timings import save_timings
+from wanflow.view import View
+
+#: the loop looks up from waiting at least this often
+MAX_WAIT_S = 1.0
+
+
+def plan(job: Job, *, only: str | None = None, limit: int | None = None, skip_bad_rows: bool = False) -> Plan:
+    """What a run of ``job`` would do now, and why. Renders and writes nothing."""
+    return make_plan(job, Store(job.workspace), Store(job.publish.url), only, limit, skip_bad_rows)
+
+
+def run(
+    job: Job,
+    *,
+    address: str | None = None,
+    inline: bool = False,
+    only: str | None = None,
+    limit: int | None = None,
+    skip_bad_rows: bool = False,
+    view: View | None = None,
+    load_engine: LoadEngine = load_real_engine,
+) -> Outcome:
+    """Render and publish what the job asks for and the store lacks.
+
+    ``address`` joins a Ray cluster (``auto``, ``ray://host:port``); None starts Ray on this machine, and nothing at all
+    when there is nothing to do. ``inline`` works in this process without Ray. Raises JobError, ManifestError,
+    EngineError or StoreError before anything is rendered; what goes wrong later is in the Outcome.
+    """
+    view = view or View()
+    started_s = time.time()
+    workspace = Store(job.workspace)
+    made = plan(job, only=only, limit=limit, skip_bad_rows=skip_bad_rows)
+    run_id = new_run_id(started_s)
+    ledger = Ledger(workspace, run_id)
+    view.planned(made, run_id)
+    if made.is_empty:
+        ledger.write_job(job.text)
+        return finish_run(job, ledger, made, None, started_s)
+    with Lease(workspace, on_wait=view.message) as lease:
+        if lease.waited:
+            made = plan(job, only=only, limit=limit, skip_bad_rows=skip_bad_rows)
+            view.planned(made, run_id)
+        ledger.write_job(job.text)
+        ledger.write_plan(plan_rows(made))
+        epoch = claim_epoch(workspace)
+        context = _context(job, made, ledger, epoch, load_engine)
+        pool = _open_pool(job, context, address, inline, view)
+        try:
+            scheduler = Scheduler(
+                [(c.task, c.priority, c.work, c.decision is ClipPlan.HELD) for c in made.clips],
+                [(context.assemblies[v.files[0].path], v.variant.priority) for v in made.to_assemble],
+                Policy(
+                    max_replicas=pool.max_replicas,
+                    max_assemblies=pool.num_assembly_slots,
+                    max_attempts=job.limits.max_attempts,
+                    deadline_s=_deadline_s(job, started_s),
+                ),
+                epoch,
+            )
+            with view.live(scheduler), _stop_on_signals() as stop_asked:
+                finish = drive(scheduler, pool, ledger, view, stop_asked)
+        finally:
+            pool.close()
+        save_timings(workspace, made, scheduler)
+        return finish_run(job, ledger, made, scheduler, started_s, broken=finish.message)
+
+
+def drive(
+    scheduler: Scheduler,
+    pool: Pool,
+    ledger: Ledger,
+    view: View,
+    stop_asked: Callable[[], str | None] = lambda: None,
+    clock: Callable[[], float] = time.time,
+) -> Finish:
+    """Let scheduler and pool work until the scheduler says that the run is over."""
+    actions = scheduler.handle(RunStarted(clock()))
+    while True:
+        for action in actions:
+            ledger.append(action_row(action, clock()), durable=False)
+        if any(isinstance(action, Render) for action in actions):
+            # An attempt is on record before its render is ordered, so that none is ever forgotten.
+            ledger.flush()
+        for action in actions:
+            view.action(action)
+            if isinstance(action, Finish):
+                ledger.flush()
+                return action
+            if isinstance(action, Remember):
+                remember_failure(ledger.workspace, action.key, action.cause, action.message)
+            else:
+                pool.perform(action)
+        event = _next_event(scheduler, pool, stop_asked, clock)
+        if not isinstance(event, Tick | StepDone):
+            ledger.append(event_row(event), durable=False)
+        view.event(event)
+        actions = scheduler.handle(event)
+
+
+def _next_event(
+    scheduler: Scheduler, pool: Pool, stop_asked: Callable[[], str | None], clock: Callable[[], float]
+) -> Event:
+    if scheduler.stopping is None and (message := stop_asked()):
+        return StopRequested(clock(), message)
+    wake_s = scheduler.next_wake_s
+    wait_s = MAX_WAIT_S if wake_s is None else min(MAX_WAIT_S, max(0.0, wake_s - clock()))
+    return pool.next_event(wait_s) or Tick(clock())
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[Callable[[], str | None]]:
+    """SIGTERM and the first Ctrl-C ask for a stop; the second Ctrl-C interrupts at once."""
+    asked: list[str] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(f"stopped by {signal.Signals(number).name}")
+
+    try:
+        former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread (a notebook, a server): signals are somebody else's
+        former = {}
+    try:
+        yield lambda: asked[0] if asked else None
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _open_pool(job: Job, context: RunContext, address: str | None, inline: bool, view: View) -> Any:
+    if inline:
+        from wanflow.pool.inline import InlinePool
+
+        return InlinePool(context, on_progress=view.event)
+    from wanflow.pool.ray_pool import RayPool
+
+    view.message("starting Ray" if address is None else f"joining Ray at {address}")
+    wanted = {task.clip.weights for task in context.renders.values()}
+    most = max(len(context.renders), len(wanted), 1)
+    return RayPool(
+        context,
+        address=address,
+        max_replicas=max(1, min(job.resources.replicas.max, most)),
+        gpus_per_replica=job.resources.gpus_per_replica,
+        device=job.resources.device,
+    )
+
+
+def _context(job: Job, made: Plan, ledger: Ledger, epoch: int, load_engine: LoadEngine) -> RunContext:
+    nonce = f"{ledger.run_id} {os.urandom(8).hex()}"
+    nonce_path = f"runs/{ledger.run_id}/nonce"
+    ledger.workspace.write(nonce_path, nonce.encode())
+    renders, assemblies = stage_inputs(
+        ledger.workspace, [c.task for c in made.clips], [v for v in made.to_assemble]
+    )
+    return RunContext(
+        run_id=ledger.run_id,
+        epoch=epoch,
+        workspace=job.workspace,
+        target=job.publish.url,
+        engines=made.engines,
+        renders=renders,
+        assemblies=assemblies,
+        nonce=(nonce_path, nonce),
+        cache_control=job.publish.cache_control,
+        load_engine=load_engine,
+    )
+
+
+def _deadline_s(job: Job, now_s: float) -> float | None:
+    """The next time that the clock shows the job's deadline, local time."""
+    if job.limits.deadline is None:
+        return None
+    now = datetime.fromtimestamp(now_s)
+    deadline = datetime.combine(now.date(), job.limits.deadline)
+    return (deadline if deadline > now else deadline + timedelta(days=1)).timestamp()

@@ -1,0 +1,119 @@
+"""One engine a model family, behind one small protocol; torch is imported only when an engine is loaded.
+
+``read_spec`` (torch-free) says what a checkpoint can do; ``load_engine`` loads its weights; ``generate`` makes a clip's
+base latents, a method of ``cascade`` climbs from there with the engine's primitives, ``decode`` yields frames in chunks.
+Latents travel between stages as safetensors bytes. Engines know clips; they do not know jobs, rows, stores or Ray.
+
+A new family is a module with ``load(spec, directory, device, num_threads)`` and a line in ``load_engine``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from wanflow.engines.checkpoint import local_copy
+from wanflow.engines.spec import check_frames, check_size, frames_for, parse_aspect, read_spec, size_for
+from wanflow.errors import EngineError
+from wanflow.model import Clip, EngineSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    #: normalised latents, (1, channels, frames, height, width), float32
+    Latents = torch.Tensor
+    #: pixels in -1..1, (1, 3, frames, height, width), float32
+    Pixels = torch.Tensor
+
+#: (stage name, step, of): called at each step; raises Cancelled to stop
+OnStep = Callable[[str, int, int], None]
+
+__all__ = [
+    "Engine",
+    "OnStep",
+    "check_frames",
+    "check_size",
+    "dump_latents",
+    "frames_for",
+    "load_engine",
+    "load_latents",
+    "parse_aspect",
+    "read_spec",
+    "size_for",
+]
+
+
+class Engine(Protocol):
+    """What the pipeline asks of a model family. One clip at a time; not safe for use by two threads at once."""
+
+    spec: EngineSpec
+    #: ``cpu``, ``cuda:0``
+    device: str
+
+    def generate(self, clip: Clip, image: bytes | None, on_step: OnStep) -> Latents:
+        """Base latents of ``clip``. Calls ``on_step`` for the stages ``encode`` and ``denoise``, with step 0 at a start.
+
+        ``image`` is the source file's bytes for an image-to-video clip. Raises RenderError (its cause says whether
+        another try can help), and whatever ``on_step`` raises.
+        """
+
+    def refine(
+        self,
+        clip: Clip,
+        latents: Latents,
+        image: bytes | None,
+        *,
+        strength: float,
+        steps: int,
+        noise_seed: int,
+        on_step: OnStep,
+        stage: str,
+    ) -> Latents:
+        """Re-noise ``latents`` (of any size on the grid) to ``strength`` and denoise them with the low-noise expert."""
+
+    def decode(self, latents: Latents) -> Iterator[np.ndarray]:
+        """Frames as uint8 (frames, height, width, 3), in chunks; a clip is never held twice."""
+
+    def decode_pixels(self, latents: Latents) -> Iterator[Pixels]:
+        """Frames as ``decode`` yields them, before they are rounded to bytes."""
+
+    def encode_pixels(self, chunks: Iterator[Pixels]) -> Latents:
+        """Latents of a video that comes in the chunks in which ``decode_pixels`` gives it: 1 frame, then a stride each."""
+
+
+def load_engine(
+    spec: EngineSpec, *, device: str | None = None, num_threads: int | None = None, cache_dir: Path | None = None
+) -> Engine:
+    """Load the weights of ``spec``. ``device`` None: the GPU when there is one. ``num_threads``: of torch, on a CPU.
+
+    A remote checkpoint is first copied to this node, once. Raises EngineError when it cannot be read, or is no longer
+    the one that ``spec`` was read from.
+    """
+    if spec.family != "wan":
+        raise EngineError(f"no engine drives the family {spec.family!r}; known: wan")
+    directory = local_copy(spec.url, spec.weights, cache_dir)
+    if read_spec(str(directory)).weights != spec.weights:
+        raise EngineError(f"checkpoint {spec.url} has changed since the run was planned: run again to plan with the new one")
+    from wanflow.engines import wan
+
+    return wan.load(spec, directory, device, num_threads)
+
+
+def dump_latents(latents: Latents) -> bytes:
+    """Latents as safetensors bytes, float32."""
+    from safetensors.torch import save
+
+    return save({"latents": latents.detach().float().cpu().contiguous()}, {"format": "wanflow-latents-1"})
+
+
+def load_latents(data: bytes) -> Latents:
+    """What ``dump_latents`` wrote, on the CPU; EngineError when the bytes are anything else."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(data)["latents"]
+    except (SafetensorError, KeyError) as error:
+        raise EngineError(f"these bytes hold no latents ({error}); remove the file and run again") from error

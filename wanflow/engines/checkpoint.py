@@ -1,0 +1,240 @@
+"""Where a checkpoint's files are, whether they are all there, and what identifies them.
+
+A checkpoint is a folder in diffusers' layout: ``model_index.json`` and a folder a component, weights as safetensors only
+(other formats can run code when they are read). It may be a directory, any URL that ``storage`` opens, a Hugging Face
+hub id (``org/name``), or ``pocket``, the one that comes with wanflow. Reading a specification touches configuration
+files, tensor headers and samples of the weights; loading needs every file on the node's disk, so remote checkpoints are
+copied once a node, by content, under a lock.
+
+Knows nothing of torch. Limit: a file above 8 MiB enters the identity by its header, size and eight sampled blocks; an
+edit that misses all of them (never true of training or merging) needs another ``version`` in ``wanflow.json``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from wanflow.engines.remote import RemoteFiles
+from wanflow.errors import EngineError
+
+_WHOLE_BYTES = 8 << 20
+_BLOCK_BYTES = 64 << 10
+_NUM_BLOCKS = 8
+_MAX_HEADER_BYTES = 100 << 20
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_CLASSES = {
+    "transformer": "WanTransformer3DModel",
+    "transformer_2": "WanTransformer3DModel",
+    "vae": "AutoencoderKLWan",
+    "text_encoder": "UMT5EncoderModel",
+}
+_WEIGHTS = {"text_encoder": "model"}
+
+
+class Files(Protocol):
+    """A checkpoint's files, wherever they are. Paths are relative, with slashes."""
+
+    url: str
+
+    def sizes(self) -> Mapping[str, int]:
+        """Path to size in bytes, every file."""
+
+    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+        """Bytes ``start`` to ``start + length``; FileNotFoundError when absent."""
+
+
+class LocalFiles:
+    """A directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.url = str(root)
+
+    def sizes(self) -> Mapping[str, int]:
+        # followed links: hub caches are folders of links into a store of blobs
+        return {p.relative_to(self.root).as_posix(): p.stat().st_size for p in self.root.rglob("*") if p.is_file()}
+
+    def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+        with (self.root / path).open("rb") as file:
+            file.seek(start)
+            return file.read(-1 if length is None else length)
+
+
+def default_cache() -> Path:
+    """Where copies of remote checkpoints live on this node: ``WANFLOW_CACHE``, else ``~/.cache/wanflow``."""
+    return Path(os.environ.get("WANFLOW_CACHE") or Path.home() / ".cache" / "wanflow") / "checkpoints"
+
+
+def open_files(url: str) -> LocalFiles | RemoteFiles:
+    """The files of the checkpoint at ``url``; EngineError when there is none."""
+    if url == "pocket":
+        root = Path(__file__).resolve().parent.parent / "pocket" / "checkpoint"
+        if not (root / "model_index.json").is_file():
+            raise EngineError(f"the packaged checkpoint is missing from {root}: install wanflow again")
+        return LocalFiles(root)
+    if "://" in url and not url.startswith("file://"):
+        return RemoteFiles(url)
+    path = Path(url.removeprefix("file://")).expanduser()
+    if path.is_dir():
+        return LocalFiles(path.resolve())
+    if _HUB_ID.fullmatch(url) and not path.exists():
+        return LocalFiles(_hub_snapshot(url))
+    raise EngineError(f"checkpoint {url}: no such directory; give a directory, a URL, a hub id (org/name) or pocket")
+
+
+def read_json(files: Files, path: str) -> dict[str, Any]:
+    """A configuration file; EngineError names it when it is missing or broken."""
+    try:
+        value = json.loads(files.read(path))
+    except FileNotFoundError:
+        raise EngineError(f"checkpoint {files.url} has no {path}: is the copy complete?") from None
+    except ValueError as error:
+        raise EngineError(f"checkpoint {files.url}: {path} is not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise EngineError(f"checkpoint {files.url}: {path} holds no JSON object")
+    return value
+
+
+def components(files: Files, index: Mapping[str, Any]) -> tuple[str, ...]:
+    """The folders that the engine loads, from ``model_index.json``; EngineError when one is absent or of another kind."""
+    present = tuple(name for name in (*_CLASSES, "tokenizer", "scheduler") if (index.get(name) or [None, None])[1])
+    for name in ("transformer", "vae", "text_encoder", "tokenizer"):
+        if name not in present:
+            raise EngineError(f"checkpoint {files.url}: model_index.json lists no {name}; the wan engine needs one")
+    for name, wanted in _CLASSES.items():
+        if name in present and index[name][1] != wanted:
+            raise EngineError(f"checkpoint {files.url}: {name} is a {index[name][1]}; the wan engine drives {wanted}")
+    if (index.get("boundary_ratio") is not None) != ("transformer_2" in present):
+        raise EngineError(
+            f"checkpoint {files.url}: model_index.json must have boundary_ratio and transformer_2 together or neither"
+        )
+    return present
+
+
+def needed_files(files: Files, index: Mapping[str, Any]) -> tuple[str, ...]:
+    """Every file that loading reads, sorted; EngineError names the first one that is missing."""
+    sizes = files.sizes()
+    needed = {"model_index.json"}
+    for name in components(files, index):
+        if name == "scheduler":
+            needed.add("scheduler/scheduler_config.json")
+        elif name == "tokenizer":
+            needed.update(path for path in sizes if path.startswith("tokenizer/"))
+            needed.add("tokenizer/tokenizer_config.json")
+            if not {"tokenizer/tokenizer.json", "tokenizer/spiece.model"} & needed:
+                needed.add("tokenizer/tokenizer.json")
+        else:
+            needed.add(f"{name}/config.json")
+            needed.update(_weight_files(files, sizes, name))
+    for path in sorted(needed):
+        if path not in sizes:
+            raise EngineError(f"checkpoint {files.url} has no {path}: is the copy complete?")
+    return tuple(sorted(needed))
+
+
+def _weight_files(files: Files, sizes: Mapping[str, int], name: str) -> list[str]:
+    base = f"{name}/{_WEIGHTS.get(name, 'diffusion_pytorch_model')}.safetensors"
+    if base in sizes:
+        return [base]
+    if f"{base}.index.json" in sizes:
+        shards = read_json(files, f"{base}.index.json").get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise EngineError(f"checkpoint {files.url}: {base}.index.json has no weight_map")
+        return [f"{base}.index.json", *sorted({f"{name}/{shard}" for shard in shards.values()})]
+    if any(path.startswith(f"{name}/") and path.endswith((".bin", ".pt", ".pth", ".ckpt")) for path in sizes):
+        raise EngineError(
+            f"checkpoint {files.url}: the weights of {name} are a pickle (.bin), which can run code when read; "
+            f"wanflow reads safetensors only: convert them to {base}"
+        )
+    return [base]
+
+
+def identity(files: Files, needed: tuple[str, ...], version: object = None) -> str:
+    """What the weights are, whatever their path and dates: a SHA-256, hex. Checks that no weight file is cut short."""
+    sizes = files.sizes()
+    digest = hashlib.sha256(f"wanflow weights 1 {version}\n".encode())
+    for path in needed:
+        digest.update(f"{path} {sizes[path]}\n".encode())
+        if path.endswith(".safetensors"):
+            header_bytes = _check_header(files, path, sizes[path])
+            for start, length in _blocks(sizes[path], header_bytes):
+                digest.update(files.read(path, start, length))
+        else:
+            digest.update(files.read(path))
+    return digest.hexdigest()
+
+
+def _check_header(files: Files, path: str, size: int) -> int:
+    """Length of the header; EngineError when the file is not safetensors or ends too early."""
+    length = int.from_bytes(files.read(path, 0, 8), "little")
+    if 0 < length <= min(size - 8, _MAX_HEADER_BYTES):
+        try:
+            tensors = json.loads(files.read(path, 8, length))
+            ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
+            if 8 + length + max(ends, default=0) == size:
+                return 8 + length
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            pass
+    raise EngineError(f"checkpoint {files.url}: {path} is cut short or no safetensors file: copy it again")
+
+
+def _blocks(size: int, header_bytes: int) -> Iterator[tuple[int, int]]:
+    if size <= _WHOLE_BYTES:
+        yield 0, size
+        return
+    yield 0, header_bytes
+    room = size - header_bytes - _BLOCK_BYTES
+    for i in range(_NUM_BLOCKS):
+        yield header_bytes + room * i // (_NUM_BLOCKS - 1), _BLOCK_BYTES
+
+
+def local_copy(url: str, weights: str, cache_dir: Path | None = None) -> Path:
+    """The checkpoint on this node's disk; a remote one is copied once, under its identity, however many ask at a time."""
+    files = open_files(url)
+    if not isinstance(files, RemoteFiles):
+        return files.root
+    target = (cache_dir or default_cache()) / weights
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(target.with_suffix(".lock")):
+        if target.is_dir():
+            return target
+        needed = [*needed_files(files, read_json(files, "model_index.json"))]
+        needed += ["wanflow.json"] if "wanflow.json" in files.sizes() else []
+        scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
+        try:
+            for path in needed:
+                (scratch / path).parent.mkdir(parents=True, exist_ok=True)
+                files.fetch(path, scratch / path)
+            scratch.rename(target)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Exclusive among the node's processes; the kernel frees it when its holder dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _hub_snapshot(repo: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "tokenizer/*"]
+    try:
+        return Path(snapshot_download(repo, allow_patterns=wanted))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise EngineError(f"checkpoint {repo}: no such directory, and the hub did not give it: {error}") from error

@@ -1,0 +1,131 @@
+"""The denoise loop: from noise (or re-noised latents) to latents, with one or two experts and guidance for each.
+
+Equals the loops of WanPipeline and WanImageToVideoPipeline on the same weights, noise and schedule (the reference tests
+hold it to that), with two differences on purpose: guidance is off for each expert on its own when it is 1 or less, where the
+pipelines look at the first number only; and text-to-video with ``expand_timesteps`` passes one timestep instead of one a
+token, which is the same arithmetic without the memory. Knows nothing of prompts, files or clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+
+from wanflow.errors import RenderError
+from wanflow.model import Cause, Sampling
+
+_TRAIN_TIMESTEPS = 1000
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What image-to-video adds to the experts' input; both None: text-to-video.
+
+    ``channels`` (36-channel layout): mask and image latents, joined to the latents at every step.
+    ``first`` (``expand_timesteps``): the clean latents of the first frame, whose tokens are at time 0.
+    """
+
+    channels: torch.Tensor | None = None
+    first: torch.Tensor | None = None
+
+    def model_input(self, latents: torch.Tensor) -> torch.Tensor:
+        if self.channels is not None:
+            return torch.cat([latents, self.channels], dim=1)
+        return self.hold(latents)
+
+    def hold(self, latents: torch.Tensor) -> torch.Tensor:
+        """``latents`` with the clean first frame in its place."""
+        if self.first is None:
+            return latents
+        return torch.cat([self.first.expand(len(latents), -1, -1, -1, -1), latents[:, :, 1:]], dim=2)
+
+    def timestep(self, t: torch.Tensor, latents: torch.Tensor, patch: tuple[int, int, int]) -> torch.Tensor:
+        if self.first is None:
+            return t.expand(len(latents))
+        tokens = latents.shape[3] // patch[1] * (latents.shape[4] // patch[2])
+        times = t.to(torch.float32).repeat(latents.shape[2] // patch[0], tokens)
+        times[0] = 0
+        return times.flatten()[None].expand(len(latents), -1)
+
+
+def draw_noise(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """Standard normal noise that depends on the seed and the shape alone: drawn on the CPU in float32."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float32)
+
+
+def make_schedule(
+    sampling: Sampling,
+    saved: Mapping[str, Any],
+    device: torch.device,
+    strength: float | None = None,
+    steps: int | None = None,
+) -> Any:
+    """A scheduler with its timesteps set: all of them, or ``steps`` from the noise share ``strength`` down to none.
+
+    ``saved`` is the checkpoint's own scheduler configuration; its flow shift is replaced. The shift maps an unshifted
+    time u to ``sigma = shift * u / (1 + (shift - 1) * u)``; a partial schedule is even in u, as the full one is.
+    """
+    same = str(saved.get("_class_name", "")).startswith(
+        "UniPC" if sampling.scheduler == "unipc" else "FlowMatchEuler"
+    )
+    kept = {k: v for k, v in saved.items() if same and not k.startswith("_")}
+    if sampling.scheduler == "unipc":
+        flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": sampling.flow_shift}
+        scheduler: Any = UniPCMultistepScheduler.from_config(kept | flow)
+    elif sampling.scheduler == "euler":
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(kept | {"shift": sampling.flow_shift})
+    else:
+        raise RenderError(f"unknown scheduler {sampling.scheduler!r}: unipc or euler", Cause.BAD_INPUT)
+    if strength is None:
+        scheduler.set_timesteps(sampling.steps, device=device)
+    else:
+        start = strength / (sampling.flow_shift - (sampling.flow_shift - 1.0) * strength)
+        sigmas = np.linspace(start, 0.0, (steps or sampling.steps) + 1)[:-1]
+        scheduler.set_timesteps(sigmas=sigmas, device=device)
+    scheduler.set_begin_index(0)
+    return scheduler
+
+
+#: (expert, its input, timestep, prompt) -> predicted flow; the caller knows how prompts reach an expert
+Predict = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def denoise(
+    experts: list[Any],
+    predict: Predict,
+    scheduler: Any,
+    sampling: Sampling,
+    latents: torch.Tensor,
+    prompts: tuple[torch.Tensor, torch.Tensor | None],
+    condition: Condition,
+    on_step: Callable[[int, int], None],
+) -> torch.Tensor:
+    """Denoised latents. ``prompts`` are positive and negative; ``on_step(done, of)`` may raise to stop."""
+    boundary = None if sampling.boundary is None else sampling.boundary * _TRAIN_TIMESTEPS
+    positive, negative = prompts
+    num_steps = len(scheduler.timesteps)
+    on_step(0, num_steps)
+    for i, t in enumerate(scheduler.timesteps):
+        high = boundary is None or bool(t >= boundary)
+        expert = experts[0] if high else experts[-1]
+        guidance = sampling.guidance if high or sampling.guidance_low is None else sampling.guidance_low
+        x = condition.model_input(latents).to(expert.dtype)
+        time = condition.timestep(t, latents, expert.config.patch_size)
+        flow = predict(expert, x, time, positive)
+        if guidance > 1.0:
+            assert negative is not None
+            without = predict(expert, x, time, negative)
+            flow = without + guidance * (flow - without)
+        latents = scheduler.step(flow, t, latents, return_dict=False)[0]
+        on_step(i + 1, num_steps)
+    latents = condition.hold(latents)
+    if not bool(torch.isfinite(latents).all()):
+        raise RenderError("denoising gave NaN or infinite latents", Cause.BAD_OUTPUT)
+    return latents

@@ -1,0 +1,34 @@
+"""A source image's bytes to the pixels that a clip is conditioned on.
+
+The image is turned upright (EXIF), laid on white where it is transparent, scaled so that it covers the clip's size with
+its proportions kept (Lanczos), and cropped about its centre.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from wanflow.errors import RenderError
+from wanflow.model import Cause
+
+
+def open_cover(data: bytes, width: int, height: int) -> Image.Image:
+    """The image in RGB at exactly (width, height); RenderError (bad input) when it cannot be read."""
+    try:
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RenderError(f"the source image cannot be read: {error}", Cause.BAD_INPUT) from error
+
+
+def to_pixels(image: Image.Image) -> torch.Tensor:
+    """An RGB image as (1, 3, 1, height, width) in -1..1, float32."""
+    array = np.asarray(image, dtype=np.float32) / 255.0
+    return torch.from_numpy(2.0 * array - 1.0).permute(2, 0, 1)[None, :, None].contiguous()

@@ -1,0 +1,45 @@
+"""Prompts to embeddings: cleaned as the Wan pipelines clean them, encoded once each, kept without their padding.
+
+The pipelines pad every prompt to 512 rows of zeros after the encoder. Only the real rows are encoded and kept here (the
+encoder masks padding, so it cannot matter to them); ``context`` in ``attention`` puts the zeros back at use.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import OrderedDict
+from typing import Any
+
+import ftfy
+import torch
+
+#: tokens of a prompt, the rest is cut: what the models were trained with
+MAX_TOKENS = 512
+_KEPT_PROMPTS = 256
+
+
+def clean(prompt: str) -> str:
+    """The cleaning of diffusers' Wan pipelines: ftfy, entities, white space."""
+    text = html.unescape(html.unescape(ftfy.fix_text(prompt))).strip()
+    return re.sub(r"\s+", " ", text).strip()
+
+
+class TextEncoder:
+    """A tokenizer and UMT5 with the last prompts' embeddings at hand."""
+
+    def __init__(self, tokenizer: Any, model: Any, dtype: torch.dtype) -> None:
+        self._tokenizer, self._model, self._dtype = tokenizer, model, dtype
+        self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
+
+    def encode(self, prompt: str) -> torch.Tensor:
+        """Embedding of the prompt's real tokens, (1, tokens, width), in the transformer's precision."""
+        prompt = clean(prompt)
+        if prompt not in self._kept:
+            ids = self._tokenizer(prompt, truncation=True, max_length=MAX_TOKENS, return_tensors="pt").input_ids
+            rows = self._model(ids.to(self._model.device)).last_hidden_state
+            self._kept[prompt] = rows.to(self._dtype)
+            if len(self._kept) > _KEPT_PROMPTS:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(prompt)
+        return self._kept[prompt]

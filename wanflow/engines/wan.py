@@ -1,0 +1,203 @@
+"""The engine for Wan 2.1 and 2.2: diffusers' own components around our denoise loop.
+
+Owns the loaded weights of one checkpoint on one device: both experts, the text encoder, the VAE. The transformers and the
+text encoder run in bf16 on a GPU and in float32 on a CPU; the VAE always in float32, as its authors publish it. It does
+what the pipelines cannot: text cached by prompt, noise from the clip's seed whatever the device, progress and a way to stop
+at each step, a low-noise refine, frames that leave the decoder as they are made.
+
+Limits: one clip at a time; every component stays on the device (an A14B checkpoint takes about 70 GB in bf16).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.utils import logging as diffusers_logging
+from transformers import AutoTokenizer, UMT5EncoderModel
+from transformers.utils import logging as transformers_logging
+
+from wanflow.engines.attention import Context
+from wanflow.engines.denoise import Condition, denoise, draw_noise, make_schedule
+from wanflow.engines.picture import open_cover, to_pixels
+from wanflow.engines.text import TextEncoder
+from wanflow.engines.video import VideoCoder
+from wanflow.errors import EngineError, RenderError
+from wanflow.model import Cause, Clip, EngineSpec, Mode
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from wanflow.engines import OnStep
+
+
+def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int | None) -> WanEngine:
+    """Load every component of the checkpoint in ``directory``. EngineError says what is wrong with it."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise EngineError(f"device {device} was asked for, but torch sees no GPU here: check the driver and torch's build")
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    index = json.loads((directory / "model_index.json").read_text())
+    scheduler = directory / "scheduler" / "scheduler_config.json"
+    try:
+        text = UMT5EncoderModel.from_pretrained(directory / "text_encoder", dtype=dtype, use_safetensors=True)
+        vae = AutoencoderKLWan.from_pretrained(directory / "vae", use_safetensors=True).to(device)
+        experts = [
+            WanTransformer3DModel.from_pretrained(directory / name, dtype=dtype, use_safetensors=True).to(device)
+            for name in ("transformer", "transformer_2")
+            if (index.get(name) or [None, None])[1]
+        ]
+        tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer")
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise EngineError(f"checkpoint {spec.url} cannot be loaded: {error}") from error
+    return WanEngine(
+        spec=spec,
+        device=device,
+        text=TextEncoder(tokenizer, text.to(device).eval(), dtype),  # type: ignore[arg-type]
+        experts=[expert.eval() for expert in experts],
+        vae=vae.eval(),
+        expand_timesteps=bool(index.get("expand_timesteps")),
+        scheduler_config=json.loads(scheduler.read_text()) if scheduler.is_file() else {},
+    )
+
+
+class WanEngine:
+    """See :class:`wanflow.engines.Engine` for what its methods promise."""
+
+    def __init__(
+        self,
+        *,
+        spec: EngineSpec,
+        device: str,
+        text: TextEncoder,
+        experts: list[Any],
+        vae: Any,
+        expand_timesteps: bool,
+        scheduler_config: dict[str, Any],
+    ) -> None:
+        self.spec, self.device = spec, device
+        self._text, self._experts, self._video = text, experts, VideoCoder(vae)
+        self._expand_timesteps, self._scheduler_config = expand_timesteps, scheduler_config
+        self._context = Context(experts, experts[0].dtype)
+        self._channels, self._spatial = int(vae.config.z_dim), int(vae.config.scale_factor_spatial)
+
+    def generate(self, clip: Clip, image: bytes | None, on_step: OnStep) -> torch.Tensor:
+        self._check(clip, image)
+        with torch.inference_mode(), _memory_errors():
+            on_step("encode", 0, 1)
+            prompts = self._prompts(clip)
+            condition = self._condition(clip, image, clip.width, clip.height)
+            on_step("encode", 1, 1)
+            schedule = make_schedule(clip.sampling, self._scheduler_config, torch.device(self.device))
+            noise = draw_noise(clip.seed, self._shape(clip)).to(self.device)
+            return denoise(
+                self._experts, self._predict, schedule, clip.sampling, noise, prompts, condition,
+                lambda step, of: on_step("denoise", step, of),
+            )  # fmt: skip
+
+    def refine(
+        self,
+        clip: Clip,
+        latents: torch.Tensor,
+        image: bytes | None,
+        *,
+        strength: float,
+        steps: int,
+        noise_seed: int,
+        on_step: OnStep,
+        stage: str,
+    ) -> torch.Tensor:
+        self._check(clip, image)
+        with torch.inference_mode(), _memory_errors():
+            latents = latents.to(self.device, torch.float32)
+            height, width = (side * self._spatial for side in latents.shape[3:])
+            prompts = self._prompts(clip)
+            condition = self._condition(clip, image, width, height)
+            schedule = make_schedule(
+                clip.sampling, self._scheduler_config, torch.device(self.device), strength, steps
+            )
+            sigma = float(schedule.sigmas[0])
+            noise = draw_noise(noise_seed, tuple(latents.shape)).to(self.device)
+            return denoise(
+                self._experts, self._predict, schedule, clip.sampling, (1.0 - sigma) * latents + sigma * noise,
+                prompts, condition, lambda step, of: on_step(stage, step, of),
+            )  # fmt: skip
+
+    def decode(self, latents: torch.Tensor) -> Iterator[np.ndarray[Any, Any]]:
+        for pixels in self.decode_pixels(latents):
+            frames = (pixels[0] * 0.5 + 0.5).clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
+            yield frames.permute(1, 2, 3, 0).contiguous().cpu().numpy()
+
+    def decode_pixels(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+        with _memory_errors():
+            yield from self._video.decode(latents)
+
+    def encode_pixels(self, chunks: Iterator[torch.Tensor]) -> torch.Tensor:
+        with _memory_errors():
+            return self._video.encode(chunks)
+
+    def _check(self, clip: Clip, image: bytes | None) -> None:
+        if clip.weights != self.spec.weights:
+            raise RenderError(f"the clip was planned for other weights than those loaded ({self.spec.name})")
+        if clip.mode not in self.spec.modes:
+            raise RenderError(f"{self.spec.name} does not do {clip.mode}", Cause.BAD_INPUT)
+        if (clip.mode is Mode.I2V) != (image is not None):
+            raise RenderError(f"a {clip.mode} clip came {'without' if image is None else 'with'} an image", Cause.BAD_INPUT)
+
+    def _shape(self, clip: Clip) -> tuple[int, ...]:
+        frames = (clip.num_frames - 1) // self.spec.frame_stride + 1
+        return 1, self._channels, frames, clip.height // self._spatial, clip.width // self._spatial
+
+    def _prompts(self, clip: Clip) -> tuple[torch.Tensor, torch.Tensor | None]:
+        guided = max(clip.sampling.guidance, clip.sampling.guidance_low or 0.0) > 1.0
+        return self._text.encode(clip.prompt), self._text.encode(clip.negative_prompt) if guided else None
+
+    def _condition(self, clip: Clip, image: bytes | None, width: int, height: int) -> Condition:
+        """The image at (width, height) as this checkpoint takes it."""
+        if image is None:
+            return Condition()
+        pixels = to_pixels(open_cover(image, width, height))
+        if self._expand_timesteps:
+            return Condition(first=self._video.encode(iter([pixels])))
+        stride = self.spec.frame_stride
+        blank = torch.zeros(1, 3, stride, height, width)
+        chunks = [pixels] + [blank] * ((clip.num_frames - 1) // stride)
+        latents = self._video.encode(iter(chunks))
+        # a mask of one channel for each frame that a latent frame stands for: the first frame is given, the others are not
+        mask = torch.zeros(1, stride, *latents.shape[2:], device=latents.device)
+        mask[:, :, 0] = 1.0
+        return Condition(channels=torch.cat([mask, latents], dim=1))
+
+    def _predict(
+        self, expert: Any, x: torch.Tensor, time: torch.Tensor, prompt: torch.Tensor
+    ) -> torch.Tensor:
+        flow: torch.Tensor = expert(
+            hidden_states=x,
+            timestep=time,
+            encoder_hidden_states=self._context.use(prompt),
+            return_dict=False,
+        )[0]
+        return flow
+
+
+@contextlib.contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Tell "out of memory" apart from every other failure: the scheduler has a rule of its own for it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            raise RenderError(f"out of memory: {error}", Cause.OUT_OF_MEMORY) from error
+        raise

@@ -1,0 +1,165 @@
+"""Input files: images and fonts, found, checked and identified by their bytes.
+
+An image is decoded once while planning, so that a broken one is a bad row in the first minute and not a failed clip in
+the fifth hour. Every distinct URL is read once; what was wrong with it is remembered too. Thread-safe. The bytes are not
+kept: whoever needs them calls :func:`read_source`, which notices when they have changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wanflow.errors import InputError, StoreError
+from wanflow.model import Source
+
+if TYPE_CHECKING:
+    from wanflow.storage import Store
+
+#: what ffmpeg and Pillow both decode
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+MAX_BYTES = 64 * 2**20
+#: 64 megapixels are 8000x8000, 256 MB once decoded
+MAX_PIXELS = 64_000_000
+_FONT_MAGIC = (b"\x00\x01\x00\x00", b"OTTO", b"true", b"ttcf")
+#: images read ahead at once; each may need MAX_PIXELS * 4 bytes for a moment
+_READERS = 4
+
+
+def locate(name: str, directory: Path) -> str:
+    """The URL or absolute path that ``name`` means when it is written in a file of ``directory``. Globs stay."""
+    if "://" in name:
+        return name
+    return os.path.normpath(directory.absolute() / os.path.expanduser(name))
+
+
+class Inputs:
+    """Every input of a run, by the URL that asked for it."""
+
+    def __init__(self, directory: str | Path, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> None:
+        self.directory = Path(directory).absolute()
+        self.max_bytes = max_bytes
+        self.max_pixels = max_pixels
+        self._known: dict[tuple[str, str], Source | InputError] = {}
+
+    def image(self, url: str) -> Source:
+        """The image at ``url`` (relative: below the directory). InputError says why it cannot be used."""
+        return self._get("image", url)
+
+    def font(self, url: str) -> Source:
+        """The font file at ``url``. InputError says why it cannot be used."""
+        return self._get("font", url)
+
+    def prefetch_images(self, urls: Iterable[str]) -> None:
+        """Read and check many images at once; what is wrong with one is said by :meth:`image`."""
+        new = [url for url in dict.fromkeys(urls) if url.strip() and ("image", url) not in self._known]
+        if len(new) > 1:
+            with ThreadPoolExecutor(_READERS, thread_name_prefix="inputs") as pool:
+                list(pool.map(lambda url: self._find("image", url), new))
+
+    def _get(self, kind: str, url: str) -> Source:
+        found = self._known.get((kind, url)) or self._find(kind, url)
+        if isinstance(found, InputError):
+            raise InputError(*found.args)
+        return found
+
+    def _find(self, kind: str, url: str) -> Source | InputError:
+        found: Source | InputError
+        check = _check_font if kind == "font" else self._check_image
+        try:
+            found = self._identify(url, check)
+        except InputError as exc:
+            found = exc
+        self._known[kind, url] = found
+        return found
+
+    def _identify(self, url: str, check: Callable[[str, bytes], None]) -> Source:
+        if not url.strip():
+            raise InputError("the path is empty")
+        place = locate(url.strip(), self.directory)
+        data = _read(place, self.max_bytes)
+        if not data:
+            raise InputError(f"{place}: is an empty file")
+        check(place, data)
+        return Source(place, hashlib.sha256(data).hexdigest())
+
+    def _check_image(self, place: str, data: bytes) -> None:
+        """Raise InputError unless ``data`` is a whole picture of a known format and a sane size."""
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(BytesIO(data), formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > self.max_pixels:  # before a single pixel is decoded
+                    raise InputError(
+                        f"{place}: {width}x{height} pixels are more than the {self.max_pixels:,} allowed; make it smaller"
+                    )
+                image.load()
+        except UnidentifiedImageError:
+            raise InputError(f"{place}: {_what_is_it(data)}") from None
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise InputError(
+                f"{place}: has far more than the {self.max_pixels:,} pixels allowed; make it smaller"
+            ) from None
+        except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as exc:
+            raise InputError(f"{place}: is broken or cut off ({exc}); save it again") from None
+
+
+def read_source(source: Source, store: Store | None = None, max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes of ``source``: from ``inputs/<digest>`` of ``store`` (the workspace) if they are there, else its URL.
+
+    InputError when they cannot be read or are no longer those that were planned with.
+    """
+    data = None
+    if store is not None:
+        try:
+            data = store.read(f"inputs/{source.digest}")
+        except FileNotFoundError:
+            pass
+    if data is None:
+        data = _read(source.url, max_bytes)
+    if hashlib.sha256(data).hexdigest() != source.digest:
+        raise InputError(f"{source.url}: has changed since it was planned with; run again to use it as it is now")
+    return data
+
+
+def _read(place: str, max_bytes: int) -> bytes:
+    from wanflow.storage import read_url
+
+    try:
+        return read_url(place, max_bytes)
+    except FileNotFoundError:
+        raise InputError(f"{place}: does not exist") from None
+    except IsADirectoryError:
+        raise InputError(f"{place}: is a directory, not a file") from None
+    except (StoreError, OSError) as exc:
+        raise InputError(f"{place}: cannot be read: {exc}") from None
+
+
+def _check_font(place: str, data: bytes) -> None:
+    if data[:4] not in _FONT_MAGIC:
+        kind = "a web font (WOFF); convert it" if data[:3] == b"wOF" else "not a font"
+        raise InputError(f"{place}: is {kind}; use a .ttf, .otf or .ttc file")
+
+
+def _what_is_it(data: bytes) -> str:
+    """A guess at what a file is that Pillow does not open as one of FORMATS."""
+    head = data[:2048].lstrip().lower()
+    if b"<svg" in head:
+        return "is SVG, which has no pixels; export it as PNG in the size that it is shown"
+    if head.startswith((b"<!doctype", b"<html")):
+        return "is a web page, not an image; is the URL right, and does it need a login?"
+    if head.startswith((b"<?xml", b"<error")):
+        return "is XML, not an image; is the URL right?"
+    if head.startswith(b"gif8"):
+        return "is a GIF; save it as PNG"
+    if head[4:8] == b"ftyp":
+        return "is HEIC, AVIF or a video; save it as PNG or JPEG"
+    if head.startswith(b"%pdf"):
+        return "is a PDF; export it as PNG"
+    return f"is not an image that can be read; use {', '.join(FORMATS)}"

@@ -1,0 +1,193 @@
+"""The job: the YAML file a user writes, read, checked and frozen.
+
+:func:`load_job` reads a file, :meth:`Job.from_dict` takes the same as a mapping. Both find every problem at once and
+raise one JobError that lists them. Paths are relative to the job file; those of the job itself (manifest, checkpoint,
+publish.url, workspace) are absolute afterwards, those in templates are resolved for each row by ``wanflow.inputs``.
+
+Knows neither the manifest's columns nor what a checkpoint can do: see ``wanflow.manifest``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_validator
+
+from wanflow.errors import JobError
+from wanflow.job.layers import LayerEntry
+from wanflow.job.problems import describe
+from wanflow.job.sections import (
+    Cascade,
+    ClipSection,
+    EngineSection,
+    LimitsSection,
+    Manifest,
+    Name,
+    OutputSection,
+    PublishSection,
+    ResourcesSection,
+    Section,
+    Url,
+    Value,
+)
+from wanflow.job.text import apply_sets, parse_yaml, substitute
+from wanflow.model import CascadeStep
+from wanflow.templates import compile_template, is_template
+
+#: names that templates have besides columns and matrix names; see ``wanflow.manifest``
+BUILT_INS = ("variant_id", "row", "output", "aspect")
+
+
+class Job(Section):
+    """What to make, of what, with which model, and where it goes."""
+
+    wanflow: Literal[1] = Field(description="Version of the job file's format: 1.")
+    name: Name = Field(description="Name of the job, in results and reports.")
+    manifest: Manifest = Field(description="The table of what to make; a path alone is enough.")
+    matrix: dict[str, Annotated[tuple[Value, ...], Field(min_length=1)]] = Field(
+        {}, description="Multiplies every row: {locale: [de, no]} makes two variants of a row; templates know `locale`."
+    )
+    engine: EngineSection = Field(description="The model and how it samples.")
+    clip: ClipSection = Field(ClipSection(), description="What is generated.")
+    cascade: tuple[Cascade, ...] = Field((), description="Upscale steps after the base clip, in order.")
+    layers: tuple[LayerEntry, ...] = Field((), description="What lies over the clip, lowest first.")
+    outputs: Annotated[tuple[OutputSection, ...], Field(min_length=1)] = Field(
+        (OutputSection(name="video"),), description="The files that every variant gets."
+    )
+    limits: LimitsSection = Field(LimitsSection(), description="When to give up.")
+    publish: PublishSection = Field(description="Where the finished videos go.")
+    workspace: Annotated[str, AfterValidator(str.strip)] | None = Field(
+        None, description="Prefix of clips, steps and runs; several jobs may share one. Default: <publish.url>/.wanflow."
+    )
+    resources: ResourcesSection = Field(ResourcesSection(), description="What a run may take.")
+
+    _directory: Path = PrivateAttr(default_factory=Path.cwd)
+    _text: str = PrivateAttr(default="")
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], directory: str | Path = ".", *, source: str = "the job") -> Self:
+        """The job that ``data`` says; relative paths are below ``directory``. JobError lists every problem."""
+        return cls._build(data, Path(directory), json.dumps(data, indent=2, default=str), source)
+
+    @classmethod
+    def _build(cls, data: object, directory: Path, text: str, source: str) -> Self:
+        if not isinstance(data, Mapping):
+            raise JobError(f"{source}: is not a mapping; a job begins with `wanflow: 1`")
+        directory = directory.absolute()
+        try:
+            job = cls.model_validate(dict(data), context={"directory": directory})
+        except ValidationError as exc:
+            lines = describe(exc, _schema())
+            count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+            raise JobError("\n  ".join([f"{source} is not a valid job: {count}", *lines])) from None
+        job._directory = directory
+        job._text = text
+        return job
+
+    @property
+    def directory(self) -> Path:
+        """Where relative paths begin."""
+        return self._directory
+
+    @property
+    def text(self) -> str:
+        """The job file as it was written (or the mapping as JSON, which is YAML too)."""
+        return self._text
+
+    def cascade_steps(self) -> tuple[CascadeStep, ...]:
+        """The cascade as written; ``wanflow.cascade.check`` fills in a method's defaults."""
+        return tuple(entry.step() for entry in self.cascade)
+
+    def clip_templates(self) -> dict[str, str]:
+        """Place (``clip.prompt``) to template, of everything that decides a clip."""
+        return {
+            f"clip.{name}": value
+            for name in ("prompt", "negative_prompt", "image", "seconds", "seed")
+            if isinstance(value := getattr(self.clip, name), str)
+        } | {f"clip.aspect.{i}": aspect for i, aspect in enumerate(self.clip.aspect)}
+
+    def layer_templates(self) -> dict[str, str]:
+        """Place (``layers.0.text.value``) to template, of everything that is laid over a clip."""
+        return {
+            f"layers.{i}.{layer.kind}.{name}": value
+            for i, layer in enumerate(self.layers)
+            for name, value in layer.body.model_dump(exclude_none=True).items()
+        }
+
+    def model_post_init(self, context: Any, /) -> None:
+        object.__setattr__(self, "workspace", _workspace(self, context))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = list(_inconsistencies(self))
+        if problems:
+            raise ValueError("\n  ".join(problems))
+        return self
+
+
+def load_job(path: str | Path, sets: Sequence[str] = (), env: Mapping[str, str] | None = None) -> Job:
+    """The job in the file ``path``, after each ``--set`` of ``sets`` (``a.b=c``) and with ``${VAR}`` from ``env``.
+
+    Raises JobError that lists every problem with its dotted path.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise JobError(f"{path}: is not UTF-8 text; is it a job file?") from None
+    except OSError as exc:
+        raise JobError(f"{path}: cannot be read: {exc.strerror}; `wanflow init DIR` writes a job to start from") from None
+    data = parse_yaml(text, str(path))
+    if data is None:
+        raise JobError(f"{path}: is empty; a job begins with `wanflow: 1`")
+    data = substitute(apply_sets(data, sets), os.environ if env is None else env)
+    return Job._build(data, path.absolute().parent, text, str(path))
+
+
+def job_schema() -> dict[str, Any]:
+    """JSON Schema of the job file (draft 2020-12), for editors and other programs."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **_schema(),
+        "title": "wanflow job",
+    }
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return Job.model_json_schema(by_alias=True, mode="validation")
+
+
+def _workspace(job: Job, context: Any) -> str:
+    from wanflow.inputs import locate
+
+    if not job.workspace:
+        return f"{job.publish.url.rstrip('/')}/.wanflow"
+    return locate(job.workspace, (context or {}).get("directory") or Path.cwd())
+
+
+def _inconsistencies(job: Job) -> Iterator[str]:
+    """What no section can see alone."""
+    names = [output.name for output in job.outputs]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"outputs: two outputs are called `{name}`; give each a name of its own"
+    path = job.publish.path
+    needs = compile_template(path).names
+    if len(names) > 1 and not needs & {"output", "aspect"}:
+        yield f"publish.path: `{path}` is one path for {len(names)} outputs; put {{{{ output }}}} into it"
+    if not is_template(path):
+        yield f"publish.path: `{path}` is one path for all variants; put {{{{ variant_id }}}} into it"
+    for name in job.matrix:
+        if not name.isidentifier() or name in BUILT_INS:
+            yield f"matrix.{name}: is {'taken by wanflow' if name in BUILT_INS else 'not a name'}; choose another name"
+    workspace, url = str(job.workspace).rstrip("/"), job.publish.url.rstrip("/")
+    if workspace == url:
+        yield f"workspace: is the same as publish.url ({url}); leave it out, or give it a place of its own"
+
+
+__all__ = ["BUILT_INS", "Job", "job_schema", "load_job"]

@@ -1,0 +1,183 @@
+"""The layers of a job file: pictures, words and boxes that ffmpeg lays over a clip.
+
+Each field may be a template. So a field is kept as text; :data:`PARSERS` says what the text must be, and is used twice:
+by the job for what is written out, by the manifest for what a row has filled in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+
+from wanflow.job.sections import Section
+from wanflow.suggest import did_you_mean
+from wanflow.templates import check_template, is_template
+
+PLACES = (
+    "top-left", "top", "top-right", "left", "center", "right", "bottom-left", "bottom", "bottom-right",
+    "lower-third", "upper-third",
+)  # fmt: skip
+STYLES = ("headline", "subhead", "caption", "cta")
+
+
+def _choice(options: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in options:
+            raise ValueError(f"`{text}` is not one of {', '.join(options)}; {did_you_mean(text, options)}")
+        return text
+
+    return parse
+
+
+def parse_share(text: str) -> float:
+    """``8%`` as 0.08; ValueError unless above 0 and at most 100 percent."""
+    share = parse_share_or_zero(text)
+    if share == 0:
+        raise ValueError("0% would show nothing")
+    return share
+
+
+def parse_share_or_zero(text: str) -> float:
+    """``8%`` as 0.08, ``0%`` and ``0`` as 0.0."""
+    if re.fullmatch(r"0(\.0*)?", text):
+        return 0.0
+    if not re.fullmatch(r"\d{1,3}(\.\d+)?\s*%", text):
+        hint = f"; write {text}%" if re.fullmatch(r"[1-9]\d?(\.\d+)?", text) else "; write it as 8%"
+        raise ValueError(f"`{text}` is not a share of the picture{hint}")
+    share = float(text.rstrip("% ")) / 100
+    if share > 1:
+        raise ValueError(f"{text} is more than the whole picture")
+    return share
+
+
+def parse_opacity(text: str) -> float:
+    """``0.8`` and ``80%`` as 0.8."""
+    try:
+        number = float(text.rstrip("% ")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise ValueError(f"`{text}` is not an opacity; write 0.8 or 80%")
+    return number
+
+
+def parse_moment(text: str) -> float:
+    """Seconds from the scene's start."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 3600:
+        raise ValueError(f"`{text}` is not a number of seconds; write 0.5")
+    return number
+
+
+def parse_color(text: str) -> str:
+    """``#FA0`` and ``#FFAA00`` as ``#ffaa00``."""
+    if re.fullmatch(r"#[0-9A-Fa-f]{6}", text):
+        return text.lower()
+    if re.fullmatch(r"#[0-9A-Fa-f]{3}", text):
+        return "#" + "".join(c + c for c in text[1:].lower())
+    hint = f'write "#{text}"' if re.fullmatch(r"[0-9A-Fa-f]{6}", text) else 'write it as "#ffaa00"'
+    raise ValueError(f"`{text}` is not a colour; {hint}")
+
+
+#: field name to the function that reads its text; what is not here is free text
+PARSERS: dict[str, Callable[[str], Any]] = {
+    "at": _choice(PLACES),
+    "style": _choice(STYLES),
+    "width": parse_share,
+    "height": parse_share,
+    "size": parse_share,
+    "margin": parse_share_or_zero,
+    "opacity": parse_opacity,
+    "start": parse_moment,
+    "end": parse_moment,
+    "fade": parse_moment,
+    "color": parse_color,
+    "background": parse_color,
+}
+
+
+def _as_text(value: object) -> object:
+    """Numbers are kept as the text they stand for."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, BeforeValidator(_as_text, json_schema_input_type=str | float)]
+
+
+class LayerSection(Section):
+    """What the three kinds have in common."""
+
+    width: Text | None = Field(None, description="Share of the picture's width: 30%.")
+    margin: Text = Field("5%", description="Distance from the edges, share of the shorter side.")
+    opacity: Text = Field("1", description="0 to 1, or a percentage.")
+    start: Text = Field("0", description="Seconds from the start at which it appears.")
+    end: Text | None = Field(None, description="Seconds from the start at which it goes. Default: it stays.")
+    fade: Text = Field("0", description="Seconds of fading in, and out when `end` is given.")
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _checked(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None or is_template(value):
+            return value if value is None else check_template(value)
+        if info.field_name in PARSERS:
+            PARSERS[info.field_name](value)
+        return value
+
+
+class ImageLayerSection(LayerSection):
+    """A picture: a logo, a product cut-out. Its transparency is respected."""
+
+    url: str = Field(description="Template of its path or URL. Empty: the layer is left out of that variant.")
+    at: Text = Field("center", description=f"Where: {', '.join(PLACES)}.")
+    height: Text | None = Field(None, description="Share of the picture's height: 8%.")
+
+
+class TextLayerSection(LayerSection):
+    """Words, in any script."""
+
+    value: str = Field(description="Template of the words. Empty: the layer is left out of that variant.")
+    at: Text = Field("lower-third", description=f"Where: {', '.join(PLACES)}.")
+    style: Text = Field("headline", description=f"One of {', '.join(STYLES)}.")
+    color: Text | None = Field(None, description='"#rrggbb". Default: the style\'s.')
+    background: Text | None = Field(None, description='"#rrggbb" of a box behind the words. Default: the style\'s.')
+    font: str | None = Field(None, description="Path or URL of a font file. Default: the packaged font.")
+    size: Text | None = Field(None, description="Share of the picture's height: 6%. Default: the style's.")
+
+
+class BoxLayerSection(LayerSection):
+    """A filled rectangle."""
+
+    color: Text = Field(description='"#rrggbb". Empty: the layer is left out of that variant.')
+    at: Text = Field("bottom", description=f"Where: {', '.join(PLACES)}.")
+    height: Text | None = Field(None, description="Share of the picture's height: 20%.")
+
+
+class LayerEntry(Section):
+    """One layer: exactly one of the three kinds. The first of the list lies lowest."""
+
+    image: ImageLayerSection | None = Field(None, description="A picture over the clip.")
+    text: TextLayerSection | None = Field(None, description="Words over the clip.")
+    box: BoxLayerSection | None = Field(None, description="A filled rectangle over the clip.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if sum(kind is not None for kind in (self.image, self.text, self.box)) != 1:
+            raise ValueError("must be exactly one of image, text and box")
+        return self
+
+    @property
+    def kind(self) -> str:
+        return "image" if self.image else "text" if self.text else "box"
+
+    @property
+    def body(self) -> ImageLayerSection | TextLayerSection | BoxLayerSection:
+        """The one that is given."""
+        found = self.image or self.text or self.box
+        assert found is not None  # _one_kind
+        return found

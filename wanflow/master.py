@@ -1,0 +1,93 @@
+"""A clip's frames as a near-lossless file, and back: what every variant of the clip is assembled from.
+
+H.264, 4:4:4, 8 bits, limited range, BT.709 throughout and tagged so: any ffmpeg reads it, and nothing is guessed. Full
+chroma because brand colours and thin edges are subsampled once already in the output; quality so high that the second
+encoding decides what is seen. Frames stream in and out. 4:4:4 takes any size; it is the outputs' 4:2:0 that needs even
+sides (every model's grid gives those).
+
+Owns the codec's settings; raise ``VERSION`` (and ``keys.VERSIONS["master"]``) when they change. Knows no clips or stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wanflow.errors import RenderError
+from wanflow.model import Cause
+
+if TYPE_CHECKING:
+    import numpy as np
+
+VERSION = 1
+
+#: quantiser 4: about 50 dB, most of what is lost is the rounding of RGB to 8-bit YCbCr
+_CRF = "4"
+
+
+def encode(frames: Iterator[np.ndarray[Any, Any]], fps: float, path: Path) -> int:
+    """Write chunks of uint8 frames (n, height, width, 3) to ``path`` (mp4) and return how many frames there were.
+
+    The file appears at ``path`` only when it is whole. Raises RenderError (bad output) for no frames, or frames of
+    another type or of changing sizes.
+    """
+    import av
+    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+
+    rate = Fraction(fps).limit_denominator(1001)
+    scratch = path.with_name(f".tmp-{path.name}")
+    count = 0
+    try:
+        with av.open(str(scratch), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+            stream = container.add_stream("libx264", rate=rate)
+            stream.pix_fmt = "yuv444p"
+            stream.options = {"crf": _CRF, "preset": "veryfast"}
+            context = stream.codec_context
+            context.thread_count = 2
+            context.time_base = 1 / rate
+            context.color_range = ColorRange.MPEG
+            context.colorspace = Colorspace.ITU709
+            context.color_primaries = ColorPrimaries.BT709
+            context.color_trc = ColorTrc.BT709
+            for chunk in frames:
+                if chunk.ndim != 4 or chunk.shape[3] != 3 or chunk.dtype != "uint8":
+                    raise RenderError(f"frames must be uint8 (n, h, w, 3), not {chunk.dtype} {chunk.shape}", Cause.BAD_OUTPUT)
+                for array in chunk:
+                    if count == 0:
+                        stream.height, stream.width = array.shape[:2]
+                    elif (stream.height, stream.width) != array.shape[:2]:
+                        raise RenderError(f"frame {count} is of another size than the first", Cause.BAD_OUTPUT)
+                    picture = av.VideoFrame.from_ndarray(array, format="rgb24").reformat(
+                        format="yuv444p",
+                        src_color_range=ColorRange.JPEG,
+                        dst_colorspace=Colorspace.ITU709,
+                        dst_color_range=ColorRange.MPEG,
+                    )
+                    picture.pts, picture.time_base = count, 1 / rate
+                    container.mux(stream.encode(picture))
+                    count += 1
+            if count == 0:
+                raise RenderError("a clip without frames", Cause.BAD_OUTPUT)
+            container.mux(stream.encode())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return count
+
+
+def decode(path: Path) -> Iterator[np.ndarray[Any, Any]]:
+    """The frames of a master, each uint8 (height, width, 3)."""
+    import av
+    from av.video.reformatter import ColorRange, Colorspace
+
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            picture = frame.reformat(
+                format="rgb24",
+                src_colorspace=Colorspace.ITU709,
+                src_color_range=ColorRange.MPEG,
+                dst_color_range=ColorRange.JPEG,
+            )
+            yield picture.to_ndarray()

@@ -1,0 +1,323 @@
+"""The values that every part of wanflow exchanges: frozen, hashable, picklable, standard library only.
+
+A manifest row becomes a :class:`Variant`: an ordered list of :class:`Scene`, each with one :class:`Clip` for every
+aspect that its outputs need. Clips that are equal share a key and are rendered once. The words are those of the
+README's glossary; units are in the names (``_s`` seconds, ``_bytes``); sizes are pixels, width before height.
+
+This module knows nothing of files, processes, models or time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+Scalar = str | int | float | bool | None
+
+
+class Mode(StrEnum):
+    """What a clip starts from."""
+
+    T2V = "t2v"
+    I2V = "i2v"
+
+
+class Cause(StrEnum):
+    """Why an attempt did not end well; the scheduler has one rule a cause."""
+
+    REPLICA_LOST = "replica_lost"
+    OUT_OF_MEMORY = "out_of_memory"
+    BAD_OUTPUT = "bad_output"
+    ITEM_ERROR = "item_error"
+    BAD_INPUT = "bad_input"
+    STORAGE = "storage"
+    HUNG = "hung"
+    CANCELLED = "cancelled"
+
+
+class Status(StrEnum):
+    """How a variant stands at the end of a run."""
+
+    PUBLISHED = "published"
+    UNCHANGED = "unchanged"
+    HELD = "held"
+    FAILED = "failed"
+    LEFT = "left"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An input file (image, font), identified by its bytes. The URL only says where to read it."""
+
+    #: fsspec URL or absolute path; not part of any key
+    url: str = field(compare=False)
+    #: SHA-256 of the bytes, hex
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What a checkpoint's own configuration files say; read without loading weights (``engines/spec.py``)."""
+
+    #: where the checkpoint was asked for; not part of any key
+    url: str
+    #: which engine drives it (``wan``)
+    family: str
+    #: human name (``pocket``, ``wan2.2-t2v-a14b``)
+    name: str
+    #: content identity of configurations and weights, hex
+    weights: str
+    #: what it can start from
+    modes: frozenset[Mode]
+    fps: float
+    #: width and height are multiples of this many pixels
+    grid: int
+    #: num_frames is ``k * frame_stride + 1``
+    frame_stride: int
+    #: the (width, height) that the model was made for, one or more an aspect
+    sizes: tuple[tuple[int, int], ...]
+    #: default number of frames
+    num_frames: int
+    sampling: Sampling
+    #: default ``refine`` parameters and other hints, name to value
+    hints: tuple[tuple[str, Scalar], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Every sampling parameter that decides pixels."""
+
+    steps: int
+    #: classifier-free guidance at and above the boundary (high-noise expert); 1.0 is off
+    guidance: float
+    #: guidance below the boundary; None: the same as ``guidance``
+    guidance_low: float | None
+    flow_shift: float
+    #: ``unipc`` or ``euler``
+    scheduler: str
+    #: share of the 1000 training timesteps at which the low-noise expert takes over; None: one expert
+    boundary: float | None
+    #: ``exact``, ``fast`` or ``turbo``
+    profile: str = "exact"
+
+
+@dataclass(frozen=True, slots=True)
+class CascadeStep:
+    """One upscale step after the base latents (``refine``), with its parameters sorted by name."""
+
+    method: str
+    params: tuple[tuple[str, Scalar], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One generation on the GPU. Equal clips are the same clip, whoever asked for them."""
+
+    mode: Mode
+    #: :attr:`EngineSpec.weights` of the checkpoint that renders it
+    weights: str
+    #: cleaned (see ``manifest.clean_prompt``)
+    prompt: str
+    negative_prompt: str
+    image: Source | None
+    seed: int
+    width: int
+    height: int
+    num_frames: int
+    fps: float
+    sampling: Sampling
+    cascade: tuple[CascadeStep, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        return self.num_frames / self.fps
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where and when a layer lies on the picture. Lengths are shares of the output's height or width (0.08 is 8 %)."""
+
+    #: ``top-left``, ``top``, ``top-right``, ``left``, ``center``, ``right``, ``bottom-left``, ``bottom``,
+    #: ``bottom-right``, ``lower-third``, ``upper-third``
+    at: str
+    width: float | None = None
+    height: float | None = None
+    #: distance from the edges, share of the shorter side
+    margin: float = 0.05
+    opacity: float = 1.0
+    start_s: float = 0.0
+    #: None: to the end of the scene
+    end_s: float | None = None
+    #: seconds of fade in and, when ``end_s`` is set, out
+    fade_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLayer:
+    """A picture (logo, product cut-out; alpha respected), scaled to fit ``width`` and/or ``height``."""
+
+    image: Source
+    place: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class TextLayer:
+    """Words in any script. ``text`` is a user's: it never reaches a filter string."""
+
+    text: str
+    place: Placement
+    #: ``headline``, ``subhead``, ``caption``, ``cta``
+    style: str = "headline"
+    #: ``#rrggbb``; None: the style's
+    color: str | None = None
+    #: ``#rrggbb`` of a box behind the words; None: the style's (most have none, but an outline or shadow)
+    background: str | None = None
+    #: a font file; None: the packaged font, then the system's for what it lacks
+    font: Source | None = None
+    #: share of the output's height; None: the style's
+    size: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BoxLayer:
+    """A filled rectangle under the words, so that they can be read."""
+
+    color: str
+    place: Placement
+
+
+Layer = ImageLayer | TextLayer | BoxLayer
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What is seen for some seconds: clips by aspect, and what is laid over them."""
+
+    #: (aspect such as ``9x16``, clip)
+    clips: tuple[tuple[str, Clip], ...]
+    layers: tuple[Layer, ...] = ()
+
+    def clip(self, aspect: str) -> Clip:
+        """The clip of ``aspect``; KeyError when the scene has none."""
+        return dict(self.clips)[aspect]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A file format of a variant, every number of its preset resolved."""
+
+    name: str
+    #: aspect of the clips that it is made from
+    aspect: str
+    width: int
+    height: int
+    fps: float
+    #: ``h264``
+    codec: str = "h264"
+    crf: int = 20
+    #: ``cover`` crops, ``contain`` adds bars
+    fit: str = "cover"
+    #: motion-interpolate the master's frames to ``fps`` instead of repeating them
+    interpolate: bool = False
+    #: also write ``<path without extension>.jpg``
+    poster: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One finished video of one customer (or course page): scenes in order, one file an output."""
+
+    variant_id: str
+    #: 1-based row of the manifest that it came from (the first one of a group)
+    row: int
+    scenes: tuple[Scene, ...]
+    #: (output, path under publish.url)
+    outputs: tuple[tuple[Output, str], ...]
+    priority: int = 0
+    #: columns that results and catalog repeat
+    carry: tuple[tuple[str, Scalar], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Attempt:
+    """One try at a task. Epochs grow with every run start, so two runs never share an attempt."""
+
+    epoch: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}.{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file in the store as it was when its record was written."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The small JSON that says: this key is done, here are its files."""
+
+    key: str
+    files: tuple[StoredFile, ...]
+    attempt: str
+    #: facts worth keeping with the result (seconds by stage, frames, device)
+    info: tuple[tuple[str, Scalar], ...] = ()
+    #: the record's own ETag, where the reader learnt it
+    etag: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One keyed step of a clip: ``base``, ``cascade-1`` ..., ``master``. Each result has a record of its own."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class RenderClip:
+    """GPU task: make every stage of ``clip`` that has no record yet; the last one is the master."""
+
+    clip: Clip
+    stages: tuple[Stage, ...]
+
+    @property
+    def key(self) -> str:
+        """The master's key: what assembly waits for."""
+        return self.stages[-1].key
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """One file to assemble and publish, with the keys of the masters it is made from, in scene order."""
+
+    output: Output
+    path: str
+    key: str
+    masters: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AssembleVariant:
+    """CPU task: assemble and publish ``files`` of ``variant``."""
+
+    variant: Variant
+    files: tuple[OutputFile, ...]
+
+    @property
+    def key(self) -> str:
+        """Unique within a run: the path of its first file."""
+        return self.files[0].path
+
+    @property
+    def masters(self) -> frozenset[str]:
+        return frozenset(key for file in self.files for key in file.masters)
+
+
+Task = RenderClip | AssembleVariant

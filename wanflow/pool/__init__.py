@@ -1,0 +1,58 @@
+"""Where the scheduler's actions meet the world: replicas render clips, workers assemble variants.
+
+A pool performs actions and turns what comes of them into events. It decides nothing: no retries, no order, no
+time-outs. ``ray_pool.RayPool`` does it with Ray actors and tasks on a cluster or this machine; ``inline.InlinePool``
+in this process, one thing after the other, without Ray. Both take a :class:`RunContext` and give the same events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from wanflow.engines import Engine, load_engine
+from wanflow.model import AssembleVariant, EngineSpec, RenderClip
+from wanflow.schedule.actions import Action
+from wanflow.schedule.events import Event
+
+#: (spec, device or None for the best one found, torch threads or None for torch's own choice)
+LoadEngine = Callable[[EngineSpec, str | None, int | None], Engine]
+
+
+def load_real_engine(spec: EngineSpec, device: str | None, num_threads: int | None) -> Engine:
+    """The engine of ``spec.family`` with its weights loaded."""
+    return load_engine(spec, device=device, num_threads=num_threads)
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a pool must know of a run. Everything in it can be pickled."""
+
+    run_id: str
+    epoch: int
+    workspace: str
+    #: publish.url
+    target: str
+    engines: Mapping[str, EngineSpec]
+    renders: Mapping[str, RenderClip]
+    assemblies: Mapping[str, AssembleVariant]
+    #: path of a small file in the workspace, and its content: a replica that cannot read it sees another store
+    nonce: tuple[str, str]
+    #: Cache-Control of published files; None: the store's default
+    cache_control: str | None = None
+    load_engine: LoadEngine = load_real_engine
+
+
+class Pool(Protocol):
+    #: assemblies that may run at once
+    num_assembly_slots: int
+
+    def perform(self, action: Action) -> None:
+        """Carry out one order. Returns at once; what comes of it arrives as events."""
+
+    def next_event(self, timeout_s: float) -> Event | None:
+        """The next event, waiting up to ``timeout_s`` seconds for one."""
+
+    def close(self) -> None:
+        """Give everything back. Safe to call twice."""

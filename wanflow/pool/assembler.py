@@ -1,0 +1,138 @@
+"""Assembles and publishes one variant: masters and layers in, visible files out. Knows neither Ray nor the scheduler.
+
+Masters and layer images are kept in a folder of this machine while the run lasts, because many variants share them.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from wanflow import assemble, quality
+from wanflow.errors import AssembleError, InputError, StoreError, WanflowError
+from wanflow.inputs import read_source
+from wanflow.model import AssembleVariant, Attempt, Cause, ImageLayer, Source, TextLayer, Variant
+from wanflow.pool import RunContext
+from wanflow.publish import publish
+from wanflow.records import clip_record
+from wanflow.storage import Store
+
+Seconds = tuple[tuple[str, float], ...]
+
+
+class MasterMissing(WanflowError):
+    """Masters that the plan counted on are not in the store."""
+
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        super().__init__(keys)
+        self.keys = keys
+
+    def __str__(self) -> str:
+        return f"{len(self.keys)} master(s) are missing in the store and will be rendered again"
+
+
+def assemble_variant(context: RunContext, task: AssembleVariant, attempt: Attempt) -> Seconds:
+    """Make and publish every file of ``task``; return (stage, seconds).
+
+    Raises MasterMissing, AssembleError, InputError or StoreError.
+    """
+    workspace, target = Store(context.workspace), Store(context.target)
+    cache = cache_folder(context.run_id)
+    started_s = time.perf_counter()
+    masters = _fetch_masters(workspace, task, cache)
+    sources = {source.digest: _fetch_source(source, cache) for source in _sources(task.variant)}
+    seconds = {"fetch": time.perf_counter() - started_s, "assemble": 0.0, "publish": 0.0}
+    for file in task.files:
+        with tempfile.TemporaryDirectory(prefix="wanflow-") as folder:
+            since_s = time.perf_counter()
+            local = assemble.assemble(task.variant, file, masters, sources, Path(folder))
+            expect_s = sum(scene.clip(file.output.aspect).seconds for scene in task.variant.scenes)
+            facts = quality.check_file(local["video"], file.output, expect_s)
+            seconds["assemble"] += time.perf_counter() - since_s
+            since_s = time.perf_counter()
+            publish(
+                target,
+                workspace,
+                file,
+                task.variant.variant_id,
+                local,
+                attempt,
+                context.run_id,
+                facts,
+                cache_control=context.cache_control,
+            )
+            seconds["publish"] += time.perf_counter() - since_s
+    return tuple(seconds.items())
+
+
+def failure_of(error: Exception) -> tuple[Cause, str, tuple[str, ...]]:
+    """How the scheduler should see an error of ``assemble_variant``: cause, words, missing masters."""
+    match error:
+        case MasterMissing():
+            return Cause.STORAGE, str(error), error.keys
+        case StoreError():
+            return Cause.STORAGE, str(error), ()
+        case InputError():
+            return Cause.BAD_INPUT, str(error), ()
+        case AssembleError():
+            return Cause.ITEM_ERROR, str(error), ()
+    return Cause.ITEM_ERROR, f"{type(error).__name__}: {error}", ()
+
+
+def cache_folder(run_id: str) -> Path:
+    """This machine's folder for the run's masters and layer images."""
+    folder = Path(tempfile.gettempdir(), f"wanflow-{os.getuid()}", run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _fetch_masters(workspace: Store, task: AssembleVariant, cache: Path) -> Mapping[str, Path]:
+    found, missing = {}, []
+    for key in sorted(task.masters):
+        path = cache / f"{key}.mp4"
+        if not path.exists():
+            record = clip_record(workspace, key)
+            try:
+                if record is None:
+                    raise FileNotFoundError(key)
+                _place(path, lambda part, stored=record.files[0].path: workspace.fetch(stored, part))
+            except FileNotFoundError:
+                missing.append(key)
+                continue
+        found[key] = path
+    if missing:
+        raise MasterMissing(tuple(missing))
+    return found
+
+
+def _fetch_source(source: Source, cache: Path) -> Path:
+    path = cache / source.digest
+    if not path.exists():
+        _place(path, lambda part: part.write_bytes(read_source(source)))
+    return path
+
+
+def _place(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file that appears at ``path`` only when it is whole."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    os.close(descriptor)
+    try:
+        write(Path(name))
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _sources(variant: Variant) -> set[Source]:
+    found: set[Source] = set()
+    for scene in variant.scenes:
+        for layer in scene.layers:
+            if isinstance(layer, ImageLayer):
+                found.add(layer.image)
+            elif isinstance(layer, TextLayer) and layer.font:
+                found.add(layer.font)
+    return found

@@ -1,0 +1,297 @@
+"""The pool on Ray: an actor a replica, a CPU task an assembly. The only module that imports ray.
+
+Ray's own actor restarts and task retries are off: the scheduler alone decides what is tried again. A replica renders in
+its main thread and answers progress, stage and cancel in others, so that they work in mid-render. Replicas on CPUs
+reserve no logical CPU, and share the cores as torch threads, so that assembly always finds a CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from wanflow.errors import Cancelled, RenderError, WanflowError
+from wanflow.model import AssembleVariant, Attempt, Cause, RenderClip
+from wanflow.pool import RunContext
+from wanflow.pool.assembler import assemble_variant, cache_folder, failure_of
+from wanflow.pool.replica import Replica, Seconds
+from wanflow.records import clip_record
+from wanflow.schedule.actions import Action, Assemble, Cancel, Probe, Render, RetireReplica, Stage, StartReplica
+from wanflow.schedule.events import (
+    AssembleFailed,
+    ClipFound,
+    ClipMissing,
+    ClipRendered,
+    Event,
+    RenderFailed,
+    ReplicaLost,
+    ReplicaReady,
+    StepDone,
+    VariantPublished,
+)
+from wanflow.storage import Store
+
+#: progress reports of one replica are at least this far apart
+PROGRESS_EVERY_S = 0.25
+#: how long a replica holds a poll for progress open
+POLL_S = 5.0
+
+Progress = tuple[str, Attempt, str, int, int]
+
+
+class ReplicaActor:
+    """The remote end. ``load`` and ``render`` run one at a time; the control methods beside them."""
+
+    def __init__(self, context: RunContext, weights: str, device: str | None, num_threads: int | None) -> None:
+        self._arguments = (context, weights, device, num_threads)
+        self._replica: Replica | None = None
+        self._cancelled: set[Attempt] = set()
+        self._progress: queue.Queue[Progress] = queue.Queue()
+        self._reported_s = 0.0
+
+    def load(self) -> int:
+        """Load the engine; return the process id."""
+        self._replica = Replica(*self._arguments)
+        return os.getpid()
+
+    def render(self, task: RenderClip, attempt: Attempt) -> Seconds:
+        def on_step(stage: str, step: int, num_steps: int) -> None:
+            if attempt in self._cancelled:
+                raise Cancelled()
+            if step in (0, num_steps) or time.monotonic() - self._reported_s >= PROGRESS_EVERY_S:
+                self._reported_s = time.monotonic()
+                self._progress.put((task.key, attempt, stage, step, num_steps))
+
+        assert self._replica is not None, "render before load"
+        return self._replica.render(task, attempt, on_step)
+
+    def poll(self) -> list[Progress]:
+        """Progress since the last poll; waits up to POLL_S for some."""
+        found: list[Progress] = []
+        with contextlib.suppress(queue.Empty):
+            found.append(self._progress.get(timeout=POLL_S))
+            while True:
+                found.append(self._progress.get_nowait())
+        return found
+
+    def cancel(self, attempt: Attempt) -> None:
+        self._cancelled.add(attempt)
+
+    def stage(self, task: RenderClip) -> None:
+        if self._replica is not None:
+            self._replica.stage(task)
+
+
+def _assemble(context: RunContext, task: AssembleVariant, attempt: Attempt) -> Seconds | tuple[Cause, str, tuple[str, ...]]:
+    """What the CPU task does: its failure is a value, so that Ray logs no traceback of it."""
+    try:
+        return assemble_variant(context, task, attempt)
+    except Exception as error:  # one variant's trouble, whatever it is, must not end the run
+        return failure_of(error)
+
+
+@dataclass
+class _Handle:
+    actor: Any
+    pid: int | None = None
+
+
+#: what a Ray reference answers: makes the event (or none) from its value
+OnValue = Callable[[Any], Event | None]
+OnError = Callable[[Exception], Event | None]
+
+
+class RayPool:
+    """``address``: None starts Ray on this machine; ``auto`` or ``ray://...`` joins a cluster."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        *,
+        address: str | None = None,
+        max_replicas: int,
+        gpus_per_replica: float = 1,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
+        self._owns_ray = not ray.is_initialized()
+        if self._owns_ray:
+            init_ray(address)
+        resources = ray.cluster_resources()
+        num_cpus = max(1, int(resources.get("CPU", 1)))
+        on_gpu = gpus_per_replica > 0 and (resources.get("GPU", 0) > 0 or address is not None)
+        self._device = None if on_gpu else "cpu"
+        self._num_gpus = gpus_per_replica if on_gpu else 0
+        self._num_threads = None if on_gpu else max(1, num_cpus // max_replicas)
+        self.max_replicas = max_replicas if on_gpu else min(max_replicas, num_cpus)
+        self.num_assembly_slots = num_cpus
+        self._local_context = context
+        self._context = ray.put(context)
+        self._replicas: dict[str, _Handle] = {}
+        self._waiting: dict[Any, tuple[OnValue, OnError]] = {}
+        self._events: deque[Event] = deque()
+        self._actor = ray.remote(
+            num_cpus=0,
+            num_gpus=self._num_gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            concurrency_groups={"progress": 1, "control": 2},
+        )(_with_groups(ReplicaActor))
+        self._assembler = ray.remote(num_cpus=1, max_retries=0)(_assemble)
+
+    # -- actions ------------------------------------------------------------------------------------------------
+
+    def perform(self, action: Action) -> None:
+        match action:
+            case StartReplica():
+                self._start(action)
+            case Render():
+                self._render(action)
+            case Stage(replica=name, key=key):
+                if name in self._replicas:
+                    self._replicas[name].actor.stage.remote(self._local_context.renders[key])
+            case Cancel(replica=name, attempt=attempt):
+                if name in self._replicas:
+                    self._replicas[name].actor.cancel.remote(attempt)
+            case Probe(key=key):
+                found = clip_record(Store(self._local_context.workspace), key) is not None
+                self._events.append((ClipFound if found else ClipMissing)(self._clock(), key))
+            case Assemble():
+                self._assemble(action)
+            case RetireReplica(replica=name):
+                self._drop(name)
+            case _:
+                pass
+
+    def _start(self, action: StartReplica) -> None:
+        name = action.replica
+        actor = self._actor.remote(self._context, action.weights, self._device, self._num_threads)
+        handle = self._replicas[name] = _Handle(actor)
+
+        def ready(pid: int) -> Event:
+            handle.pid = pid
+            self._poll(name)
+            return ReplicaReady(self._clock(), name)
+
+        def failed(error: Exception) -> Event | None:
+            cause = error.cause if isinstance(error, RayTaskError) else error
+            self._drop(name)
+            return ReplicaLost(self._clock(), name, str(cause), permanent=isinstance(cause, WanflowError))
+
+        self._waiting[actor.load.remote()] = (ready, failed)
+
+    def _render(self, action: Render) -> None:
+        name, key, attempt = action.replica, action.key, action.attempt
+
+        def rendered(seconds: Seconds) -> Event:
+            return ClipRendered(self._clock(), name, key, attempt, seconds)
+
+        def failed(error: Exception) -> Event | None:
+            if isinstance(error, RayTaskError):
+                cause = error.cause if isinstance(error.cause, RenderError) else RenderError(str(error.cause))
+                return RenderFailed(self._clock(), name, key, attempt, cause.cause, str(cause))
+            return self._lost(name, error)
+
+        handle = self._replicas.get(name)
+        if handle is None:
+            return  # it was lost since; the event that says so is on its way
+        reference = handle.actor.render.remote(self._local_context.renders[key], attempt)
+        self._waiting[reference] = (rendered, failed)
+
+    def _assemble(self, action: Assemble) -> None:
+        key, attempt = action.key, action.attempt
+
+        def assembled(value: Any) -> Event:
+            if value and isinstance(value[0], Cause):
+                return AssembleFailed(self._clock(), key, attempt, *value)
+            return VariantPublished(self._clock(), key, attempt, value)
+
+        def failed(error: Exception) -> Event:
+            return AssembleFailed(self._clock(), key, attempt, Cause.ITEM_ERROR, f"assembly worker lost: {error}")
+
+        reference = self._assembler.remote(self._context, self._local_context.assemblies[key], attempt)
+        self._waiting[reference] = (assembled, failed)
+
+    # -- events -------------------------------------------------------------------------------------------------
+
+    def next_event(self, timeout_s: float) -> Event | None:
+        until_s = time.monotonic() + timeout_s
+        while not self._events:
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                return None
+            if not self._waiting:
+                time.sleep(left_s)
+                return None
+            ready, _ = ray.wait(list(self._waiting), num_returns=1, timeout=left_s)
+            for reference in ready:
+                on_value, on_error = self._waiting.pop(reference)
+                try:
+                    event = on_value(ray.get(reference))
+                except RayError as error:
+                    event = on_error(error)
+                if event is not None:
+                    self._events.append(event)
+        return self._events.popleft()
+
+    def _poll(self, name: str) -> None:
+        """Keep one open question for progress at the replica."""
+
+        def progressed(found: list[Progress]) -> None:
+            for key, attempt, stage, step, num_steps in found:
+                self._events.append(StepDone(self._clock(), name, key, attempt, stage, step, num_steps))
+            self._poll(name)
+
+        if handle := self._replicas.get(name):
+            self._waiting[handle.actor.poll.remote()] = (progressed, lambda error: self._lost(name, error))
+
+    def _lost(self, name: str, error: Exception) -> Event | None:
+        """The first sign of a replica's death is the event; later ones say nothing new."""
+        if name not in self._replicas:
+            return None
+        self._drop(name)
+        words = "process died" if isinstance(error, RayActorError) else type(error).__name__
+        return ReplicaLost(self._clock(), name, f"{name}: {words}")
+
+    def _drop(self, name: str) -> None:
+        if handle := self._replicas.pop(name, None):
+            ray.kill(handle.actor, no_restart=True)
+
+    def close(self) -> None:
+        for name in list(self._replicas):
+            self._drop(name)
+        self._waiting.clear()
+        shutil.rmtree(cache_folder(self._local_context.run_id), ignore_errors=True)
+        if self._owns_ray and ray.is_initialized():
+            ray.shutdown()
+
+    def replica_pids(self) -> dict[str, int]:
+        """Process ids of the loaded replicas (on their own nodes), for `status` and for fault tests."""
+        return {name: handle.pid for name, handle in self._replicas.items() if handle.pid is not None}
+
+
+def init_ray(address: str | None) -> None:
+    """Start Ray here, without its dashboard, or join the cluster at ``address``."""
+    if address is None:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+    else:
+        ray.init(address=address, log_to_driver=False, logging_level="warning")
+
+
+def _with_groups(actor: type[ReplicaActor]) -> type[ReplicaActor]:
+    """Say which concurrency group answers each control method."""
+    for name, group in (("poll", "progress"), ("cancel", "control"), ("stage", "control")):
+        setattr(actor, name, ray.method(concurrency_group=group)(getattr(actor, name)))
+    return actor
+
+

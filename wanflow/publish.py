@@ -1,0 +1,241 @@
+"""Publishing: files become visible under ``publish.url``, then their record says so.
+
+One record a published video, ``<workspace>/published/<target>/<hh>/<sha256 of its path>.json``. A visible file that
+does not match its record (size and ETag) counts as unpublished and is made again: that is how a crash between the two,
+a late overwrite by a run that lost its lease, and a stranger's hand are all repaired. ``<target>`` tells the jobs of a
+shared workspace apart, and is ``own`` where the workspace lies inside ``publish.url``, so that both can move together.
+
+:class:`Published` is the snapshot that planning compares with. Its bodies come from one index file; only records whose
+ETag the index does not know are read. The index is a cache: without it everything is only slower.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from wanflow.errors import Conflict, StoreError
+from wanflow.model import Attempt, OutputFile, Record, Scalar, StoredFile
+from wanflow.records import MAX_RECORD_BYTES, digest, dump_record, in_parallel, parse_record
+from wanflow.storage import Stat, Store, check_publish_path
+
+#: how often an upload that met somebody else's write is tried over it
+OVERWRITES = 5
+#: top folder of ``publish.url`` for the catalog
+CATALOG = "catalog"
+
+
+def poster_path(path: str) -> str:
+    """Where the poster of the video at ``path`` lies: beside it, as ``.jpg``."""
+    return str(PurePosixPath(path).with_suffix(".jpg"))
+
+
+def publish(
+    target: Store,
+    workspace: Store,
+    file: OutputFile,
+    variant_id: str,
+    local: Mapping[str, Path],
+    attempt: Attempt,
+    run_id: str,
+    info: Mapping[str, Scalar],
+    *,
+    cache_control: str | None = None,
+) -> Record:
+    """Make ``local`` ("video" and perhaps "poster") visible at ``file.path``, then write its record.
+
+    Idempotent: a path that holds exactly this key already is left alone. Raises :class:`Conflict` when a newer run
+    (higher epoch) has published the path with another key: this run is stale.
+    The record's ``info`` has variant_id, output, path, run_id and made_at (seconds since 1970) besides ``info``.
+    """
+    check_publish_path(file.path)
+    record_path = f"{_folder(target, workspace)}/{_name(file.path)}"
+    held, held_etag = _load(workspace, record_path)
+    if held is not None:
+        if _epoch(held) > attempt.epoch and held.key != file.key:
+            raise Conflict(f"{file.path}: a newer run ({held.attempt}) has published it; this run is out of date")
+        if held.key == file.key and all(_same(target.stat(each.path), each) for each in held.files):
+            return replace(held, etag=held_etag or "")
+    places = {"video": file.path, "poster": poster_path(file.path)}
+    files = tuple(_overwrite(target, places[name], local[name], cache_control) for name in places if name in local)
+    facts: dict[str, Scalar] = {
+        **info,
+        "path": file.path,
+        "variant_id": variant_id,
+        "output": file.output.name,
+        "run_id": run_id,
+        "made_at": round(time.time(), 3),
+    }
+    record = Record(key=file.key, files=files, attempt=str(attempt), info=tuple(facts.items()))
+    for _ in range(OVERWRITES):
+        try:
+            stat = workspace.replace(record_path, dump_record(record), if_match=held_etag)
+            return replace(record, etag=stat.etag)
+        except Conflict:
+            held, held_etag = _load(workspace, record_path)
+            if held is not None and replace(held, etag="") == record:  # mine: its acknowledgement was lost
+                return replace(held, etag=held_etag or "")
+            if held is not None and _epoch(held) > attempt.epoch:
+                raise Conflict(f"{file.path}: a newer run ({held.attempt}) is publishing it; this one is out of date") from None
+    raise StoreError(f"{file.path}: its record kept changing; is another run publishing to {target.url}?")
+
+
+def _overwrite(target: Store, path: str, local: Path, cache_control: str | None) -> StoredFile:
+    sha256 = digest(local)
+    for _ in range(OVERWRITES):
+        seen = target.stat(path)
+        try:
+            stat = target.replace(path, local, if_match=seen.etag if seen else None, cache_control=cache_control)
+            return StoredFile(path, sha256, stat.size_bytes, stat.etag)
+        except Conflict:  # somebody else wrote it, or my own write's acknowledgement was lost: look again
+            continue
+    raise StoreError(f"{path}: others keep writing it; is another run publishing to {target.url}?")
+
+
+@dataclass
+class Published:
+    """What is published at a target: records by path, and what was visible, as of one moment."""
+
+    #: record of each published video by its path
+    records: dict[str, Record] = field(default_factory=dict)
+    #: every visible file by path (size, ETag); the catalog and the workspace left out
+    visible: dict[str, Stat] = field(default_factory=dict)
+    #: how many record bodies the index did not have; 0 when nothing changed since it was written
+    num_read: int = 0
+
+    @classmethod
+    def load(cls, target: Store, workspace: Store) -> Published:
+        """One index read and two listings, side by side; then only the bodies that the index does not know."""
+        with ThreadPoolExecutor(3, thread_name_prefix="wanflow-published") as pool:
+            index = pool.submit(_read_index, target, workspace)
+            listed = pool.submit(lambda: list(workspace.list(_folder(target, workspace))))
+            seen = pool.submit(lambda: {stat.path: stat for stat in target.list(skip=_inside(target, workspace) or CATALOG)})
+            known, stats, visible = index.result(), listed.result(), seen.result()
+        bodies: list[tuple[str, str | bytes]] = []
+        unknown: list[Stat] = []
+        for stat in stats:
+            noted = known.get(stat.path)
+            if noted is not None and noted[0] == stat.etag:
+                bodies.append((stat.etag, noted[1]))
+            else:
+                unknown.append(stat)
+        bodies += [body for body in in_parallel(lambda stat: _body(workspace, stat.path), unknown) if body is not None]
+        records = {}
+        for etag, body in bodies:
+            record = parse_record(body, etag)
+            if record is not None and record.files:
+                records[record.files[0].path] = record
+        visible = {path: stat for path, stat in visible.items() if not path.startswith(f"{CATALOG}/")}
+        return cls(records, visible, len(unknown))
+
+    def key_of(self, path: str) -> str | None:
+        """The key that is published at ``path``, if the visible files are those of its record, else None."""
+        record = self.records.get(path)
+        return record.key if record is not None and self._live(record) else None
+
+    def reason(self, path: str) -> str:
+        """Why :meth:`key_of` is what it is, in words for the plan."""
+        record = self.records.get(path)
+        if record is None:
+            return "file without a record" if path in self.visible else "never published"
+        for file in record.files:
+            stat = self.visible.get(file.path)
+            what = "file" if file.path == path else "poster"
+            if stat is None:
+                return f"{what} is missing"
+            if not _same(stat, file):
+                return f"{what} was changed by someone else"
+        return "published"
+
+    def live(self) -> Iterator[tuple[str, Record]]:
+        """Every (path, record) whose visible files match."""
+        return ((path, record) for path, record in self.records.items() if self._live(record))
+
+    def add(self, record: Record) -> None:
+        """Take in what :func:`publish` has just returned."""
+        self.records[record.files[0].path] = record
+        for file in record.files:
+            self.visible[file.path] = Stat(file.path, file.size_bytes, file.etag)
+
+    def save(self, target: Store, workspace: Store) -> None:
+        """Write the index, so that the next load reads no record that it knows."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        folder = _folder(target, workspace)
+        records = [(path, record) for path, record in self.records.items() if record.etag]
+        table = pa.table(
+            {
+                "record": pa.array([f"{folder}/{_name(path)}" for path, _ in records], pa.string()),
+                "etag": pa.array([record.etag for _, record in records], pa.string()),
+                "body": pa.array([dump_record(record).decode() for _, record in records], pa.string()),
+            }
+        )
+        file = io.BytesIO()
+        pq.write_table(table, file, compression="zstd")
+        workspace.write(_index_path(target, workspace), file.getvalue())
+
+    def _live(self, record: Record) -> bool:
+        return all(_same(self.visible.get(file.path), file) for file in record.files)
+
+
+def _read_index(target: Store, workspace: Store) -> dict[str, tuple[str, str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(pa.BufferReader(workspace.read(_index_path(target, workspace))))
+        columns = (table.column(name).to_pylist() for name in ("record", "etag", "body"))
+        return {record: (etag, body) for record, etag, body in zip(*columns, strict=True)}
+    except (FileNotFoundError, pa.ArrowException, KeyError):  # a cache: absent or damaged, all records are read
+        return {}
+
+
+def _body(workspace: Store, path: str) -> tuple[str, bytes] | None:
+    try:
+        data, stat = workspace.get(path, MAX_RECORD_BYTES)
+    except FileNotFoundError:  # deleted since it was listed
+        return None
+    return stat.etag, data
+
+
+def _load(workspace: Store, path: str) -> tuple[Record | None, str | None]:
+    """The record at ``path`` and its ETag: both None when absent, the record None when damaged."""
+    found = _body(workspace, path)
+    return (None, None) if found is None else (parse_record(found[1], found[0]), found[0])
+
+
+def _same(stat: Stat | None, file: StoredFile) -> bool:
+    return stat is not None and stat.etag == file.etag and stat.size_bytes == file.size_bytes
+
+
+def _epoch(record: Record) -> int:
+    head = record.attempt.partition(".")[0]
+    return int(head) if head.isdigit() else 0
+
+
+def _inside(target: Store, workspace: Store) -> str:
+    """The workspace's path below the target; empty when it lies elsewhere."""
+    return workspace.url.removeprefix(target.url + "/") if workspace.url.startswith(target.url + "/") else ""
+
+
+def _target_id(target: Store, workspace: Store) -> str:
+    return "own" if _inside(target, workspace) else hashlib.sha256(target.url.encode()).hexdigest()[:16]
+
+
+def _folder(target: Store, workspace: Store) -> str:
+    return f"published/{_target_id(target, workspace)}"
+
+
+def _index_path(target: Store, workspace: Store) -> str:
+    return f"published-{_target_id(target, workspace)}.parquet"
+
+
+def _name(path: str) -> str:
+    name = hashlib.sha256(path.encode()).hexdigest()
+    return f"{name[:2]}/{name}.json"

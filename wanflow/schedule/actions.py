@@ -1,0 +1,106 @@
+"""Orders that the scheduler gives. Imperative; each carries the reason of the decision into the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from wanflow.model import Attempt, Cause
+
+
+class Reason(StrEnum):
+    """Why the scheduler decided as it did."""
+
+    BACKLOG = "backlog"
+    REPLACES_LOST = "replaces_lost"
+    NEXT_IN_ORDER = "next_in_order"
+    STAGED = "staged"
+    RETRY = "retry"
+    MAY_BE_DONE = "may_be_done"
+    CLIPS_READY = "clips_ready"
+    NO_MORE_WORK = "no_more_work"
+    OTHER_ENGINE_WAITS = "other_engine_waits"
+    STOPPING = "stopping"
+    WOULD_REPEAT = "would_repeat"
+    DONE = "done"
+    CANNOT_START = "cannot_start"
+
+
+@dataclass(frozen=True, slots=True)
+class StartReplica:
+    """Start an actor that loads the engine of ``weights``."""
+
+    replica: str
+    weights: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Fetch the clip's inputs now; it is this replica's next one."""
+
+    replica: str
+    key: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Render:
+    replica: str
+    key: str
+    attempt: Attempt
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """End the attempt at its next step."""
+
+    replica: str
+    key: str
+    attempt: Attempt
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Look whether the record of a clip exists; answered by ClipFound or ClipMissing."""
+
+    key: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Assemble:
+    """Assemble and publish a variant's files."""
+
+    key: str
+    attempt: Attempt
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Write the clip's failure to the store: the next run would fail in the same way."""
+
+    key: str
+    cause: Cause
+    message: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class RetireReplica:
+    replica: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Nothing more will be ordered. ``message`` is set when the run broke as a whole."""
+
+    reason: Reason
+    message: str = ""
+
+
+Action = StartReplica | Stage | Render | Cancel | Probe | Assemble | Remember | RetireReplica | Finish

@@ -1,0 +1,135 @@
+"""Facts that reach the scheduler. Past tense; time rides on each one, so that the core needs no clock.
+
+An event whose attempt is not the current one of its task changes nothing: it is late news, and only logged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wanflow.model import Attempt, Cause
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed and nothing else happened: back-offs and the deadline are looked at."""
+
+    time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaReady:
+    """Weights are loaded; the replica takes clips."""
+
+    time_s: float
+    replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLost:
+    """The process is gone, or never came up. ``permanent``: another start would fail in the same way."""
+
+    time_s: float
+    replica: str
+    message: str
+    permanent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """Progress: step ``step`` of ``num_steps`` of a clip's stage."""
+
+    time_s: float
+    replica: str
+    key: str
+    attempt: Attempt
+    stage: str
+    step: int
+    num_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClipRendered:
+    """Every stage of the clip has its record in the store. ``seconds`` is (stage, seconds) of this attempt."""
+
+    time_s: float
+    replica: str
+    key: str
+    attempt: Attempt
+    seconds: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RenderFailed:
+    time_s: float
+    replica: str
+    key: str
+    attempt: Attempt
+    cause: Cause
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClipFound:
+    """Answer to a probe: the record is there, although the replica that wrote it is lost."""
+
+    time_s: float
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClipMissing:
+    """Answer to a probe: no record."""
+
+    time_s: float
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class VariantPublished:
+    """Its files are visible and recorded."""
+
+    time_s: float
+    key: str
+    attempt: Attempt
+    seconds: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AssembleFailed:
+    time_s: float
+    key: str
+    attempt: Attempt
+    cause: Cause
+    message: str
+    #: masters that were to be held and are not in the store: they are rendered again
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """A person, a signal or the deadline ends the run early."""
+
+    time_s: float
+    message: str
+
+
+Event = (
+    RunStarted
+    | Tick
+    | ReplicaReady
+    | ReplicaLost
+    | StepDone
+    | ClipRendered
+    | RenderFailed
+    | ClipFound
+    | ClipMissing
+    | VariantPublished
+    | AssembleFailed
+    | StopRequested
+)

@@ -1,0 +1,71 @@
+"""Local inputs go into the workspace once, by hash, so that replicas on other nodes can read them.
+
+Remote inputs (s3://, https://) stay where they are: every node reads them itself and checks the digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from wanflow.errors import Conflict
+from wanflow.inputs import read_source
+from wanflow.model import AssembleVariant, Clip, ImageLayer, Layer, RenderClip, Scene, Source, TextLayer, Variant
+from wanflow.storage import Store, is_local, join
+
+#: uploads at once
+NUM_THREADS = 8
+
+
+def stage_inputs(
+    workspace: Store, renders: Iterable[RenderClip], assemblies: Iterable[AssembleVariant]
+) -> tuple[dict[str, RenderClip], dict[str, AssembleVariant]]:
+    """Upload what is local to ``inputs/<digest>``; return the tasks by key, their sources pointing there.
+
+    Raises InputError when a file changed since planning, StoreError when the workspace cannot be written.
+    """
+    local: dict[Source, None] = {}
+
+    def moved(source: Source) -> Source:
+        if not is_local(source.url):
+            return source
+        local[source] = None
+        return Source(join(workspace.url, _path(source)), source.digest)
+
+    staged_renders = {task.key: replace(task, clip=_clip(task.clip, moved)) for task in renders}
+    staged_assemblies = {task.key: replace(task, variant=_variant(task.variant, moved)) for task in assemblies}
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
+        list(threads.map(lambda source: _upload(workspace, source), local))
+    return staged_renders, staged_assemblies
+
+
+def _path(source: Source) -> str:
+    return f"inputs/{source.digest}"
+
+
+def _upload(workspace: Store, source: Source) -> None:
+    if workspace.stat(_path(source)) is None:
+        try:
+            workspace.create(_path(source), read_source(source))
+        except Conflict:
+            return  # another run uploaded the same bytes
+
+
+def _clip(clip: Clip, moved: Callable[[Source], Source]) -> Clip:
+    return replace(clip, image=moved(clip.image)) if clip.image else clip
+
+
+def _variant(variant: Variant, moved: Callable[[Source], Source]) -> Variant:
+    def scene(old: Scene) -> Scene:
+        return replace(old, layers=tuple(_layer(layer, moved) for layer in old.layers))
+
+    return replace(variant, scenes=tuple(map(scene, variant.scenes)))
+
+
+def _layer(layer: Layer, moved: Callable[[Source], Source]) -> Layer:
+    if isinstance(layer, ImageLayer):
+        return replace(layer, image=moved(layer.image))
+    if isinstance(layer, TextLayer) and layer.font:
+        return replace(layer, font=moved(layer.font))
+    return layer

@@ -1,0 +1,113 @@
+"""Reading inputs by URL: any kind that fsspec knows, plain paths included. Absent: FileNotFoundError; else StoreError."""
+
+from __future__ import annotations
+
+import glob as globs
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar, cast
+
+from wanflow.errors import InputError, StoreError
+from wanflow.storage.paths import is_local, local_path, redact, scheme_of
+from wanflow.storage.retry import call
+
+T = TypeVar("T")
+
+_BLOCK_BYTES = 4 * 2**20
+
+
+def read_url(url: str, max_bytes: int) -> bytes:
+    """The bytes behind ``url``; InputError when there are more than ``max_bytes`` of them."""
+
+    def load() -> bytes:
+        with _open(url) as file:
+            data = file.read(max_bytes + 1)
+        return bytes(data)
+
+    data = _do("read", url, load)
+    if len(data) > max_bytes:
+        raise InputError(f"{redact(url)} is larger than the {max_bytes} bytes allowed; give a smaller file")
+    return data
+
+
+def open_url(url: str) -> BinaryIO:
+    """A seekable file for readers that take parts of it (Parquet footers and columns). Close it."""
+    return _do("open", url, lambda: cast(BinaryIO, _open(url)))
+
+
+def fetch_url(url: str, local: Path) -> None:
+    """Copy the file behind ``url`` to ``local``, which appears whole."""
+    part = local.with_name(f".tmp-{os.getpid()}-{local.name}")
+
+    def load() -> None:
+        with _open(url) as file, open(part, "wb") as copy:
+            shutil.copyfileobj(file, copy, _BLOCK_BYTES)
+        part.replace(local)
+
+    try:
+        _do("fetch", url, load)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def list_url(url: str) -> list[str]:
+    """The files that ``url`` names, sorted: itself, those below a directory, or those that a glob matches.
+
+    Names that begin with ``.`` or ``_`` below a directory are left out, as table readers do (``_SUCCESS``). Empty
+    when nothing matches.
+    """
+    return sorted(_do("list", url, lambda: _list_local(url) if is_local(url) else _list_remote(url)))
+
+
+def _list_local(url: str) -> list[str]:
+    path = os.path.expanduser(local_path(url))
+    if os.path.isfile(path):
+        return [path]
+    if os.path.isdir(path):
+        return [str(file) for file in Path(path).rglob("*") if file.is_file() and _shown(str(file.relative_to(path)))]
+    return [file for file in globs.glob(path, recursive=True) if os.path.isfile(file)]
+
+
+def _list_remote(url: str) -> list[str]:
+    fs, path = _filesystem(url)
+    if globs.has_magic(path) and scheme_of(url) not in {"http", "https"}:
+        return [fs.unstrip_protocol(name) for name in fs.glob(path) if fs.isfile(name)]
+    try:
+        info = fs.info(path)
+    except FileNotFoundError:
+        return []
+    if info["type"] == "file":
+        return [url]
+    top = path.rstrip("/") + "/"
+    return [fs.unstrip_protocol(name) for name in fs.find(path) if _shown(name.removeprefix(top))]
+
+
+def _shown(path: str) -> bool:
+    return not any(name.startswith((".", "_")) for name in path.split("/"))
+
+
+def _open(url: str) -> Any:
+    if is_local(url):
+        return open(os.path.expanduser(local_path(url)), "rb")
+    fs, path = _filesystem(url)
+    return fs.open(path, "rb", block_size=_BLOCK_BYTES)
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    if "::" in url:
+        raise StoreError(f"{redact(url)}: chained URLs (::) are not read; copy the file to a plain URL")
+    if scheme_of(url) in {"s3", "s3a"}:
+        from wanflow.storage.s3 import client
+
+        fs = client()
+        return fs, fs._strip_protocol(url)
+    from fsspec.core import url_to_fs
+
+    found: tuple[Any, str] = url_to_fs(url, use_listings_cache=False)
+    return found
+
+
+def _do(verb: str, url: str, action: Callable[[], T]) -> T:
+    return call(action, f"{verb} {redact(url)}", absent=True)

@@ -1,0 +1,187 @@
+"""What a person (or a log) sees of a run while it goes on. Views only look; they decide and write nothing.
+
+``TerminalView`` is a live Rich display, ``JsonView`` one JSON line an event, ``View`` silence.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TextIO
+
+from wanflow.model import Attempt
+from wanflow.schedule.actions import Action, Assemble, Finish, Render, RetireReplica, StartReplica
+from wanflow.schedule.events import (
+    AssembleFailed,
+    ClipRendered,
+    Event,
+    RenderFailed,
+    ReplicaLost,
+    ReplicaReady,
+    RunStarted,
+    StepDone,
+    Tick,
+    VariantPublished,
+)
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from wanflow.planning import Plan
+
+
+class View:
+    """Sees everything, shows nothing."""
+
+    def planned(self, plan: Plan, run_id: str) -> None: ...
+
+    def message(self, words: str) -> None: ...
+
+    def action(self, action: Action) -> None: ...
+
+    def event(self, event: Event) -> None: ...
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Around the loop: a live display runs inside."""
+        yield
+
+
+def as_row(fact: Action | Event) -> dict[str, Any]:
+    """An event or action as JSON-ready values, its name under ``event``."""
+    row: dict[str, Any] = {"event": type(fact).__name__}
+    for field in fields(fact):
+        value = getattr(fact, field.name)
+        row[field.name] = str(value) if isinstance(value, Attempt) else value
+    if "seconds" in row:
+        row["seconds"] = {stage: round(value, 3) for stage, value in row["seconds"]}
+    return row
+
+
+class JsonView(View):
+    """One JSON line an event, flushed, for logs that machines read. Steps are left out but for every fourth second."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._steps_s = 0.0
+
+    def planned(self, plan: Plan, run_id: str) -> None:
+        self._line(
+            {
+                "event": "Planned",
+                "time_s": time.time(),
+                "run_id": run_id,
+                "variants": len(plan.variants),
+                "clips_wanted": plan.num_clips_wanted,
+                "clips_to_render": len(plan.to_render),
+                "variants_to_assemble": len(plan.to_assemble),
+            }
+        )
+
+    def message(self, words: str) -> None:
+        self._line({"event": "Message", "time_s": time.time(), "message": words})
+
+    def action(self, action: Action) -> None:
+        self._line({"time_s": time.time()} | as_row(action))
+
+    def event(self, event: Event) -> None:
+        if isinstance(event, Tick | RunStarted):
+            return
+        if isinstance(event, StepDone):
+            if event.time_s - self._steps_s < 4.0:
+                return
+            self._steps_s = event.time_s
+        self._line(as_row(event))
+
+    def _line(self, row: dict[str, Any]) -> None:
+        print(json.dumps(row, default=str), file=self._stream, flush=True)
+
+
+class TerminalView(View):
+    """An overall bar with the time left, and a line a replica with its clip and step."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console()
+        self._progress: Progress | None = None
+        self._overall: TaskID | None = None
+        self._lines: dict[str, TaskID] = {}
+        self._prompts: dict[str, str] = {}
+        self._num_clips = self._num_variants = 0
+        self._work: dict[str, float] = {}
+
+    def planned(self, plan: Plan, run_id: str) -> None:
+        self._num_clips, self._num_variants = len(plan.to_render), len(plan.to_assemble)
+        self._prompts = {c.task.key: c.task.clip.prompt for c in plan.clips}
+        self._console.print(
+            f"[bold]{run_id}[/]: {len(plan.variants)} variants of {plan.num_clips_wanted} clips; "
+            f"{self._num_clips} clips to render, {self._num_variants} variants to assemble"
+        )
+        for lint in plan.lints:
+            self._console.print(f"[yellow]note[/] {lint}")
+
+    def message(self, words: str) -> None:
+        self._console.print(f"[dim]{words}[/]")
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._console) as self._progress:
+            total = self._num_clips + self._num_variants
+            self._overall = self._progress.add_task("[bold]clips and variants[/]", total=total)
+            yield
+        self._progress = None
+
+    def action(self, action: Action) -> None:
+        if self._progress is None:
+            return
+        match action:
+            case StartReplica(replica=name):
+                self._lines[name] = self._progress.add_task(f"{name}: loading", total=None)
+            case Render(replica=name, key=key):
+                self._progress.reset(self._lines[name], total=None, description=self._describe(name, key, ""))
+            case RetireReplica(replica=name):
+                self._forget(name)
+            case Assemble() | Finish():
+                pass
+
+    def event(self, event: Event) -> None:
+        if self._progress is None or self._overall is None:
+            return
+        match event:
+            case ReplicaReady(replica=name) if name in self._lines:
+                self._progress.update(self._lines[name], description=f"{name}: ready")
+            case StepDone(replica=name) if name in self._lines:
+                self._progress.update(
+                    self._lines[name],
+                    description=self._describe(name, event.key, event.stage),
+                    completed=event.step,
+                    total=event.num_steps,
+                )
+            case ClipRendered() | VariantPublished():
+                self._progress.advance(self._overall)
+            case ReplicaLost(replica=name, message=message):
+                self._console.print(f"[red]lost[/] {message}")
+                self._forget(name)
+            case RenderFailed(message=message) | AssembleFailed(message=message):
+                self._console.print(f"[red]failed[/] {message}")
+
+    def _describe(self, name: str, key: str, stage: str) -> str:
+        return f"{name}: {self._prompts.get(key, key)[:38]:38} {stage:10}"
+
+    def _forget(self, name: str) -> None:
+        if self._progress is not None and (line := self._lines.pop(name, None)) is not None:
+            self._progress.remove_task(line)

@@ -1,8 +1,9 @@
-"""Tiny random checkpoints in every layout that the engine drives: real diffusers components, about half a megabyte each.
+"""Tiny random checkpoints in every layout that the engine drives: real diffusers components, about half a
+megabyte each.
 
-``make("pocket", directory, seed=0)`` writes one in diffusers' layout with a ``wanflow.json`` of small sizes, so that jobs
-written in aspects and seconds run on it unchanged in about a second. The same seed gives the same weights. The pictures
-are noise; what they exercise is not.
+``make("pocket", directory, seed=0)`` writes one in diffusers' layout with a ``wanflow.json`` of small sizes,
+so that jobs written in aspects and seconds run on it unchanged in about a second. The same seed gives the
+same weights. The pictures are noise; what they exercise is not.
 
 ==========  ======================================================================  ==================
 layout      what it has                                                             modes
@@ -93,7 +94,13 @@ def _layout(name: str) -> dict[str, Any]:
         return {"channels": 8, "vae": _VAE_POCKET, "experts": 2, "config": config, "facts": facts}
     if name == "ti2v_5b":
         config = {"boundary_ratio": None, "expand_timesteps": True}
-        return {"channels": 48, "vae": _VAE_16X, "experts": 1, "config": config, "facts": small | {"sizes": _SIZES_32}}
+        return {
+            "channels": 48,
+            "vae": _VAE_16X,
+            "experts": 1,
+            "config": config,
+            "facts": small | {"sizes": _SIZES_32},
+        }
     if name == "a14b_t2v":
         config = {"boundary_ratio": 0.875, "expand_timesteps": False}
         return {"channels": 16, "vae": _VAE_8X, "experts": 2, "config": config, "facts": small}
@@ -118,18 +125,30 @@ def make(layout: str, directory: Path, seed: int = 0, facts: bool = True) -> Pat
         torch.manual_seed(seed)
         vae = AutoencoderKLWan(**wanted["vae"])
         latent_channels = wanted["vae"]["z_dim"]
-        index: dict[str, Any] = {"_class_name": _pipeline(layout), "_diffusers_version": "0.42.1", **wanted["config"]}
+        index: dict[str, Any] = {
+            "_class_name": _pipeline(layout),
+            "_diffusers_version": "0.42.1",
+            **wanted["config"],
+        }
         for i in range(2):
             name = "transformer" if i == 0 else "transformer_2"
             if i >= wanted["experts"]:
                 index[name] = [None, None]
                 continue
-            expert = WanTransformer3DModel(**_TRANSFORMER, in_channels=wanted["channels"], out_channels=latent_channels)
+            expert = WanTransformer3DModel(
+                **_TRANSFORMER, in_channels=wanted["channels"], out_channels=latent_channels
+            )
             _wake(expert, torch)
             expert.save_pretrained(directory / name)
             index[name] = ["diffusers", "WanTransformer3DModel"]
         text_config = UMT5Config(
-            vocab_size=259, d_model=_TEXT_DIM, d_kv=8, d_ff=48, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
+            vocab_size=259,
+            d_model=_TEXT_DIM,
+            d_kv=8,
+            d_ff=48,
+            num_layers=2,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
         )
         text = UMT5EncoderModel(text_config).eval()
     vae.save_pretrained(directory / "vae")
@@ -175,5 +194,9 @@ def _tokenizer() -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=512,
     )

@@ -9,29 +9,27 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from types import FrameType
-from typing import Any
 
-from wanflow.errors import WanflowError
+from wanflow.closing import close_run, measured_clips
 from wanflow.job import Job
 from wanflow.ledger import Ledger, new_run_id
 from wanflow.lease import Lease, claim_epoch
-from wanflow.model import Attempt, Status
-from wanflow.planning import ClipPlan, Plan, make_plan
+from wanflow.model import AssembleVariant
+from wanflow.planning import ClipPlan, Plan, make_plan, plan_rows
 from wanflow.pool import LoadEngine, Pool, RunContext, load_real_engine
 from wanflow.records import remember_failure
-from wanflow.report.outcome import Outcome, finish_run
+from wanflow.report import Outcome
 from wanflow.schedule import Policy, Scheduler
 from wanflow.schedule.actions import Action, Finish, Remember, Render
-from wanflow.schedule.events import Event, RunStarted, StepDone, StopRequested, Tick
+from wanflow.schedule.events import Event, RunStarted, StepDone, StopRequested, Tick, VariantPublished
 from wanflow.staging import stage_inputs
 from wanflow.storage import Store
 from wanflow.timings import save_timings
-from wanflow.view import View
+from wanflow.view import View, as_row
 
 #: the loop looks up from waiting at least this often
 MAX_WAIT_S = 1.0
@@ -39,7 +37,7 @@ MAX_WAIT_S = 1.0
 
 def plan(job: Job, *, only: str | None = None, limit: int | None = None, skip_bad_rows: bool = False) -> Plan:
     """What a run of ``job`` would do now, and why. Renders and writes nothing."""
-    return make_plan(job, Store(job.workspace), Store(job.publish.url), only, limit, skip_bad_rows)
+    return make_plan(job, Store(str(job.workspace)), Store(job.publish.url), only, limit, skip_bad_rows)
 
 
 def run(
@@ -61,15 +59,15 @@ def run(
     """
     view = view or View()
     started_s = time.time()
-    workspace = Store(job.workspace)
+    workspace = Store(str(job.workspace))
     made = plan(job, only=only, limit=limit, skip_bad_rows=skip_bad_rows)
-    run_id = new_run_id(started_s)
+    run_id = new_run_id(started_s, job.name)
     ledger = Ledger(workspace, run_id)
     view.planned(made, run_id)
     if made.is_empty:
         ledger.write_job(job.text)
-        return finish_run(job, ledger, made, None, started_s)
-    with Lease(workspace, on_wait=view.message) as lease:
+        return close_run(job, ledger, made, None, started_s, "")
+    with Lease(workspace, Store(job.publish.url), run_id=run_id, on_wait=view.message) as lease:
         if lease.waited:
             made = plan(job, only=only, limit=limit, skip_bad_rows=skip_bad_rows)
             view.planned(made, run_id)
@@ -90,18 +88,19 @@ def run(
                 ),
                 epoch,
             )
-            with view.live(scheduler), _stop_on_signals() as stop_asked:
-                finish = drive(scheduler, pool, ledger, view, stop_asked)
+            with view.live(), _stop_on_signals() as stop_asked:
+                finish = drive(scheduler, pool, ledger, made, view, lambda: stop_asked() or lease.lost or None)
         finally:
             pool.close()
-        save_timings(workspace, made, scheduler)
-        return finish_run(job, ledger, made, scheduler, started_s, broken=finish.message)
+        save_timings(workspace, measured_clips(made, scheduler))
+        return close_run(job, ledger, made, scheduler, started_s, finish.message)
 
 
 def drive(
     scheduler: Scheduler,
     pool: Pool,
     ledger: Ledger,
+    plan: Plan,
     view: View,
     stop_asked: Callable[[], str | None] = lambda: None,
     clock: Callable[[], float] = time.time,
@@ -110,7 +109,7 @@ def drive(
     actions = scheduler.handle(RunStarted(clock()))
     while True:
         for action in actions:
-            ledger.append(action_row(action, clock()), durable=False)
+            ledger.append({"time_s": clock()} | as_row(action))
         if any(isinstance(action, Render) for action in actions):
             # An attempt is on record before its render is ordered, so that none is ever forgotten.
             ledger.flush()
@@ -120,12 +119,15 @@ def drive(
                 ledger.flush()
                 return action
             if isinstance(action, Remember):
-                remember_failure(ledger.workspace, action.key, action.cause, action.message)
+                remember_failure(ledger.workspace, action.key, action.cause, action.message, action.attempt)
             else:
                 pool.perform(action)
         event = _next_event(scheduler, pool, stop_asked, clock)
         if not isinstance(event, Tick | StepDone):
-            ledger.append(event_row(event), durable=False)
+            ledger.append(as_row(event))
+        if isinstance(event, VariantPublished):
+            for record in event.records:
+                plan.published.add(record)
         view.event(event)
         actions = scheduler.handle(event)
 
@@ -161,7 +163,7 @@ def _stop_on_signals() -> Iterator[Callable[[], str | None]]:
             signal.signal(number, handler)
 
 
-def _open_pool(job: Job, context: RunContext, address: str | None, inline: bool, view: View) -> Any:
+def _open_pool(job: Job, context: RunContext, address: str | None, inline: bool, view: View) -> Pool:
     if inline:
         from wanflow.pool.inline import InlinePool
 
@@ -169,14 +171,11 @@ def _open_pool(job: Job, context: RunContext, address: str | None, inline: bool,
     from wanflow.pool.ray_pool import RayPool
 
     view.message("starting Ray" if address is None else f"joining Ray at {address}")
-    wanted = {task.clip.weights for task in context.renders.values()}
-    most = max(len(context.renders), len(wanted), 1)
     return RayPool(
         context,
         address=address,
-        max_replicas=max(1, min(job.resources.replicas.max, most)),
+        max_replicas=job.resources.replicas.max,
         gpus_per_replica=job.resources.gpus_per_replica,
-        device=job.resources.device,
     )
 
 
@@ -185,12 +184,14 @@ def _context(job: Job, made: Plan, ledger: Ledger, epoch: int, load_engine: Load
     nonce_path = f"runs/{ledger.run_id}/nonce"
     ledger.workspace.write(nonce_path, nonce.encode())
     renders, assemblies = stage_inputs(
-        ledger.workspace, [c.task for c in made.clips], [v for v in made.to_assemble]
+        ledger.workspace,
+        [planned.task for planned in made.clips],
+        [AssembleVariant(planned.variant, planned.files) for planned in made.to_assemble],
     )
     return RunContext(
         run_id=ledger.run_id,
         epoch=epoch,
-        workspace=job.workspace,
+        workspace=str(job.workspace),
         target=job.publish.url,
         engines=made.engines,
         renders=renders,

@@ -7,6 +7,7 @@ kept: whoever needs them calls :func:`read_source`, which notices when they have
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable
@@ -41,7 +42,9 @@ def locate(name: str, directory: Path) -> str:
 class Inputs:
     """Every input of a run, by the URL that asked for it."""
 
-    def __init__(self, directory: str | Path, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self, directory: str | Path, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
+    ) -> None:
         self.directory = Path(directory).absolute()
         self.max_bytes = max_bytes
         self.max_pixels = max_pixels
@@ -97,14 +100,14 @@ class Inputs:
                 width, height = image.size
                 if width * height > self.max_pixels:  # before a single pixel is decoded
                     raise InputError(
-                        f"{place}: {width}x{height} pixels are more than the {self.max_pixels:,} allowed; make it smaller"
+                        f"{place}: {width}x{height} is more than {self.max_pixels:,} pixels; make it smaller"
                     )
                 image.load()
         except UnidentifiedImageError:
             raise InputError(f"{place}: {_what_is_it(data)}") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise InputError(
-                f"{place}: has far more than the {self.max_pixels:,} pixels allowed; make it smaller"
+                f"{place}: has far more than {self.max_pixels:,} pixels; make it smaller"
             ) from None
         except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as exc:
             raise InputError(f"{place}: is broken or cut off ({exc}); save it again") from None
@@ -117,14 +120,14 @@ def read_source(source: Source, store: Store | None = None, max_bytes: int = MAX
     """
     data = None
     if store is not None:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             data = store.read(f"inputs/{source.digest}")
-        except FileNotFoundError:
-            pass
     if data is None:
         data = _read(source.url, max_bytes)
     if hashlib.sha256(data).hexdigest() != source.digest:
-        raise InputError(f"{source.url}: has changed since it was planned with; run again to use it as it is now")
+        raise InputError(
+            f"{source.url}: has changed since it was planned with; run again to use it as it is now"
+        )
     return data
 
 

@@ -7,7 +7,7 @@ nor attempts. The whole plan is held in memory: about 3 kB a variant.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -16,7 +16,7 @@ from wanflow.errors import BadRow, ManifestError
 from wanflow.inputs import Inputs
 from wanflow.job import Job
 from wanflow.keys import master_key, output_key, stages
-from wanflow.manifest import read_variants, template_columns
+from wanflow.manifest import Sharing, read_variants
 from wanflow.model import (
     AssembleVariant,
     Clip,
@@ -32,6 +32,7 @@ from wanflow.model import (
 from wanflow.publish import Published
 from wanflow.records import failures, held_clips
 from wanflow.storage import Store
+from wanflow.timings import load_timings, shape_key
 
 
 class ClipPlan(StrEnum):
@@ -95,6 +96,8 @@ class Plan:
     num_clips_shared: int
     #: masters that are already in the store, by key
     held: Mapping[str, Record] = field(default_factory=dict)
+    #: what was published when the plan was made
+    published: Published = field(default_factory=Published)
 
     @property
     def to_render(self) -> tuple[PlannedClip, ...]:
@@ -123,18 +126,17 @@ def make_plan(
 
     Raises JobError, ManifestError (every bad row in it, unless ``skip_bad_rows``), EngineError, StoreError.
     """
-    engines = {mode: read_spec(url) for mode, url in job.engine.checkpoints().items()}
-    uses = _ColumnUse(template_columns(job))
+    engines = read_engines(job)
+    sharing = Sharing()
     published = Published.load(target, workspace)
     variants, bad_rows = [], []
     wanted: Counter[Clip] = Counter()
-    for item in read_variants(job, engines, Inputs(job.directory), only=only, limit=limit, on_row=uses.add):
+    for item in read_variants(job, engines, Inputs(job.directory), only, limit, sharing):
         if isinstance(item, BadRow):
             bad_rows.append(item)
             continue
         needed = {clip for scene in item.scenes for _, clip in scene.clips}
         wanted.update(needed)
-        uses.add_clips(needed)
         variants.append(_compare(item, published))
     if bad_rows and not skip_bad_rows:
         raise ManifestError(f"{len(bad_rows)} problem(s) in the manifest; nothing was rendered", tuple(bad_rows))
@@ -148,11 +150,47 @@ def make_plan(
         variants=tuple(variants),
         clips=tuple(clips),
         bad_rows=tuple(bad_rows),
-        lints=tuple(uses.lints(len(wanted))),
+        lints=tuple(Lint(*found) for found in sharing.multipliers()),
         num_clips_wanted=len(wanted),
         num_clips_shared=sum(wanted.values()) - len(wanted),
         held=held,
+        published=published,
     )
+
+
+def read_engines(job: Job) -> dict[Mode, EngineSpec]:
+    """What the job's checkpoints say of themselves. A mode that its checkpoint cannot do is left out."""
+    specs = {url: read_spec(url) for url in set(job.engine.checkpoints().values())}
+    return {mode: specs[url] for mode, url in job.engine.checkpoints().items() if mode in specs[url].modes}
+
+
+def plan_rows(plan: Plan) -> list[dict[str, Scalar]]:
+    """The plan as rows for ``plan.parquet``: a row a variant, and a row a clip that they need."""
+    rows: list[dict[str, Scalar]] = [
+        {
+            "kind": "variant",
+            "id": planned.variant.variant_id,
+            "row": planned.variant.row,
+            "status": planned.status.value,
+            "reason": planned.reason,
+            "files": len(planned.files),
+            "prompt": None,
+        }
+        for planned in plan.variants
+    ]
+    rows += [
+        {
+            "kind": "clip",
+            "id": planned.task.key,
+            "row": None,
+            "status": planned.decision.value,
+            "reason": planned.reason,
+            "files": planned.num_variants,
+            "prompt": planned.task.clip.prompt,
+        }
+        for planned in plan.clips
+    ]
+    return rows
 
 
 def _compare(variant: Variant, published: Published) -> PlannedVariant:
@@ -183,8 +221,8 @@ def _plan_clips(workspace: Store, variants: Sequence[PlannedVariant]) -> tuple[l
     held = held_clips(workspace, [master_key(clip) for clip in users])
     open_clips = [clip for clip in users if master_key(clip) not in held]
     partly = held_clips(workspace, [stage.key for clip in open_clips for stage in stages(clip)[:-1]])
-    failed = failures(workspace, [master_key(clip) for clip in open_clips])
-    measured = _measured_seconds(held.values())
+    failed = failures(workspace) if open_clips else {}
+    timings = load_timings(workspace) if users else {}
 
     planned_clips = []
     for clip, num_variants in users.items():
@@ -194,7 +232,7 @@ def _plan_clips(workspace: Store, variants: Sequence[PlannedVariant]) -> tuple[l
             decision, reason = ClipPlan.HELD, "in the store"
         elif task.key in failed:
             decision = ClipPlan.FAILED_BEFORE
-            reason = f"failed before: {failed[task.key]} (`wanflow retry` tries it again)"
+            reason = f"failed before: {failed[task.key].reason} (`wanflow retry` tries it again)"
         elif done:
             decision, reason = ClipPlan.RESUME, f"{done[-1]} is in the store"
         else:
@@ -207,7 +245,7 @@ def _plan_clips(workspace: Store, variants: Sequence[PlannedVariant]) -> tuple[l
                 num_variants,
                 priority[clip],
                 work=_work(clip),
-                expected_s=measured.get(_shape(clip)),
+                expected_s=timings.get(shape_key(clip)),
             )
         )
     planned_clips.sort(key=lambda c: (-c.priority, -c.work))
@@ -245,25 +283,3 @@ def _work(clip: Clip) -> float:
 
 def _number(value: Scalar, default: float) -> float:
     return float(value) if isinstance(value, int | float) else default
-
-
-def _shape(clip: Clip) -> tuple[object, ...]:
-    return (clip.weights, clip.mode, clip.width, clip.height, clip.num_frames, clip.sampling, clip.cascade)
-
-
-def _measured_seconds(records: object) -> dict[tuple[object, ...], float]:
-    return {}
-
-
-class _ColumnUse:
-    """Counts how many clips each column of the clip templates makes."""
-
-    def __init__(self, columns: Mapping[str, frozenset[str]]) -> None:
-        self._where = columns
-
-    def add(self, row: Mapping[str, Scalar]) -> None: ...
-
-    def add_clips(self, clips: object) -> None: ...
-
-    def lints(self, num_clips: int) -> Iterator[Lint]:
-        yield from ()

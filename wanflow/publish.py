@@ -58,11 +58,15 @@ def publish(
     held, held_etag = _load(workspace, record_path)
     if held is not None:
         if _epoch(held) > attempt.epoch and held.key != file.key:
-            raise Conflict(f"{file.path}: a newer run ({held.attempt}) has published it; this run is out of date")
+            raise Conflict(
+                f"{file.path}: a newer run ({held.attempt}) has published it; this run is out of date"
+            )
         if held.key == file.key and all(_same(target.stat(each.path), each) for each in held.files):
             return replace(held, etag=held_etag or "")
     places = {"video": file.path, "poster": poster_path(file.path)}
-    files = tuple(_overwrite(target, places[name], local[name], cache_control) for name in places if name in local)
+    files = tuple(
+        _overwrite(target, places[name], local[name], cache_control) for name in places if name in local
+    )
     facts: dict[str, Scalar] = {
         **info,
         "path": file.path,
@@ -81,7 +85,7 @@ def publish(
             if held is not None and replace(held, etag="") == record:  # mine: its acknowledgement was lost
                 return replace(held, etag=held_etag or "")
             if held is not None and _epoch(held) > attempt.epoch:
-                raise Conflict(f"{file.path}: a newer run ({held.attempt}) is publishing it; this one is out of date") from None
+                raise Conflict(f"{file.path}: a newer run ({held.attempt}) is publishing it") from None
     raise StoreError(f"{file.path}: its record kept changing; is another run publishing to {target.url}?")
 
 
@@ -90,7 +94,9 @@ def _overwrite(target: Store, path: str, local: Path, cache_control: str | None)
     for _ in range(OVERWRITES):
         seen = target.stat(path)
         try:
-            stat = target.replace(path, local, if_match=seen.etag if seen else None, cache_control=cache_control)
+            stat = target.replace(
+                path, local, if_match=seen.etag if seen else None, cache_control=cache_control
+            )
             return StoredFile(path, sha256, stat.size_bytes, stat.etag)
         except Conflict:  # somebody else wrote it, or my own write's acknowledgement was lost: look again
             continue
@@ -114,7 +120,9 @@ class Published:
         with ThreadPoolExecutor(3, thread_name_prefix="wanflow-published") as pool:
             index = pool.submit(_read_index, target, workspace)
             listed = pool.submit(lambda: list(workspace.list(_folder(target, workspace))))
-            seen = pool.submit(lambda: {stat.path: stat for stat in target.list(skip=_inside(target, workspace) or CATALOG)})
+            seen = pool.submit(
+                lambda: {stat.path: stat for stat in target.list(skip=_inside(target, workspace) or CATALOG)}
+            )
             known, stats, visible = index.result(), listed.result(), seen.result()
         bodies: list[tuple[str, str | bytes]] = []
         unknown: list[Stat] = []
@@ -124,7 +132,11 @@ class Published:
                 bodies.append((stat.etag, noted[1]))
             else:
                 unknown.append(stat)
-        bodies += [body for body in in_parallel(lambda stat: _body(workspace, stat.path), unknown) if body is not None]
+        bodies += [
+            body
+            for body in in_parallel(lambda stat: _body(workspace, stat.path), unknown)
+            if body is not None
+        ]
         records = {}
         for etag, body in bodies:
             record = parse_record(body, etag)
@@ -192,7 +204,11 @@ def _read_index(target: Store, workspace: Store) -> dict[str, tuple[str, str]]:
         table = pq.read_table(pa.BufferReader(workspace.read(_index_path(target, workspace))))
         columns = (table.column(name).to_pylist() for name in ("record", "etag", "body"))
         return {record: (etag, body) for record, etag, body in zip(*columns, strict=True)}
-    except (FileNotFoundError, pa.ArrowException, KeyError):  # a cache: absent or damaged, all records are read
+    except (
+        FileNotFoundError,
+        pa.ArrowException,
+        KeyError,
+    ):  # a cache: absent or damaged, all records are read
         return {}
 
 

@@ -47,7 +47,9 @@ def held_clips(store: Store, keys: Collection[str]) -> dict[str, Record]:
         sizes = {stat.path: stat.size_bytes for stat in store.list("clips")}
         listed = [key for key in keys if _record_path(key) in sizes]
         found = [
-            record if record and all(sizes.get(file.path) == file.size_bytes for file in record.files) else None
+            record
+            if record and all(sizes.get(file.path) == file.size_bytes for file in record.files)
+            else None
             for record in in_parallel(lambda key: _load(store, _record_path(key)), listed)
         ]
     return {record.key: record for record in found if record is not None}
@@ -63,7 +65,9 @@ def put_clip(
     """
     if not files:
         raise ValueError(f"clip {key}: a record needs at least one file")
-    stored = tuple(upload(store, f"clips/{key[:2]}/{key}/{attempt}/{name}", data) for name, data in files.items())
+    stored = tuple(
+        upload(store, f"clips/{key[:2]}/{key}/{attempt}/{name}", data) for name, data in files.items()
+    )
     record = Record(key=key, files=stored, attempt=str(attempt), info=tuple(info.items()))
     path = _record_path(key)
     lost: StoreError | None = None
@@ -104,10 +108,13 @@ class Failure:
     key: str
     cause: Cause
     reason: str
-    attempt: str
+    attempt: str = ""
+
+    def __str__(self) -> str:
+        return self.reason
 
 
-def remember_failure(store: Store, key: str, cause: Cause, reason: str, attempt: Attempt) -> None:
+def remember_failure(store: Store, key: str, cause: Cause, reason: str, attempt: Attempt | str = "") -> None:
     """Note that ``key`` would fail again; the last word counts."""
     body = {"key": key, "cause": cause.value, "reason": reason, "attempt": str(attempt)}
     store.write(f"failures/{key}.json", json.dumps(body, ensure_ascii=False).encode())
@@ -122,10 +129,13 @@ def failure(store: Store, key: str) -> Failure | None:
         return None
 
 
-def failures(store: Store) -> dict[str, Failure]:
-    """Every remembered failure by key: one listing, then one small read each."""
-    keys = [stat.path.removeprefix("failures/").removesuffix(".json") for stat in store.list("failures")]
-    return {found.key: found for found in in_parallel(lambda key: failure(store, key), keys) if found is not None}
+def failures(store: Store, keys: Collection[str] | None = None) -> dict[str, Failure]:
+    """The remembered failures (of ``keys`` only, where given) by key: one listing, then a small read each."""
+    listed = [stat.path.removeprefix("failures/").removesuffix(".json") for stat in store.list("failures")]
+    asked = listed if keys is None else sorted(set(listed) & set(keys))
+    return {
+        found.key: found for found in in_parallel(lambda key: failure(store, key), asked) if found is not None
+    }
 
 
 def forget_failures(store: Store) -> int:

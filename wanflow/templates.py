@@ -42,7 +42,9 @@ class _Environment(SandboxedEnvironment):
     intercepted_binops = frozenset({"*", "**"})
 
     def __init__(self) -> None:
-        super().__init__(undefined=StrictUndefined, autoescape=False, finalize=_shown, keep_trailing_newline=True)
+        super().__init__(
+            undefined=StrictUndefined, autoescape=False, finalize=_shown, keep_trailing_newline=True
+        )
         self.globals.clear()
         self.filters = {name: self.filters[name] for name in FILTERS}
 
@@ -174,7 +176,9 @@ def _parse(text: str) -> nodes.Template:
         _ENVIRONMENT.from_string(tree)  # unknown filters and tests are found when it is compiled
     except TemplateSyntaxError as exc:
         where = f" in line {exc.lineno}" if "\n" in text.strip() else ""
-        raise ValueError(f"template `{_short(text)}`: {exc.message}{where}{_filter_hint(exc.message or '')}") from None
+        raise ValueError(
+            f"template `{_short(text)}`: {exc.message}{where}{_filter_hint(exc.message or '')}"
+        ) from None
     except (RecursionError, MemoryError, SyntaxError):
         raise ValueError(f"template `{_short(text)}`: too deeply nested") from None
     except (TemplateError, ArithmeticError, TypeError, ValueError) as exc:
@@ -189,7 +193,10 @@ def _check_nodes(tree: nodes.Template) -> None:
         if isinstance(node, nodes.Getattr) and node.attr.startswith("_"):
             _refuse(node, f"`.{node.attr}`")
         if not isinstance(node, _ALLOWED):
-            _refuse(node, f"`{{% {type(node).__name__.lower()} %}}`; there are `if` and `set`, and `|join` for lists")
+            _refuse(
+                node,
+                f"`{{% {type(node).__name__.lower()} %}}`; there are `if` and `set`, and `|join` for lists",
+            )
 
 
 def _refuse(node: nodes.Node, what: str) -> NoReturn:
@@ -221,4 +228,12 @@ def _short(text: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-__all__ = ["FILTERS", "Template", "UndefinedError", "check_template", "compile_template", "is_template", "unknown_names"]
+__all__ = [
+    "FILTERS",
+    "Template",
+    "UndefinedError",
+    "check_template",
+    "compile_template",
+    "is_template",
+    "unknown_names",
+]

@@ -55,7 +55,9 @@ def image() -> bytes:
     return buffer.getvalue()
 
 
-def make_clip(engine: Engine, mode: Mode, sampling: Sampling | None = None, size: tuple[int, int] = (48, 32)) -> Clip:
+def make_clip(
+    engine: Engine, mode: Mode, sampling: Sampling | None = None, size: tuple[int, int] = (48, 32)
+) -> Clip:
     """A five-frame clip of ``engine``'s own weights."""
     return Clip(
         mode=mode,

@@ -37,11 +37,19 @@ def _pipeline(directory: Path, clip: Clip) -> WanPipeline | WanImageToVideoPipel
     return pipeline
 
 
-def _reference(directory: Path, clip: Clip, engine: Engine, image: bytes | None) -> tuple[torch.Tensor, np.ndarray]:
+def _reference(
+    directory: Path, clip: Clip, engine: Engine, image: bytes | None
+) -> tuple[torch.Tensor, np.ndarray]:
     """Latents and frames (frames, height, width, 3) in 0..1 as the pipeline makes them."""
     pipeline = _pipeline(directory, clip)
     spatial = pipeline.vae_scale_factor_spatial
-    shape = (1, pipeline.vae.config.z_dim, (clip.num_frames - 1) // 4 + 1, clip.height // spatial, clip.width // spatial)
+    shape = (
+        1,
+        pipeline.vae.config.z_dim,
+        (clip.num_frames - 1) // 4 + 1,
+        clip.height // spatial,
+        clip.width // spatial,
+    )
     options = {
         "prompt": clip.prompt,
         "negative_prompt": clip.negative_prompt,
@@ -71,7 +79,9 @@ CASES = [
     pytest.param("wan21_t2v", Mode.T2V, {}, id="one expert"),
     pytest.param("a14b_t2v", Mode.T2V, {"guidance": 1.0, "guidance_low": 1.0}, id="guidance off t2v"),
     pytest.param("a14b_i2v", Mode.I2V, {"guidance": 1.0, "guidance_low": 1.0}, id="guidance off i2v"),
-    pytest.param("a14b_t2v", Mode.T2V, {"guidance": 3.0, "guidance_low": 1.0}, id="guidance off for one expert"),
+    pytest.param(
+        "a14b_t2v", Mode.T2V, {"guidance": 3.0, "guidance_low": 1.0}, id="guidance off for one expert"
+    ),
 ]
 
 

@@ -172,7 +172,7 @@ def test_bad_input_is_not_tried_twice_and_is_remembered() -> None:
     s.handle(RunStarted(0))
     s.handle(ReplicaReady(1, "replica-1"))
     actions = s.handle(RenderFailed(2, "replica-1", "a", attempt(1), Cause.BAD_INPUT, "truncated"))
-    assert actions[0] == Remember("a", Cause.BAD_INPUT, "truncated", Reason.WOULD_REPEAT)
+    assert actions[0] == Remember("a", Cause.BAD_INPUT, "truncated", attempt(1), Reason.WOULD_REPEAT)
     assert actions[-1] == Finish(Reason.DONE)
 
 

@@ -21,7 +21,7 @@ from wanflow.model import ImageLayer, Layer, Output, OutputFile, Scene, Variant
 if TYPE_CHECKING:
     from wanflow.assemble import graph
 
-#: Grows whenever the same job would come out as another picture (graph, styles, packaged fonts): it is part of every key.
+#: Grows whenever the same job would look otherwise (graph, styles, packaged fonts): part of every key.
 VERSION = 1
 #: An assembly that takes longer than this times the video's length (at 1080p) is stuck.
 _TIMEOUT_BASE_S = 120.0
@@ -29,7 +29,11 @@ _TIMEOUT_PER_SECOND = 120.0
 
 
 def assemble(
-    variant: Variant, file: OutputFile, masters: Mapping[str, Path], sources: Mapping[str, Path], out_dir: Path
+    variant: Variant,
+    file: OutputFile,
+    masters: Mapping[str, Path],
+    sources: Mapping[str, Path],
+    out_dir: Path,
 ) -> dict[str, Path]:
     """Makes one file of ``variant`` in ``out_dir``: ``{"video": ..., "poster": ...}`` (poster only if wanted).
 
@@ -50,10 +54,14 @@ def assemble(
         arguments = graph.build(shots, output, video, poster if output.poster else None)
         seconds = sum(shot.seconds for shot in shots)
         said = ffmpeg.run(arguments, timeout_s=_TIMEOUT_BASE_S + _TIMEOUT_PER_SECOND * seconds)
-        if gone := re.findall(r"failed to find any fallback with glyph (0x[0-9A-Fa-f]+)", said):
-            raise AssembleError(f"no font could draw {', '.join(sorted(set(gone)))}; name one with the layer's `font`")
+        if gone := re.findall(r"failed to find any fallback with glyph (0x[1-9A-Fa-f][0-9A-Fa-f]*)", said):
+            raise AssembleError(
+                f"no font could draw {', '.join(sorted(set(gone)))}; name one with the layer's `font`"
+            )
     except AssembleError as error:
-        raise AssembleError(f"variant {variant.variant_id}, output {output.name}: {error.message}", error.stderr) from None
+        raise AssembleError(
+            f"variant {variant.variant_id}, output {output.name}: {error.message}", error.stderr
+        ) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return {"video": video, "poster": poster} if output.poster else {"video": video}
@@ -62,7 +70,9 @@ def assemble(
 def _master(masters: Mapping[str, Path], key: str) -> Path:
     path = masters.get(key)
     if path is None or not path.is_file():
-        raise AssembleError(f"the master {key[:12]} is not here; run again, its clip is rendered or fetched anew")
+        raise AssembleError(
+            f"the master {key[:12]} is not here; run again, its clip is rendered or fetched anew"
+        )
     return path
 
 
@@ -79,7 +89,7 @@ def _layers(
     layers: tuple[Layer, ...], seconds: float, output: Output, sources: Mapping[str, Path], work: Path
 ) -> tuple[graph.Picture | graph.Words, ...]:
     """Pictures scaled and words scripted into ``work``; text and boxes that lie next to each other share a script."""
-    from wanflow.assemble import ass, graph, images, text
+    from wanflow.assemble import ass, fonts, graph, images, text
 
     width, height = output.width, output.height
     blocks = text.lay_out(layers, sources, width, height, seconds)
@@ -92,7 +102,8 @@ def _layers(
         script, folder = work / f"{len(ready)}.ass", work / f"{len(ready)}-fonts"
         script.write_text(ass.script(waiting, width, height, seconds), encoding="utf-8")
         folder.mkdir()
-        for i, path in enumerate(sorted({font.path for block in waiting for font in block.fonts()})):
+        needed = {fonts.base_font().path} | {font.path for block in waiting for font in block.fonts()}
+        for i, path in enumerate(sorted(needed)):
             shutil.copyfile(path, folder / f"{i}{path.suffix}")
         ready.append(graph.Words(script, folder))
         waiting.clear()
@@ -104,7 +115,9 @@ def _layers(
         flush()
         source = sources.get(layer.image.digest)
         if source is None or not source.is_file():
-            raise AssembleError(f"the image {Path(layer.image.url).name} is not here; check its URL and rights")
+            raise AssembleError(
+                f"the image {Path(layer.image.url).name} is not here; check its URL and rights"
+            )
         target, place = work / f"{len(ready)}.png", layer.place
         x, y = images.prepare(layer, source, target, width, height)
         ready.append(graph.Picture(target, x, y, place.start_s, place.end_s, place.fade_s))

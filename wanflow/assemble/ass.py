@@ -1,8 +1,8 @@
 """The .ass script that libass draws: blocks that ``text.py`` has measured and placed, as events.
 
-A user's words only ever stand in the text field of an event, with the three characters that ASS gives a meaning (backslash
-and braces) neutralised; they never reach a filter string or a command line. Each line is an event of its own at a measured
-position, so what is drawn is what was measured.
+A user's words only ever stand in the text field of an event, with the three characters that ASS gives a meaning
+(backslash and braces) neutralised; they never reach a filter string or a command line. Each line is an event of its
+own at a measured position, so what is drawn is what was measured.
 
 Knows nothing of ffmpeg, and of fonts only their names and metrics. Limits: no animation but fades.
 """
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from wanflow.assemble import layout
-from wanflow.assemble.fonts import FontFile
+from wanflow.assemble.fonts import FontFile, base_font
 from wanflow.assemble.text import Block, padding, parse_color
 from wanflow.model import BoxLayer, TextLayer
 
@@ -28,7 +28,9 @@ def script(blocks: Sequence[Block], width: int, height: int, seconds: float) -> 
         when = f"{_time(place.start_s)},{_time(end)}"
         for tags in _draw(block):
             events.append(f"Dialogue: {len(events)},{when},W,,0,0,0,,{tags}")
-    return _HEADER.format(width=width, height=height) + "".join(event + "\n" for event in events)
+    return _HEADER.format(width=width, height=height, font=font_name(base_font())) + "".join(
+        event + "\n" for event in events
+    )
 
 
 _HEADER = """[Script Info]
@@ -43,7 +45,7 @@ YCbCr Matrix: None
 [V4+ Styles]
 Format: Name, Fontname, Fontsize, PrimaryColour, SecondaryColour, OutlineColour, BackColour, Bold, Italic, Underline, \
 StrikeOut, ScaleX, ScaleY, Spacing, Angle, BorderStyle, Outline, Shadow, Alignment, MarginL, MarginR, MarginV, Encoding
-Style: W,Poppins,40,&H00FFFFFF,&H00FFFFFF,&H00000000,&H00000000,0,0,0,0,100,100,0,0,1,0,0,1,0,0,0,-1
+Style: W,{font},40,&H00FFFFFF,&H00FFFFFF,&H00000000,&H00000000,0,0,0,0,100,100,0,0,1,0,0,1,0,0,0,-1
 
 [Events]
 Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
@@ -58,17 +60,24 @@ def neutral(text: str) -> str:
 def _draw(block: Block) -> list[str]:
     """The events of one block without their times, lowest first."""
     layer, place = block.layer, block.layer.place
-    fade = f"\\fad({round(place.fade_s * 1000)},{round(place.fade_s * 1000) if place.end_s is not None else 0})"
+    fade = (
+        f"\\fad({round(place.fade_s * 1000)},{round(place.fade_s * 1000) if place.end_s is not None else 0})"
+    )
     if isinstance(layer, BoxLayer):
         return [_shape(block, layer.color, place.opacity, 0.0, fade)]
     style = block.style
-    assert style is not None and isinstance(layer, TextLayer)
+    assert style is not None
+    assert isinstance(layer, TextLayer)
     events: list[str] = []
     if style.background is not None and block.lines:
         radius = block.height / 2 if style.pill and len(block.lines) == 1 else 0.35 * block.size
         if style.pill:
             shadow = replace(block, y=block.y + 0.10 * block.size)
-            events.append(_shape(shadow, "#000000", 0.28 * place.opacity, radius, f"{fade}\\blur{0.16 * block.size:.1f}"))
+            events.append(
+                _shape(
+                    shadow, "#000000", 0.28 * place.opacity, radius, f"{fade}\\blur{0.16 * block.size:.1f}"
+                )
+            )
         events.append(_shape(block, style.background, place.opacity, radius, fade))
     color = layer.color or style.color or _readable_on(style.background or "#000000")
     if style.background is None:
@@ -81,7 +90,9 @@ def _words(block: Block, color: str, opacity: float, drop: float, tags: str) -> 
     style = block.style
     assert style is not None
     pad_x, pad_y = padding(style, style.background)
-    side = layout.align(block.layer.place.at) if style.background is None or len(block.lines) > 1 else "center"
+    side = (
+        layout.align(block.layer.place.at) if style.background is None or len(block.lines) > 1 else "center"
+    )
     left, right = block.x + pad_x * block.size, block.x + block.width - pad_x * block.size
     number, x = {"left": (1, left), "center": (2, (left + right) / 2), "right": (3, right)}[side]
     cap = max((font.cap_em for line in block.lines for font, _ in line), default=0.7)
@@ -90,9 +101,11 @@ def _words(block: Block, color: str, opacity: float, drop: float, tags: str) -> 
     for i, line in enumerate(block.lines):
         bottom = baseline + (i * style.line + max(font.descent_em for font, _ in line)) * block.size
         runs = "".join(
-            f"{{\\fn{_font_name(font)}\\fs{font.line_em * block.size:.2f}}}{neutral(text)}" for font, text in line
+            f"{{\\fn{font_name(font)}\\fs{font.line_em * block.size:.2f}}}{neutral(text)}"
+            for font, text in line
         )
-        look = f"\\an{number}\\pos({x:.2f},{bottom:.2f})\\1c{_ass_color(color)}\\3c{_ass_color(color)}\\alpha{_alpha(opacity)}"
+        paint = f"\\1c{_ass_color(color)}\\3c{_ass_color(color)}\\alpha{_alpha(opacity)}"
+        look = f"\\an{number}\\pos({x:.2f},{bottom:.2f}){paint}"
         events.append(f"{{{look}{tags}}}{runs}")
     return events
 
@@ -117,7 +130,7 @@ def _readable_on(background: str) -> str:
     return "#141414" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.30 else "#ffffff"
 
 
-def _font_name(font: FontFile) -> str:
+def font_name(font: FontFile) -> str:
     return re.sub(r"[\\{}()\r\n]", "", font.name)
 
 

@@ -1,9 +1,9 @@
 """The ffmpeg binary: which one, what it can do, and running it. The only place that starts a process.
 
 The system's is taken when it has every filter and encoder that a graph uses, else the one from the ``imageio-ffmpeg``
-wheel. A run has a time limit, no terminal, no network (protocols are whitelisted in the graph), and dies with the thread
-that started it. Limits: where ``setpriv`` is missing (not Linux), a killed worker leaves ffmpeg to end by itself at its
-limit of processor time.
+wheel. A run has a time limit, no terminal, no network (protocols are whitelisted in the graph), and dies with the
+thread that started it. Limits: where ``setpriv`` is missing (not Linux), a killed worker leaves ffmpeg to end by itself
+at its limit of processor time.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from pathlib import Path
 from wanflow.errors import AssembleError
 
 FILTERS = frozenset(
-    "concat crop fade format fps loop minterpolate overlay pad scale select setpts setsar split subtitles tpad trim".split()
-)
+    ("concat", "crop", "fade", "format", "fps", "loop", "minterpolate", "overlay", "pad", "scale", "select", "setpts",
+     "setsar", "split", "subtitles", "tpad", "trim")
+)  # fmt: skip
 ENCODERS = frozenset({"libx264", "mjpeg"})
 #: How much of ffmpeg's last words goes into an error.
 _LAST_LINES = 12
@@ -78,14 +79,19 @@ def describe() -> dict[str, str]:
 def run(arguments: Sequence[str], *, timeout_s: float, cwd: Path | None = None) -> str:
     """Runs ffmpeg with ``arguments``; what it wrote to stderr.
 
-    Raises :class:`AssembleError` with the last lines of stderr when it fails, is killed or takes longer than ``timeout_s``.
+    Raises :class:`AssembleError` with the last lines of stderr when it fails, is killed or runs longer than that.
     """
     binary = find()
     command = [*_leash(), binary.path, "-timelimit", str(max(1, round(timeout_s))), *arguments]
     environment = {**os.environ, **_fontconfig(), "AV_LOG_FORCE_NOCOLOR": "1"}
     try:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=cwd, env=environment
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env=environment,
         )
     except OSError as error:
         raise AssembleError(f"ffmpeg ({binary.path}) does not start: {error}; run `wanflow doctor`") from None
@@ -122,7 +128,12 @@ def _candidates() -> list[tuple[str, str]]:
 
 def _ask(path: str, flag: str) -> str:
     done = subprocess.run(
-        [path, "-hide_banner", flag], capture_output=True, text=True, timeout=30, check=True, stdin=subprocess.DEVNULL
+        [path, "-hide_banner", flag],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+        stdin=subprocess.DEVNULL,
     )
     return done.stdout
 

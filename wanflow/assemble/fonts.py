@@ -4,9 +4,9 @@ The packaged fonts are Poppins (the look) and Rubik (Cyrillic, Hebrew, Arabic), 
 the wheels ``fontpkg-poppins`` and ``fontpkg-rubik``. What they lack (CJK, Thai, Greek, ...) is looked for in the
 system's fonts; what nobody has is reported, never drawn as an empty box.
 
-Variable fonts are turned into a static file of the wanted weight once a machine, because libass draws a variable font at
-its default weight only. Knows nothing of video. Limits: glyphs are chosen a character at a time; colour emoji fonts are not
-used, because libass cannot draw them; Han characters take the first system font that has them, whatever the language.
+Variable fonts are turned into a static file of the wanted weight once a machine, because libass draws a variable font
+at its default weight only. Knows nothing of video. Limits: colour emoji fonts are not used, because libass cannot draw
+them; Han characters take the first system font that has them, whatever the language.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def load(path: Path, index: int = 0) -> FontFile:
             names, os2, hhea = font["name"], font["OS/2"], font["hhea"]
             em = font["head"].unitsPerEm
             postscript = str(names.getDebugName(6) or "")
-            full = str(names.getBestFullName() or postscript)
+            full = str(names.getDebugName(4) or postscript)
             ascent, descent = os2.usWinAscent, os2.usWinDescent
             if ascent + descent == 0:
                 ascent, descent = hhea.ascent, -hhea.descent
@@ -82,12 +82,19 @@ def load(path: Path, index: int = 0) -> FontFile:
                 line_em=(ascent + descent) / em,
                 descent_em=descent / em,
                 cap_em=cap / em,
-                codepoints=frozenset() if any(t in font for t in _COLOUR_TABLES) else frozenset(font.getBestCmap()),
+                codepoints=frozenset()
+                if any(t in font for t in _COLOUR_TABLES)
+                else frozenset(font.getBestCmap()),
                 measure=ImageFont.truetype(path, _MEASURE_EM, index, layout_engine=ImageFont.Layout.BASIC),
             )
     except (TTLibError, KeyError, OSError, ValueError, TypeError) as error:
         message = f"{path.name} is not a font that can be used ({error}); give a .ttf, .otf or .ttc file"
         raise AssembleError(message) from None
+
+
+def base_font() -> FontFile:
+    """The font that a script names where nothing is written: libass asks for one even to draw a box."""
+    return load(packaged("poppins/Poppins-Medium.ttf"))
 
 
 def chain(weight: int, own: Path | None) -> tuple[FontFile, ...]:
@@ -149,7 +156,11 @@ def cache_dir() -> Path:
 
 def ignorable(char: str) -> bool:
     """Characters that draw nothing and need no glyph: joiners, direction marks, variation selectors."""
-    return char in "\u200b\u200c\u200d\u2060\u00ad" or "\ufe00" <= char <= "\ufe0f" or unicodedata.category(char) == "Cf"
+    return (
+        char in "\u200b\u200c\u200d\u2060\u00ad"
+        or "\ufe00" <= char <= "\ufe0f"
+        or unicodedata.category(char) == "Cf"
+    )
 
 
 def font_for(char: str, fonts: tuple[FontFile, ...], weight: int) -> FontFile | None:
@@ -166,7 +177,7 @@ def font_for(char: str, fonts: tuple[FontFile, ...], weight: int) -> FontFile | 
 
 @lru_cache(maxsize=4096)
 def system_font(code: int, weight: int) -> FontFile | None:
-    """The system's best font for one character: Noto first, upright sans before serif and mono, weight near ``weight``."""
+    """The system's best font for a character: Noto first, upright sans before serif and mono, then the weight."""
     for path, index in _system_faces(weight >= 600):
         try:
             font = load(path, index)
@@ -185,7 +196,12 @@ def system_folders() -> list[Path]:
     elif sys.platform == "win32":
         folders = [Path(os.environ.get("WINDIR", "C:/Windows")) / "Fonts"]
     else:
-        folders = [Path("/usr/share/fonts"), Path("/usr/local/share/fonts"), home / ".local/share/fonts", home / ".fonts"]
+        folders = [
+            Path("/usr/share/fonts"),
+            Path("/usr/local/share/fonts"),
+            home / ".local/share/fonts",
+            home / ".fonts",
+        ]
     return [folder for folder in folders if folder.is_dir()]
 
 
@@ -212,6 +228,7 @@ def _faces(path: Path) -> Iterator[tuple[Path, int]]:
 def _rank(path: Path, bold: bool) -> tuple[int, str]:
     name = path.stem.lower()
     points = 0 if "noto" in name else 4
-    points += 8 * any(word in name for word in ("serif", "mono", "italic", "oblique", "condensed", "emoji", "math"))
+    points += 8 * any(word in name for word in ("serif", "mono", "italic", "oblique", "emoji", "math"))
+    points += 6 * any(word in name for word in ("thin", "light", "condensed"))
     points += 2 * (("bold" in name or "black" in name) != bold)
     return points, str(path)

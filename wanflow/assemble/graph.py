@@ -1,8 +1,9 @@
 """The ffmpeg command of one output file, built with ffmpeg-python as a pure value: no process, no file is touched.
 
-A :class:`Shot` a scene: master -> interpolate (at the master's size, where it is cheap) -> fps -> scale -> layers in order;
-shots are joined with hard cuts and encoded as H.264 yuv420p BT.709 with the index in front, and one frame becomes the
-poster. All strings in the command are ours: numbers and paths of a work directory; a user's words and pictures are in files.
+A :class:`Shot` a scene: master -> interpolate (at the master's size, where it is cheap) -> fps -> scale -> layers in
+order; shots are joined with hard cuts and encoded as H.264 yuv420p BT.709 with the index in front, and one frame
+becomes the poster. All strings in the command are ours (numbers, paths of a work directory): words and pictures are in
+files.
 
 Knows nothing of fonts or pictures beyond their paths. Limits: no sound yet, hard cuts only.
 """
@@ -83,19 +84,29 @@ def build(shots: tuple[Shot, ...], output: Output, video: Path, poster: Path | N
     outputs.insert(0, stream.output(
         str(video), f="mp4", vcodec="libx264", preset=_X264, crf=output.crf, pix_fmt="yuv420p", r=_rate(output.fps),
         g=gop, keyint_min=gop, sc_threshold=0, bf=2, movflags="+faststart", fflags="+bitexact", map_metadata=-1,
-        **{"profile:v": "high", "flags:v": "+bitexact+cgop", "threads:v": THREADS, "frames:v": num_frames(shots, output)},
+        **{"profile:v": "high", "flags:v": "+bitexact+cgop", "threads:v": THREADS},
+        **{"frames:v": num_frames(shots, output)},
         **_TAGS,
     ))  # fmt: skip
     arguments: list[str] = ffmpeg.merge_outputs(*outputs).get_args()
     return [*_GLOBAL, *arguments]
 
 
-_GLOBAL = ("-hide_banner", "-nostdin", "-y", "-loglevel", "info", "-nostats", "-filter_complex_threads", str(THREADS))
+_GLOBAL = (
+    "-hide_banner",
+    "-nostdin",
+    "-y",
+    "-loglevel",
+    "info",
+    "-nostats",
+    "-filter_complex_threads",
+    str(THREADS),
+)
 _INPUT = {"protocol_whitelist": "file,pipe", "threads": THREADS}
 
 
 def _scene(shot: Shot, output: Output) -> Any:
-    frames, rate = _frames(shot, output), _rate(output.fps)
+    frames, rate, resized = _frames(shot, output), _rate(output.fps), False
     stream = ffmpeg.input(str(shot.master), **_INPUT).video.filter("setpts", "PTS-STARTPTS")
     if output.interpolate and output.fps > shot.fps:
         # two copies of the last frame: the interpolation needs frames after the one that it makes
@@ -103,12 +114,17 @@ def _scene(shot: Shot, output: Output) -> Any:
         stream = stream.filter(
             "minterpolate", fps=rate, mi_mode="mci", mc_mode="aobmc", me_mode="bidir", vsbmc=1, scd="none"
         )
-    # one copy more than needed, cut off right after: the last frame lasts as long as every other
+    elif output.fps > shot.fps:
+        stream, resized = _resize(stream, output), True  # before frames are repeated: fewer of them to scale
+    # copies of the last frame, cut off right after: it lasts as long as every other
     stream = stream.filter("fps", rate).filter("tpad", stop=round(output.fps) + 1, stop_mode="clone")
     stream = stream.filter("trim", end_frame=frames).filter("setpts", "PTS-STARTPTS")
-    stream = _resize(stream, output)
+    if not resized:
+        stream = _resize(stream, output)
     for layer in shot.layers:
-        stream = _words(stream, layer) if isinstance(layer, Words) else _picture(stream, layer, frames, output)
+        stream = (
+            _words(stream, layer) if isinstance(layer, Words) else _picture(stream, layer, frames, output)
+        )
     return stream
 
 
@@ -133,11 +149,17 @@ def _picture(stream: Any, picture: Picture, frames: int, output: Output) -> Any:
     still = still.filter("scale", flags="accurate_rnd+full_chroma_int", **_BT709).filter("format", "yuva420p")
     if picture.fade_s > 0:
         # only a fading picture becomes a stream of its own; the others are one frame that stays
-        still = still.filter("loop", loop=frames - 1, size=1, start=0).filter("setpts", f"N/({output.fps:.6f}*TB)")
-        still = still.filter("fade", type="in", start_time=_s(picture.start_s), duration=_s(picture.fade_s), alpha=1)
+        still = still.filter("loop", loop=frames - 1, size=1, start=0).filter(
+            "setpts", f"N/({output.fps:.6f}*TB)"
+        )
+        still = still.filter(
+            "fade", type="in", start_time=_s(picture.start_s), duration=_s(picture.fade_s), alpha=1
+        )
         if end is not None:
             start = max(picture.start_s, end - picture.fade_s)
-            still = still.filter("fade", type="out", start_time=_s(start), duration=_s(picture.fade_s), alpha=1)
+            still = still.filter(
+                "fade", type="out", start_time=_s(start), duration=_s(picture.fade_s), alpha=1
+            )
     extra = {}
     if picture.start_s > 0 or end is not None:
         extra["enable"] = f"gte(t,{_s(picture.start_s)})" + (f"*lt(t,{_s(end)})" if end is not None else "")

@@ -1,6 +1,6 @@
 """Image layers made ready for ffmpeg: decoded, upright, sRGB, at their final size, as PNG with alpha.
 
-ffmpeg never parses a user's picture: Pillow has checked it, and a logo in CMYK or a phone's rotated JPEG comes out right.
+ffmpeg never parses a user's picture: Pillow has checked it, and a CMYK logo or a phone's rotated JPEG comes out right.
 Limits: the first frame of an animated picture; no wide gamut.
 """
 
@@ -31,7 +31,9 @@ def prepare(layer: ImageLayer, source: Path, target: Path, width: int, height: i
         with Image.open(source) as opened:
             picture = _srgb(ImageOps.exif_transpose(opened)).convert("RGBA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise AssembleError(f"layers: the image {name} cannot be decoded ({error}); save it anew as PNG or JPEG") from None
+        raise AssembleError(
+            f"layers: the image {name} cannot be decoded ({error}); save it anew as PNG or JPEG"
+        ) from None
     size = layout.fit_image(layer.place, picture.width, picture.height, width, height)
     # premultiplied, so that colours under transparent pixels do not bleed into the edges
     picture = picture.convert("RGBa").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0).convert("RGBA")

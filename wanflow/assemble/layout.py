@@ -1,8 +1,8 @@
 """Where layers lie: names of places turned into pixels. Pure numbers; knows neither fonts nor ffmpeg.
 
-Tall outputs (9:16) are watched under the buttons and captions of story and reel players, so layers that hug the top or the
-bottom keep out of that zone, unless their margin is 0 (full bleed). Shares: 250 of 1920 pixels at the top and 340 at the
-bottom, which is what Meta's Ads Guide asks to leave free of text and logos in stories.
+Tall outputs (9:16) are watched under the buttons and captions of story and reel players, so layers that hug the top or
+the bottom keep out of that zone, unless their margin is 0 (full bleed). Shares: 250 of 1920 pixels at the top and 340
+at the bottom, which is what Meta's Ads Guide asks to leave free of text and logos in stories.
 """
 
 from __future__ import annotations
@@ -57,8 +57,10 @@ def align(at: str) -> str:
     return "left" if at.endswith("left") else "right" if at.endswith("right") else "center"
 
 
-def position(place: Placement, box_width: float, box_height: float, width: int, height: int) -> tuple[float, float]:
-    """Top left corner of a box of this size at ``place`` on a picture of ``width`` x ``height``; it stays in the picture."""
+def position(
+    place: Placement, box_width: float, box_height: float, width: int, height: int
+) -> tuple[float, float]:
+    """Top left corner of a box of this size at ``place``, pixels; it stays in the ``width`` x ``height`` picture."""
     area = free_area(width, height, place.margin)
     side = align(place.at)
     middle = (area.left + area.right - box_width) / 2
@@ -76,11 +78,19 @@ def position(place: Placement, box_width: float, box_height: float, width: int, 
     return _clamp(x, 0, width - box_width), _clamp(y, 0, height - box_height)
 
 
-def fit_image(place: Placement, image_width: int, image_height: int, width: int, height: int) -> tuple[int, int]:
-    """Size of a picture inside ``place.width`` and ``place.height``, its own aspect kept; without both, 40 % of the output."""
-    max_width = width * (place.width if place.width is not None else (1.0 if place.height is not None else 0.4))
-    max_height = height * (place.height if place.height is not None else (1.0 if place.width is not None else 0.4))
-    scale = min(max_width / image_width, max_height / image_height, width / image_width, height / image_height)
+def fit_image(
+    place: Placement, image_width: int, image_height: int, width: int, height: int
+) -> tuple[int, int]:
+    """Size of a picture inside ``place``'s width and height, its own aspect kept; without both 40 % of the output."""
+    max_width = width * (
+        place.width if place.width is not None else (1.0 if place.height is not None else 0.4)
+    )
+    max_height = height * (
+        place.height if place.height is not None else (1.0 if place.width is not None else 0.4)
+    )
+    scale = min(
+        max_width / image_width, max_height / image_height, width / image_width, height / image_height
+    )
     return max(1, round(image_width * scale)), max(1, round(image_height * scale))
 
 

@@ -1,9 +1,9 @@
 """The output presets: a pure table of what each place to publish asks for, and how a job's own numbers change it.
 
-Sizes are those that the platforms publish for video ads: Instagram (Meta Ads Guide: stories and reels 9:16 at 1080x1920,
-feed 4:5 at 1080x1350 and 1:1 at 1080x1080), TikTok (TikTok Ads specifications: 9:16 at 1080x1920), LinkedIn (LinkedIn
-Marketing Solutions, video ads specifications: 16:9 at 1920x1080, 1:1 and 9:16 accepted), YouTube (recommended upload
-encoding: 16:9 at 1920x1080). 30 frames a second is what all of them accept without conversion.
+Sizes are those that the platforms publish for video ads: Instagram and Facebook (Meta Ads Guide: stories and reels 9:16
+at 1080x1920, feed 4:5 at 1080x1350 and 1:1 at 1080x1080), TikTok (TikTok Ads specifications: 9:16 at 1080x1920), LinkedIn
+(LinkedIn Marketing Solutions, video ads specifications: 16:9 at 1920x1080; 1:1 and 9:16 are accepted, too), YouTube
+(recommended upload encoding: 16:9 at 1920x1080). 30 frames a second is what all of them take without conversion.
 
 Knows nothing of files or ffmpeg. Limits: H.264 only; a preset whose aspect is ``None`` takes the one of its clips.
 """
@@ -20,7 +20,7 @@ from wanflow.model import Output
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """What a platform asks for. ``aspect`` is that of the clips that the file is made from unless the job says ``from``."""
+    """What a platform asks for. ``aspect`` is that of the clips it is made from, unless the job says ``from``."""
 
     #: None: any; the size then follows the aspect of the clips
     aspect: str | None
@@ -70,11 +70,15 @@ def resolve(
     if name not in PRESETS:
         close = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise JobError(f"outputs.{output_name}: there is no preset {name!r}; {hint}Presets are {', '.join(PRESETS)}")
+        raise JobError(
+            f"outputs.{output_name}: there is no preset {name!r}; {hint}Presets are {', '.join(PRESETS)}"
+        )
     preset = PRESETS[name]
     source_aspect = aspect or preset.aspect
     if source_aspect is None:
-        raise JobError(f"outputs.{output_name}: preset {name!r} keeps the aspect of its clips: say which with `from: 9x16`")
+        raise JobError(
+            f"outputs.{output_name}: preset {name!r} keeps the aspect of its clips: say which with `from: 9x16`"
+        )
     base = (preset.width, preset.height)
     if preset.aspect is None:
         base = _inside(source_aspect, preset.width, output_name)
@@ -125,7 +129,9 @@ def _even(pixels: float) -> int:
 def _check(output: Output) -> None:
     where = f"outputs.{output.name}"
     if not (16 <= output.width <= MAX_SIDE and 16 <= output.height <= MAX_SIDE):
-        raise JobError(f"{where}: {output.width}x{output.height} is not a size between 16 and {MAX_SIDE} pixels a side")
+        raise JobError(
+            f"{where}: {output.width}x{output.height} is not a size between 16 and {MAX_SIDE} pixels a side"
+        )
     if not 1 <= output.fps <= MAX_FPS:
         raise JobError(f"{where}.fps: {output.fps:g} is not between 1 and {MAX_FPS:g}")
     if not 0 <= output.crf <= 51:

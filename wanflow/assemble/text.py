@@ -1,7 +1,7 @@
 """Words on a picture: styles, which font draws which piece, wrapping, shrinking to fit, stacking.
 
-Everything is measured with the very fonts that draw it, and what comes out (:class:`Block`) has its place in pixels. Text
-layers of one scene with the same ``at`` are stacked in their order instead of covering each other.
+Everything is measured with the very fonts that draw it, and what comes out (:class:`Block`) has its place in pixels.
+Text layers of one scene with the same ``at`` are stacked in their order instead of covering each other.
 
 Knows nothing of ffmpeg or of the ASS format (``ass.py``). Limits: no vertical writing, one colour a layer.
 """
@@ -9,9 +9,10 @@ Knows nothing of ffmpeg or of the ASS format (``ass.py``). Limits: no vertical w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 from wanflow.assemble import fonts, layout, wrap
@@ -42,7 +43,14 @@ STYLES: dict[str, Style] = {
     "subhead": Style(size=0.048, weight=500, line=1.28, max_lines=3, max_height=0.22),
     "caption": Style(size=0.036, weight=500, line=1.32, max_lines=4, max_height=0.22),
     "cta": Style(
-        size=0.042, weight=600, line=1.2, max_lines=2, max_height=0.16, color=None, background="#ffffff", pill=True
+        size=0.042,
+        weight=600,
+        line=1.2,
+        max_lines=2,
+        max_height=0.16,
+        color=None,
+        background="#ffffff",
+        pill=True,
     ),
 }
 #: Nothing is drawn smaller than this share of the output's height: nobody could read it.
@@ -80,8 +88,8 @@ def lay_out(
 ) -> dict[int, Block]:
     """Measures and places the text and box layers of one scene: position in ``layers`` -> block.
 
-    ``sources`` maps the digest of a layer's own font to its file. Raises :class:`AssembleError` for an unknown style, place
-    or colour, a character that no font has, and words that do not fit even at the smallest size.
+    ``sources`` maps the digest of a layer's own font to its file. Raises :class:`AssembleError` for an unknown style,
+    place or colour, a character that no font has, and words that do not fit even at the smallest size.
     """
     blocks: dict[int, Block] = {}
     stacks: list[list[int]] = []
@@ -91,7 +99,9 @@ def lay_out(
         elif isinstance(layer, TextLayer):
             for stack in stacks:
                 first = layers[stack[0]]
-                if first.place.at == layer.place.at and any(_overlap(layers[j].place, layer.place, seconds) for j in stack):
+                if first.place.at == layer.place.at and any(
+                    _overlap(layers[j].place, layer.place, seconds) for j in stack
+                ):
                     stack.append(i)
                     break
             else:
@@ -118,7 +128,7 @@ def _stack(texts: Sequence[TextLayer], sources: Mapping[str, Path], width: int, 
     share = 1.0
     while True:
         blocks = [_measure(layer, sources, width, height, share) for layer in texts]
-        gaps = [0.55 * min(a.size, b.size) + 0.12 * max(a.size, b.size) for a, b in zip(blocks, blocks[1:], strict=False)]
+        gaps = [0.55 * min(a.size, b.size) + 0.12 * max(a.size, b.size) for a, b in pairwise(blocks)]
         total = sum(block.height for block in blocks) + sum(gaps)
         if total <= area.height or share < 0.2:
             break
@@ -143,7 +153,9 @@ def _measure(layer: TextLayer, sources: Mapping[str, Path], width: int, height: 
         parse_color(color)
     own = None if layer.font is None else sources.get(layer.font.digest)
     if layer.font is not None and own is None:
-        raise AssembleError(f"layers: the font {Path(layer.font.url).name} has not been fetched; check its URL and rights")
+        raise AssembleError(
+            f"layers: the font {Path(layer.font.url).name} has not been fetched; check its URL and rights"
+        )
     family = fonts.chain(style.weight, own)
     text = clean(layer.text)
     if missing := undrawable(text, own):
@@ -155,7 +167,9 @@ def _measure(layer: TextLayer, sources: Mapping[str, Path], width: int, height: 
     itemise = lru_cache(maxsize=None)(lambda piece: _runs(piece, family, style.weight))
     pad_x, pad_y = padding(style, background)
     area = layout.free_area(width, height, layer.place.margin)
-    wide = _default_width(layer.place, width, height) if layer.place.width is None else layer.place.width * width
+    wide = (
+        _default_width(layer.place, width, height) if layer.place.width is None else layer.place.width * width
+    )
     tall = (style.max_height if layer.place.height is None else layer.place.height) * height * share
     size = layer.size * height if layer.size is not None else style.size * min(width, height)
     fitted = wrap.fit(
@@ -181,7 +195,10 @@ def _measure(layer: TextLayer, sources: Mapping[str, Path], width: int, height: 
 def clean(text: str) -> str:
     """``text`` without control characters; line ends of any kind become one kind, other white space one space."""
     lines = re.sub(r"\r\n|[\r\v\f\x85\u2028\u2029]", "\n", text).split("\n")
-    kept = ("".join(c for c in re.sub(r"\s", " ", line) if c.isprintable() or fonts.ignorable(c)) for line in lines)
+    kept = (
+        "".join(c for c in re.sub(r"\s", " ", line) if c.isprintable() or fonts.ignorable(c))
+        for line in lines
+    )
     return "\n".join(line.strip() for line in kept).strip()
 
 
@@ -223,8 +240,8 @@ def _word_runs(
             return [(font, word)]
     runs: list[tuple[FontFile, str]] = []
     for cluster in wrap.clusters(word):
-        has: Callable[[FontFile], bool] = lambda f, c=cluster[0]: ord(c) in f.codepoints  # type: ignore[misc]
-        runs.append((next(filter(has, candidates), runs[-1][0] if runs else before), cluster))
+        able = [font for font in candidates if ord(cluster[0]) in font.codepoints]
+        runs.append((able[0] if able else runs[-1][0] if runs else before, cluster))
     return runs
 
 

@@ -1,8 +1,8 @@
 """Line breaking and shrink-to-fit, on widths alone: no fonts, no pixels of its own.
 
-Spaces, hyphens and East Asian characters are where a line may end; punctuation that must not begin or end a line stays with
-its neighbour. A word is only cut (between whole characters with their marks) once shrinking alone did not help. Limits:
-no hyphenation dictionary; Thai, Lao and Khmer words are cut as if they were one long word.
+Spaces, hyphens and East Asian characters are where a line may end; punctuation that must not begin or end a line stays
+with its neighbour. A word is only cut (between whole characters with their marks) once shrinking alone did not help.
+Limits: no hyphenation dictionary; Thai, Lao and Khmer words are cut as if they were one long word.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from dataclasses import dataclass
 #: width in em of a piece of text
 Measure = Callable[[str], float]
 
-_NOT_FIRST = "、。，．：；？！）」』】〉》〕］｝ー・…‥ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶ々%％°!),.:;?]}’”"
+_NOT_FIRST = (
+    "、。，．：；？！）」』】〉》〕］｝ー・…‥ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶ々%％°!),.:;?]}’”"
+)
 _NOT_LAST = "（「『【〈《〔［｛([{‘“$¥€£"
 #: how small words may get before words are cut, and at all, as shares of the wanted size
 _CUT_BELOW = 0.6
@@ -30,11 +32,18 @@ class Fitted:
 
 
 def fit(
-    text: str, measure: Measure, width: float, height: float, size: float, line: float, max_lines: int, smallest: float
+    text: str,
+    measure: Measure,
+    width: float,
+    height: float,
+    size: float,
+    line: float,
+    max_lines: int,
+    smallest: float,
 ) -> Fitted | None:
     """The largest size up to ``size`` at which ``text`` fits into ``width`` x ``height`` pixels, in balanced lines.
 
-    ``line`` is the distance of baselines in em. More than ``max_lines`` are taken only when the words had to shrink a lot.
+    ``line`` is the distance of baselines in em. More than ``max_lines`` only when the words had to shrink a lot.
     None: it does not fit at ``smallest`` either.
     """
     paragraphs = [_units(part) for part in text.splitlines() if part.strip()]
@@ -63,7 +72,9 @@ def clusters(text: str) -> list[str]:
     found: list[str] = []
     for char in text:
         joins = found and (
-            unicodedata.category(char) in ("Mn", "Mc", "Me", "Cf") or found[-1].endswith("\u200d") or "\ufe00" <= char <= "\ufe0f"
+            unicodedata.category(char) in ("Mn", "Mc", "Me", "Cf")
+            or found[-1].endswith("\u200d")
+            or "\ufe00" <= char <= "\ufe0f"
         )
         if joins:
             found[-1] += char
@@ -100,7 +111,9 @@ def _wide(char: str) -> bool:
     return unicodedata.east_asian_width(char) in ("W", "F") and not "\uac00" <= char <= "\ud7a3"
 
 
-def _wrap(paragraphs: list[list[tuple[str, bool]]], measure: Measure, width: float, cut: bool) -> list[str] | None:
+def _wrap(
+    paragraphs: list[list[tuple[str, bool]]], measure: Measure, width: float, cut: bool
+) -> list[str] | None:
     lines: list[str] = []
     for units in paragraphs:
         line = ""

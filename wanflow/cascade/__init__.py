@@ -1,9 +1,9 @@
 """The upscale steps after a clip's base latents: one method a file, chained in the job's order.
 
-``check`` (torch-free) turns what a user wrote into a step with every number resolved, so that keys see what decides the
-pixels; ``size_after`` says how large a clip is after so many steps; ``apply`` runs one. A method is a module with
-``PARAMS`` (name to what it means), ``check(params, spec)``, ``size(params, width, height)`` and ``apply(...)``; it knows the
-engine's protocol only. Latents in, latents out: decoding is not a step.
+``check`` (torch-free) turns what a user wrote into a step with every number resolved, so that keys see what
+decides the pixels; ``size_after`` says how large a clip is after so many steps; ``apply`` runs one. A method
+is a module with ``PARAMS`` (name to what it means), ``check(params, spec)``, ``size(params, width, height)``
+and ``apply(...)``; it knows the engine's protocol only. Latents in, latents out: decoding is not a step.
 """
 
 from __future__ import annotations
@@ -54,8 +54,12 @@ def apply(
     on_step: OnStep,
     stage_name: str,
 ) -> Latents:
-    """Latents after ``step``, which ``check`` has returned. ``on_step`` reports under ``stage_name`` and may stop it."""
-    result: Latents = _method(step.method).apply(dict(step.params), engine, clip, latents, image, on_step, stage_name)
+    """Latents after ``step``, which ``check`` has returned. ``on_step`` reports under ``stage_name`` and may
+    stop it.
+    """
+    result: Latents = _method(step.method).apply(
+        dict(step.params), engine, clip, latents, image, on_step, stage_name
+    )
     return result
 
 

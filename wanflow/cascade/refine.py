@@ -1,18 +1,21 @@
-"""``refine``: upscale a clip, put some noise back, and let the low-noise expert draw the detail at the larger size.
+"""``refine``: upscale a clip, put some noise back, and let the low-noise expert draw the detail at the larger
+size.
 
-Latents of Wan's VAE do not survive interpolation (it washes out texture and shifts colours), so the picture is decoded,
-scaled with a bicubic filter and encoded again, a chunk of frames at a time: neither size is ever held whole. ``strength``
-is the share of noise in the mix (sigma): 0.3 keeps the composition and lets edges and texture be redrawn; near 0.6 shapes
-begin to change. It must stay below the boundary, above which the low-noise expert was never trained.
+Latents of Wan's VAE do not survive interpolation (it washes out texture and shifts colours), so the picture
+is decoded, scaled with a bicubic filter and encoded again, a chunk of frames at a time: neither size is ever
+held whole. ``strength`` is the share of noise in the mix (sigma): 0.3 keeps the composition and lets edges
+and texture be redrawn; near 0.6 shapes begin to change. It must stay below the boundary, above which the
+low-noise expert was never trained.
 
-An image-to-video clip is conditioned on its source image at the larger size, so its first frame gains real detail.
+An image-to-video clip is conditioned on its source image at the larger size, so its first frame gains real
+detail.
 """
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from wanflow.engines.spec import hint
@@ -34,7 +37,8 @@ def check(given: Mapping[str, Scalar], spec: EngineSpec) -> dict[str, Scalar]:
     """All parameters as numbers; EngineError names the one that is wrong."""
     scale = _number(given, "scale", hint(spec, "refine_scale", 2.0))
     strength = _number(given, "strength", hint(spec, "refine_strength", 0.3))
-    steps = _number(given, "steps", max(4, math.ceil(spec.sampling.steps * strength)))
+    share = max(4, math.ceil(spec.sampling.steps * strength))
+    steps = _number(given, "steps", hint(spec, "refine_steps", 0) or share)
     if not 1 <= scale <= 4:
         raise EngineError(f"cascade: refine.scale is {scale:g}; it must be from 1 to 4")
     if not 0 < strength < 1:
@@ -42,8 +46,8 @@ def check(given: Mapping[str, Scalar], spec: EngineSpec) -> dict[str, Scalar]:
     boundary = spec.sampling.boundary
     if boundary is not None and strength >= boundary:
         raise EngineError(
-            f"cascade: refine.strength is {strength:g}; it must be below {boundary:g}, where the low-noise expert of "
-            f"{spec.name} takes over"
+            f"cascade: refine.strength is {strength:g}; it must be below {boundary:g}, where "
+            f"the low-noise expert of {spec.name} takes over"
         )
     if steps != int(steps) or not 1 <= steps <= 1000:
         raise EngineError(f"cascade: refine.steps is {steps:g}; it must be a whole number from 1 to 1000")
@@ -70,11 +74,14 @@ def apply(
     on_step: OnStep,
     stage: str,
 ) -> Latents:
-    """Refined latents. The noise follows from the clip's seed and the stage, so chained steps draw different noise."""
+    """Refined latents. The noise follows from the clip's seed and the stage, so chained steps draw different
+    noise.
+    """
     steps = int(_number(params, "steps", 4))
-    # seen before the upscale as well as after it: the stage's clock starts here, and a cancelled clip stops here
-    on_step(stage, 0, steps)
-    larger = engine.encode_pixels(_scaled(engine.decode_pixels(latents), params))
+    # step 0 is reported at every chunk of the upscale, so that a cancelled clip stops there as well
+    larger = engine.encode_pixels(
+        _scaled(engine.decode_pixels(latents), params, lambda: on_step(stage, 0, steps))
+    )
     return engine.refine(
         clip,
         larger,
@@ -87,11 +94,14 @@ def apply(
     )
 
 
-def _scaled(chunks: Iterator[Pixels], params: Mapping[str, Scalar]) -> Iterator[Pixels]:
+def _scaled(
+    chunks: Iterator[Pixels], params: Mapping[str, Scalar], on_chunk: Callable[[], None]
+) -> Iterator[Pixels]:
     import torch
     from torch.nn import functional
 
     for chunk in chunks:
+        on_chunk()
         width, height = size(params, chunk.shape[4], chunk.shape[3])
         with torch.inference_mode():
             frames = chunk[0].transpose(0, 1)

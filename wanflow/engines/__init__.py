@@ -1,8 +1,9 @@
 """One engine a model family, behind one small protocol; torch is imported only when an engine is loaded.
 
-``read_spec`` (torch-free) says what a checkpoint can do; ``load_engine`` loads its weights; ``generate`` makes a clip's
-base latents, a method of ``cascade`` climbs from there with the engine's primitives, ``decode`` yields frames in chunks.
-Latents travel between stages as safetensors bytes. Engines know clips; they do not know jobs, rows, stores or Ray.
+``read_spec`` (torch-free) says what a checkpoint can do; ``load_engine`` loads its weights; ``generate``
+makes a clip's base latents, a method of ``cascade`` climbs from there with the engine's primitives,
+``decode`` yields frames in chunks. Latents travel between stages as safetensors bytes. Engines know clips;
+they do not know jobs, rows, stores or Ray.
 
 A new family is a module with ``load(spec, directory, device, num_threads)`` and a line in ``load_engine``.
 """
@@ -53,10 +54,11 @@ class Engine(Protocol):
     device: str
 
     def generate(self, clip: Clip, image: bytes | None, on_step: OnStep) -> Latents:
-        """Base latents of ``clip``. Calls ``on_step`` for the stages ``encode`` and ``denoise``, with step 0 at a start.
+        """Base latents of ``clip``. Calls ``on_step`` for the stages ``encode`` and ``denoise``, with step 0
+        at a start.
 
-        ``image`` is the source file's bytes for an image-to-video clip. Raises RenderError (its cause says whether
-        another try can help), and whatever ``on_step`` raises.
+        ``image`` is the source file's bytes for an image-to-video clip. Raises RenderError (its cause says
+        whether another try can help), and whatever ``on_step`` raises.
         """
 
     def refine(
@@ -71,7 +73,9 @@ class Engine(Protocol):
         on_step: OnStep,
         stage: str,
     ) -> Latents:
-        """Re-noise ``latents`` (of any size on the grid) to ``strength`` and denoise them with the low-noise expert."""
+        """Re-noise ``latents`` (of any size on the grid) to ``strength`` and denoise them with the low-noise
+        expert.
+        """
 
     def decode(self, latents: Latents) -> Iterator[np.ndarray]:
         """Frames as uint8 (frames, height, width, 3), in chunks; a clip is never held twice."""
@@ -80,22 +84,31 @@ class Engine(Protocol):
         """Frames as ``decode`` yields them, before they are rounded to bytes."""
 
     def encode_pixels(self, chunks: Iterator[Pixels]) -> Latents:
-        """Latents of a video that comes in the chunks in which ``decode_pixels`` gives it: 1 frame, then a stride each."""
+        """Latents of a video that comes in the chunks in which ``decode_pixels`` gives it: 1 frame, then a
+        stride each.
+        """
 
 
 def load_engine(
-    spec: EngineSpec, *, device: str | None = None, num_threads: int | None = None, cache_dir: Path | None = None
+    spec: EngineSpec,
+    *,
+    device: str | None = None,
+    num_threads: int | None = None,
+    cache_dir: Path | None = None,
 ) -> Engine:
-    """Load the weights of ``spec``. ``device`` None: the GPU when there is one. ``num_threads``: of torch, on a CPU.
+    """Load the weights of ``spec``. ``device`` None: the GPU when there is one. ``num_threads``: of torch, on
+    a CPU.
 
-    A remote checkpoint is first copied to this node, once. Raises EngineError when it cannot be read, or is no longer
-    the one that ``spec`` was read from.
+    A remote checkpoint is first copied to this node, once. Raises EngineError when it cannot be read, or is
+    no longer the one that ``spec`` was read from.
     """
     if spec.family != "wan":
         raise EngineError(f"no engine drives the family {spec.family!r}; known: wan")
     directory = local_copy(spec.url, spec.weights, cache_dir)
     if read_spec(str(directory)).weights != spec.weights:
-        raise EngineError(f"checkpoint {spec.url} has changed since the run was planned: run again to plan with the new one")
+        raise EngineError(
+            f"checkpoint {spec.name} has changed since the run was planned: run again to plan with the new one"
+        )
     from wanflow.engines import wan
 
     return wan.load(spec, directory, device, num_threads)

@@ -1,9 +1,10 @@
 """Cross-attention over a prompt's real rows, exactly as if it were padded with zero rows to 512.
 
-Every padding row is the same vector after the text projection, so all of them have one key and one value. Attention over
-``n`` equal rows is attention over one row whose score is raised by ``log n``. A ten-word prompt then costs 11 rows a
-layer instead of 512, which on a CPU is a quarter of a small model's step. In bf16 the logarithm would be rounded
-(0.4 % of the padding's weight), and a large model does not feel the cost: there the zeros are simply put back.
+Every padding row is the same vector after the text projection, so all of them have one key and one value.
+Attention over ``n`` equal rows is attention over one row whose score is raised by ``log n``. A ten-word
+prompt then costs 11 rows a layer instead of 512, which on a CPU is a quarter of a small model's step. In bf16
+the logarithm would be rounded (0.4 % of the padding's weight), and a large model does not feel the cost:
+there the zeros are simply put back.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from wanflow.engines.text import MAX_TOKENS
 
 
 class PaddedTextAttention:
-    """The processor of one cross-attention layer; ``bias`` is set before each forward and shared by all layers."""
+    """The processor of one cross-attention layer; ``bias`` is set before each forward and shared by all
+    layers.
+    """
 
     def __init__(self, shared: Context) -> None:
         self._inner = WanAttnProcessor()  # type: ignore[no-untyped-call]
@@ -50,7 +53,9 @@ class Context:
                     block.attn2.set_processor(PaddedTextAttention(self))
 
     def use(self, rows: torch.Tensor) -> torch.Tensor:
-        """What the expert's next forward takes as ``encoder_hidden_states`` for a prompt's real rows (1, n, width)."""
+        """What the expert's next forward takes as ``encoder_hidden_states`` for a prompt's real rows (1, n,
+        width).
+        """
         missing = MAX_TOKENS - rows.shape[1]
         self.bias = None
         if missing == 0:

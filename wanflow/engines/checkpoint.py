@@ -1,10 +1,10 @@
 """Where a checkpoint's files are, whether they are all there, and what identifies them.
 
-A checkpoint is a folder in diffusers' layout: ``model_index.json`` and a folder a component, weights as safetensors only
-(other formats can run code when they are read). It may be a directory, any URL that ``storage`` opens, a Hugging Face
-hub id (``org/name``), or ``pocket``, the one that comes with wanflow. Reading a specification touches configuration
-files, tensor headers and samples of the weights; loading needs every file on the node's disk, so remote checkpoints are
-copied once a node, by content, under a lock.
+A checkpoint is a folder in diffusers' layout: ``model_index.json`` and a folder a component, weights as safetensors
+only (other formats can run code when they are read). It may be a directory, any URL that ``storage`` opens, a
+Hugging Face hub id (``org/name``), or ``pocket``, the one that comes with wanflow. Reading a specification touches
+configuration files, tensor headers and samples of the weights; loading needs every file on the node's disk, so
+remote checkpoints are copied once a node, by content, under a lock.
 
 Knows nothing of torch. Limit: a file above 8 MiB enters the identity by its header, size and eight sampled blocks; an
 edit that misses all of them (never true of training or merging) needs another ``version`` in ``wanflow.json``.
@@ -20,6 +20,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +31,7 @@ from wanflow.errors import EngineError
 _WHOLE_BYTES = 8 << 20
 _BLOCK_BYTES = 64 << 10
 _NUM_BLOCKS = 8
+_NUM_READERS = 16
 _MAX_HEADER_BYTES = 100 << 20
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CLASSES = {
@@ -62,7 +64,9 @@ class LocalFiles:
 
     def sizes(self) -> Mapping[str, int]:
         # followed links: hub caches are folders of links into a store of blobs
-        return {p.relative_to(self.root).as_posix(): p.stat().st_size for p in self.root.rglob("*") if p.is_file()}
+        return {
+            p.relative_to(self.root).as_posix(): p.stat().st_size for p in self.root.rglob("*") if p.is_file()
+        }
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
         with (self.root / path).open("rb") as file:
@@ -89,7 +93,9 @@ def open_files(url: str) -> LocalFiles | RemoteFiles:
         return LocalFiles(path.resolve())
     if _HUB_ID.fullmatch(url) and not path.exists():
         return LocalFiles(_hub_snapshot(url))
-    raise EngineError(f"checkpoint {url}: no such directory; give a directory, a URL, a hub id (org/name) or pocket")
+    raise EngineError(
+        f"checkpoint {url}: no such directory; give a directory, a URL, a hub id (org/name) or pocket"
+    )
 
 
 def read_json(files: Files, path: str) -> dict[str, Any]:
@@ -106,14 +112,22 @@ def read_json(files: Files, path: str) -> dict[str, Any]:
 
 
 def components(files: Files, index: Mapping[str, Any]) -> tuple[str, ...]:
-    """The folders that the engine loads, from ``model_index.json``; EngineError when one is absent or of another kind."""
-    present = tuple(name for name in (*_CLASSES, "tokenizer", "scheduler") if (index.get(name) or [None, None])[1])
+    """The folders that the engine loads, from ``model_index.json``; EngineError when one is absent or of another
+    kind.
+    """
+    present = tuple(
+        name for name in (*_CLASSES, "tokenizer", "scheduler") if (index.get(name) or [None, None])[1]
+    )
     for name in ("transformer", "vae", "text_encoder", "tokenizer"):
         if name not in present:
-            raise EngineError(f"checkpoint {files.url}: model_index.json lists no {name}; the wan engine needs one")
+            raise EngineError(
+                f"checkpoint {files.url}: model_index.json lists no {name}; the wan engine needs one"
+            )
     for name, wanted in _CLASSES.items():
         if name in present and index[name][1] != wanted:
-            raise EngineError(f"checkpoint {files.url}: {name} is a {index[name][1]}; the wan engine drives {wanted}")
+            raise EngineError(
+                f"checkpoint {files.url}: {name} is a {index[name][1]}; the wan engine drives {wanted}"
+            )
     if (index.get("boundary_ratio") is not None) != ("transformer_2" in present):
         raise EngineError(
             f"checkpoint {files.url}: model_index.json must have boundary_ratio and transformer_2 together or neither"
@@ -162,16 +176,18 @@ def _weight_files(files: Files, sizes: Mapping[str, int], name: str) -> list[str
 def identity(files: Files, needed: tuple[str, ...], version: object = None) -> str:
     """What the weights are, whatever their path and dates: a SHA-256, hex. Checks that no weight file is cut short."""
     sizes = files.sizes()
-    digest = hashlib.sha256(f"wanflow weights 1 {version}\n".encode())
-    for path in needed:
-        digest.update(f"{path} {sizes[path]}\n".encode())
-        if path.endswith(".safetensors"):
-            header_bytes = _check_header(files, path, sizes[path])
-            for start, length in _blocks(sizes[path], header_bytes):
-                digest.update(files.read(path, start, length))
-        else:
-            digest.update(files.read(path))
-    return digest.hexdigest()
+
+    def of_file(path: str) -> str:
+        digest = hashlib.sha256()
+        header_bytes = _check_header(files, path, sizes[path]) if path.endswith(".safetensors") else 0
+        for start, length in _blocks(sizes[path], header_bytes) if header_bytes else [(0, sizes[path])]:
+            digest.update(files.read(path, start, length))
+        return f"{path} {sizes[path]} {digest.hexdigest()}"
+
+    # a few dozen files of ten small reads each: over a network it is the waiting that takes time
+    with ThreadPoolExecutor(_NUM_READERS if isinstance(files, RemoteFiles) else 1) as readers:
+        lines = [f"wanflow weights 1 {version}", *readers.map(of_file, needed)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _check_header(files: Files, path: str, size: int) -> int:
@@ -199,7 +215,9 @@ def _blocks(size: int, header_bytes: int) -> Iterator[tuple[int, int]]:
 
 
 def local_copy(url: str, weights: str, cache_dir: Path | None = None) -> Path:
-    """The checkpoint on this node's disk; a remote one is copied once, under its identity, however many ask at a time."""
+    """The checkpoint on this node's disk; a remote one is copied once, under its identity, however many ask at a
+    time.
+    """
     files = open_files(url)
     if not isinstance(files, RemoteFiles):
         return files.root
@@ -237,4 +255,6 @@ def _hub_snapshot(repo: str) -> Path:
     try:
         return Path(snapshot_download(repo, allow_patterns=wanted))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise EngineError(f"checkpoint {repo}: no such directory, and the hub did not give it: {error}") from error
+        raise EngineError(
+            f"checkpoint {repo}: no such directory, and the hub did not give it: {error}"
+        ) from error

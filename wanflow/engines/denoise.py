@@ -1,9 +1,11 @@
-"""The denoise loop: from noise (or re-noised latents) to latents, with one or two experts and guidance for each.
+"""The denoise loop: from noise (or re-noised latents) to latents, with one or two experts and guidance for
+each.
 
-Equals the loops of WanPipeline and WanImageToVideoPipeline on the same weights, noise and schedule (the reference tests
-hold it to that), with two differences on purpose: guidance is off for each expert on its own when it is 1 or less, where the
-pipelines look at the first number only; and text-to-video with ``expand_timesteps`` passes one timestep instead of one a
-token, which is the same arithmetic without the memory. Knows nothing of prompts, files or clips.
+Equals the loops of WanPipeline and WanImageToVideoPipeline on the same weights, noise and schedule (the
+reference tests hold it to that), with two differences on purpose: guidance is off for each expert on its own
+when it is 1 or less, where the pipelines look at the first number only; and text-to-video with
+``expand_timesteps`` passes one timestep instead of one a token, which is the same arithmetic without the
+memory. Knows nothing of prompts, files or clips.
 """
 
 from __future__ import annotations
@@ -67,17 +69,23 @@ def make_schedule(
     strength: float | None = None,
     steps: int | None = None,
 ) -> Any:
-    """A scheduler with its timesteps set: all of them, or ``steps`` from the noise share ``strength`` down to none.
+    """A scheduler with its timesteps set: all of them, or ``steps`` from the noise share ``strength`` down to
+    none.
 
-    ``saved`` is the checkpoint's own scheduler configuration; its flow shift is replaced. The shift maps an unshifted
-    time u to ``sigma = shift * u / (1 + (shift - 1) * u)``; a partial schedule is even in u, as the full one is.
+    ``saved`` is the checkpoint's own scheduler configuration; its flow shift is replaced. The shift maps an
+    unshifted time u to ``sigma = shift * u / (1 + (shift - 1) * u)``; a partial schedule is even in u, as the
+    full one is.
     """
     same = str(saved.get("_class_name", "")).startswith(
         "UniPC" if sampling.scheduler == "unipc" else "FlowMatchEuler"
     )
     kept = {k: v for k, v in saved.items() if same and not k.startswith("_")}
     if sampling.scheduler == "unipc":
-        flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": sampling.flow_shift}
+        flow = {
+            "prediction_type": "flow_prediction",
+            "use_flow_sigmas": True,
+            "flow_shift": sampling.flow_shift,
+        }
         scheduler: Any = UniPCMultistepScheduler.from_config(kept | flow)
     elif sampling.scheduler == "euler":
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(kept | {"shift": sampling.flow_shift})

@@ -36,6 +36,8 @@ class Defaults:
     refine_scale: float = 2.0
     #: noise that ``refine`` adds, as the share of noise in the mix (sigma), not as a share of the steps
     refine_strength: float = 0.3
+    #: 0: the strength's share of the base's steps
+    refine_steps: int = 0
 
 
 _A14B_T2V = Defaults("wan2.2-t2v-a14b", 16, 81, _480P + _720P, 40, 12.0, 4.0, 3.0)
@@ -45,7 +47,9 @@ _WAN21_14B = Defaults("wan2.1-t2v-14b", 16, 81, _720P + _480P, 50, 5.0, 5.0)
 _WAN21_1_3B = Defaults("wan2.1-t2v-1.3b", 16, 81, _480P, 50, 8.0, 6.0)
 
 
-def recognise(index: Mapping[str, Any], transformer: Mapping[str, Any]) -> tuple[Defaults, frozenset[Mode], bool]:
+def recognise(
+    index: Mapping[str, Any], transformer: Mapping[str, Any]
+) -> tuple[Defaults, frozenset[Mode], bool]:
     """Defaults, modes, and whether it is the published model itself (dimensions and all), from ``model_index.json`` and
     ``transformer/config.json``.
 

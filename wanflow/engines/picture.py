@@ -1,7 +1,7 @@
 """A source image's bytes to the pixels that a clip is conditioned on.
 
-The image is turned upright (EXIF), laid on white where it is transparent, scaled so that it covers the clip's size with
-its proportions kept (Lanczos), and cropped about its centre.
+The image is turned upright (EXIF), laid on white where it is transparent, scaled so that it covers the clip's
+size with its proportions kept (Lanczos), and cropped about its centre.
 """
 
 from __future__ import annotations

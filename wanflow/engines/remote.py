@@ -5,40 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from wanflow.errors import EngineError
 
 
 class RemoteFiles:
-    """A folder behind an fsspec URL. Configuration files are read whole, weights by range."""
+    """A folder behind any URL that ``storage`` opens. Weights are read by range, not whole."""
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+        from wanflow.storage import redact
+
+        self._root = url.rstrip("/")
+        #: without credentials: what messages say
+        self.url = redact(self._root)
 
     @cached_property
     def _sizes(self) -> Mapping[str, int]:
-        fs, root = _filesystem(self.url)
-        found = fs.find(root, detail=True)
+        from wanflow.storage import filesystem
+        from wanflow.storage.retry import call
+
+        fs, root = filesystem(self._root)
+        found = call(lambda: fs.find(root, detail=True), f"list {self.url}")
         if not found:
             raise EngineError(f"checkpoint {self.url}: nothing is there, or it may not be listed")
-        return {path.removeprefix(root).lstrip("/"): int(facts["size"]) for path, facts in found.items()}
+        start = root.strip("/") + "/"
+        return {path.strip("/").removeprefix(start): int(facts["size"]) for path, facts in found.items()}
 
     def sizes(self) -> Mapping[str, int]:
         return self._sizes
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
-        fs, root = _filesystem(self.url)
-        end = None if length is None else start + length
-        return bytes(fs.cat_file(f"{root}/{path}", start=start, end=end))
+        from wanflow.storage import join, open_url
+
+        with open_url(join(self._root, path)) as file:
+            file.seek(start)
+            return file.read(-1 if length is None else length)
 
     def fetch(self, path: str, local: Path) -> None:
-        fs, root = _filesystem(self.url)
-        fs.get_file(f"{root}/{path}", str(local))
+        from wanflow.storage import fetch_url, join
 
-
-def _filesystem(url: str) -> tuple[Any, str]:
-    import fsspec
-
-    fs, root = fsspec.core.url_to_fs(url)
-    return fs, root.rstrip("/")
+        fetch_url(join(self._root, path), local)

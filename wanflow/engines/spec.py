@@ -1,14 +1,15 @@
-"""What a checkpoint says about itself, read without loading weights, and the sizes and lengths that follow from it.
+"""What a checkpoint says about itself, read without loading weights, and the sizes and lengths that follow
+from it.
 
-``read_spec`` turns a checkpoint's configuration files into an :class:`~wanflow.model.EngineSpec`. Defaults come from
-``families``; a ``wanflow.json`` beside ``model_index.json`` overrides them::
+``read_spec`` turns a checkpoint's configuration files into an :class:`~wanflow.model.EngineSpec`. Defaults
+come from ``families``; a ``wanflow.json`` beside ``model_index.json`` overrides them::
 
     {"name": "pocket", "fps": 8, "num_frames": 17, "sizes": [[96, 160], [160, 96], [128, 128]], "steps": 12,
      "guidance": {"high": 4.0, "low": 3.0}, "flow_shift": 3.0, "scheduler": "unipc",
-     "refine": {"scale": 2, "strength": 0.3}, "version": 1}
+     "refine": {"scale": 2, "strength": 0.3, "steps": 4}, "version": 1, "license": "Apache-2.0"}
 
-Every field is optional; an unknown one is an error. Aspects are written ``9x16``. The rest are pure functions of the spec.
-Knows nothing of torch, jobs or rows.
+Every field is optional; an unknown one is an error. Aspects are written ``9x16``. The rest are pure functions
+of the spec. Knows nothing of torch, jobs or rows.
 """
 
 from __future__ import annotations
@@ -27,7 +28,18 @@ from wanflow.model import EngineSpec, Mode, Sampling, Scalar
 SCHEDULERS = ("unipc", "euler")
 
 _ASPECT = re.compile(r"(\d{1,4})x(\d{1,4})")
-_FIELDS = ("name", "fps", "num_frames", "sizes", "steps", "guidance", "flow_shift", "scheduler", "refine", "version")
+_FIELDS = (
+    "name",
+    "fps",
+    "num_frames",
+    "sizes",
+    "steps",
+    "guidance",
+    "flow_shift",
+    "scheduler",
+    "refine",
+    "version",
+)
 #: a listed size serves an aspect when their ratios differ by no more than this (832x480 is 1.73, 16x9 is 1.78)
 _SAME_ASPECT = 0.05
 #: a clip beyond this many pixels in all frames is a mistake, not a wish
@@ -37,8 +49,9 @@ _MAX_SIDE = 8192
 def read_spec(url: str, cache_dir: Path | None = None) -> EngineSpec:
     """What the checkpoint at ``url`` can do: a directory, a URL, a hub id (``org/name``) or ``pocket``.
 
-    Reads configuration files, tensor headers and samples of the weights, not the weights. Raises EngineError that names
-    the missing or broken file. ``cache_dir`` is where hub and remote copies live (default: see ``default_cache``).
+    Reads configuration files, tensor headers and samples of the weights, not the weights. Raises EngineError
+    that names the missing or broken file. ``cache_dir`` is where hub and remote copies live (default: see
+    ``default_cache``).
     """
     files = checkpoint.open_files(url)
     index = checkpoint.read_json(files, "model_index.json")
@@ -48,9 +61,9 @@ def read_spec(url: str, cache_dir: Path | None = None) -> EngineSpec:
     try:
         defaults, modes, known = families.recognise(index, transformer)
     except EngineError as error:
-        raise EngineError(f"checkpoint {url}: {error}") from None
+        raise EngineError(f"checkpoint {files.url}: {error}") from None
     own = checkpoint.read_json(files, "wanflow.json") if "wanflow.json" in files.sizes() else {}
-    facts = _facts(own, defaults, f"checkpoint {url}: wanflow.json")
+    facts = _facts(own, defaults, f"checkpoint {files.url}: wanflow.json")
     patch = transformer.get("patch_size") or [1, 2, 2]
     return EngineSpec(
         url=url,
@@ -75,6 +88,7 @@ def read_spec(url: str, cache_dir: Path | None = None) -> EngineSpec:
             ("max_positions", int(transformer.get("rope_max_seq_len", 1024))),
             ("refine_scale", facts.refine_scale),
             ("refine_strength", facts.refine_strength),
+            ("refine_steps", facts.refine_steps),
         ),
     )
 
@@ -98,7 +112,9 @@ def size_for(spec: EngineSpec, aspect: str) -> tuple[int, int]:
     across, down = parse_aspect(aspect)
     wanted = math.log(across / down)
     if abs(wanted) > math.log(4):
-        raise EngineError(f"aspect {aspect} is more than four times as long as wide; no model was made for that")
+        raise EngineError(
+            f"aspect {aspect} is more than four times as long as wide; no model was made for that"
+        )
     for width, height in spec.sizes:
         if abs(math.log(width / height) - wanted) <= _SAME_ASPECT:
             return width, height
@@ -147,7 +163,9 @@ def check_frames(spec: EngineSpec, num_frames: int) -> None:
         )
     limit = (int(hint(spec, "max_positions", 1024)) - 1) * stride + 1
     if num_frames > limit:
-        raise EngineError(f"{num_frames} frames are too many for {spec.name}: at most {limit} ({limit / spec.fps:.1f} s)")
+        raise EngineError(
+            f"{num_frames} frames are too many for {spec.name}: at most {limit} ({limit / spec.fps:.1f} s)"
+        )
 
 
 def _neighbours(side: float, grid: int) -> tuple[int, int]:
@@ -160,7 +178,9 @@ def _facts(own: Mapping[str, Any], base: families.Defaults, where: str) -> famil
     for key in own:
         if key not in _FIELDS:
             near = get_close_matches(key, _FIELDS, 1)
-            raise EngineError(f"{where}: unknown field {key!r}" + (f"; did you mean {near[0]}?" if near else ""))
+            raise EngineError(
+                f"{where}: unknown field {key!r}" + (f"; did you mean {near[0]}?" if near else "")
+            )
     guidance, refine = own.get("guidance", {}), own.get("refine", {})
     try:
         high = float(guidance.get("high", base.guidance))
@@ -177,11 +197,14 @@ def _facts(own: Mapping[str, Any], base: families.Defaults, where: str) -> famil
             scheduler=str(own.get("scheduler", base.scheduler)),
             refine_scale=float(refine.get("scale", base.refine_scale)),
             refine_strength=float(refine.get("strength", base.refine_strength)),
+            refine_steps=int(refine.get("steps", base.refine_steps)),
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise EngineError(f"{where}: a field has the wrong type ({error})") from None
     if not facts.sizes or facts.scheduler not in SCHEDULERS or facts.steps < 1 or not facts.fps > 0:
-        raise EngineError(f"{where}: sizes, steps and fps must be above zero, scheduler one of {', '.join(SCHEDULERS)}")
+        raise EngineError(
+            f"{where}: sizes, steps and fps must be above zero, scheduler one of {', '.join(SCHEDULERS)}"
+        )
     return facts
 
 

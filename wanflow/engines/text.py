@@ -1,7 +1,9 @@
-"""Prompts to embeddings: cleaned as the Wan pipelines clean them, encoded once each, kept without their padding.
+"""Prompts to embeddings: cleaned as the Wan pipelines clean them, encoded once each, kept without their
+padding.
 
-The pipelines pad every prompt to 512 rows of zeros after the encoder. Only the real rows are encoded and kept here (the
-encoder masks padding, so it cannot matter to them); ``context`` in ``attention`` puts the zeros back at use.
+The pipelines pad every prompt to 512 rows of zeros after the encoder. Only the real rows are encoded and kept
+here (the encoder masks padding, so it cannot matter to them); ``context`` in ``attention`` puts the zeros
+back at use.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class TextEncoder:
         """Embedding of the prompt's real tokens, (1, tokens, width), in the transformer's precision."""
         prompt = clean(prompt)
         if prompt not in self._kept:
-            ids = self._tokenizer(prompt, truncation=True, max_length=MAX_TOKENS, return_tensors="pt").input_ids
+            ids = self._tokenizer(
+                prompt, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+            ).input_ids
             rows = self._model(ids.to(self._model.device)).last_hidden_state
             self._kept[prompt] = rows.to(self._dtype)
             if len(self._kept) > _KEPT_PROMPTS:

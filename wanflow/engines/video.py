@@ -1,8 +1,9 @@
 """The VAE, a chunk at a time: latents to pixels and back with the model's own causal feature caches.
 
-``AutoencoderKLWan`` walks a clip one latent frame at a time anyway and then joins everything; here each step's frames
-leave at once, so a clip is never held twice. The result equals ``vae.decode`` and ``vae.encode(...).mode()``. Latents
-are normalised outside with the checkpoint's ``latents_mean`` and ``latents_std``, as in the pipelines.
+``AutoencoderKLWan`` walks a clip one latent frame at a time anyway and then joins everything; here each
+step's frames leave at once, so a clip is never held twice. The result equals ``vae.decode`` and
+``vae.encode(...).mode()``. Latents are normalised outside with the checkpoint's ``latents_mean`` and
+``latents_std``, as in the pipelines.
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ class VideoCoder:
         shape = (1, int(vae.config.z_dim), 1, 1, 1)
         self._mean = torch.tensor(vae.config.latents_mean, dtype=torch.float32, device=vae.device).view(shape)
         # the pipelines divide by 1/std; so do we, to the last bit
-        self._scale = 1.0 / torch.tensor(vae.config.latents_std, dtype=torch.float32, device=vae.device).view(shape)
+        self._scale = 1.0 / torch.tensor(vae.config.latents_std, dtype=torch.float32, device=vae.device).view(
+            shape
+        )
 
     def decode(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Pixels in -1..1, (1, 3, 1 or 4, height, width), float32. RenderError (bad output) for NaN or infinite latents."""
+        """Pixels in -1..1, (1, 3, 1 or 4, height, width), float32. RenderError (bad output) for NaN or
+        infinite latents.
+        """
         if not bool(torch.isfinite(latents).all()):
             raise RenderError("the latents hold NaN or infinite numbers", Cause.BAD_OUTPUT)
         vae = self._vae
@@ -47,7 +52,9 @@ class VideoCoder:
             yield x
 
     def encode(self, chunks: Iterator[torch.Tensor]) -> torch.Tensor:
-        """Normalised latents of pixels that come as 1 frame, then 4 at a time; the distribution's mode, float32."""
+        """Normalised latents of pixels that come as 1 frame, then 4 at a time; the distribution's mode,
+        float32.
+        """
         vae = self._vae
         cache: list[Any] = [None] * _num_convs(vae.encoder)
         parts = []

@@ -1,9 +1,10 @@
 """The engine for Wan 2.1 and 2.2: diffusers' own components around our denoise loop.
 
-Owns the loaded weights of one checkpoint on one device: both experts, the text encoder, the VAE. The transformers and the
-text encoder run in bf16 on a GPU and in float32 on a CPU; the VAE always in float32, as its authors publish it. It does
-what the pipelines cannot: text cached by prompt, noise from the clip's seed whatever the device, progress and a way to stop
-at each step, a low-noise refine, frames that leave the decoder as they are made.
+Owns the loaded weights of one checkpoint on one device: both experts, the text encoder, the VAE. The
+transformers and the text encoder run in bf16 on a GPU and in float32 on a CPU; the VAE always in float32, as
+its authors publish it. It does what the pipelines cannot: text cached by prompt, noise from the clip's seed
+whatever the device, progress and a way to stop at each step, a low-noise refine, frames that leave the
+decoder as they are made.
 
 Limits: one clip at a time; every component stays on the device (an A14B checkpoint takes about 70 GB in bf16).
 """
@@ -41,7 +42,9 @@ def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int
     """Load every component of the checkpoint in ``directory``. EngineError says what is wrong with it."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise EngineError(f"device {device} was asked for, but torch sees no GPU here: check the driver and torch's build")
+        raise EngineError(
+            f"device {device} was asked for, but torch sees no GPU here: check the driver and torch's build"
+        )
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     diffusers_logging.disable_progress_bar()
@@ -53,13 +56,15 @@ def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int
         text = UMT5EncoderModel.from_pretrained(directory / "text_encoder", dtype=dtype, use_safetensors=True)
         vae = AutoencoderKLWan.from_pretrained(directory / "vae", use_safetensors=True).to(device)
         experts = [
-            WanTransformer3DModel.from_pretrained(directory / name, dtype=dtype, use_safetensors=True).to(device)
+            WanTransformer3DModel.from_pretrained(directory / name, dtype=dtype, use_safetensors=True).to(
+                device
+            )
             for name in ("transformer", "transformer_2")
             if (index.get(name) or [None, None])[1]
         ]
         tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise EngineError(f"checkpoint {spec.url} cannot be loaded: {error}") from error
+        raise EngineError(f"checkpoint {spec.name} ({directory}) cannot be loaded: {error}") from error
     return WanEngine(
         spec=spec,
         device=device,
@@ -152,7 +157,9 @@ class WanEngine:
         if clip.mode not in self.spec.modes:
             raise RenderError(f"{self.spec.name} does not do {clip.mode}", Cause.BAD_INPUT)
         if (clip.mode is Mode.I2V) != (image is not None):
-            raise RenderError(f"a {clip.mode} clip came {'without' if image is None else 'with'} an image", Cause.BAD_INPUT)
+            raise RenderError(
+                f"a {clip.mode} clip came {'without' if image is None else 'with'} an image", Cause.BAD_INPUT
+            )
 
     def _shape(self, clip: Clip) -> tuple[int, ...]:
         frames = (clip.num_frames - 1) // self.spec.frame_stride + 1
@@ -173,7 +180,8 @@ class WanEngine:
         blank = torch.zeros(1, 3, stride, height, width)
         chunks = [pixels] + [blank] * ((clip.num_frames - 1) // stride)
         latents = self._video.encode(iter(chunks))
-        # a mask of one channel for each frame that a latent frame stands for: the first frame is given, the others are not
+        # a mask of one channel for each frame that a latent frame stands for: the first frame is given, the
+        # others are not
         mask = torch.zeros(1, stride, *latents.shape[2:], device=latents.device)
         mask[:, :, 0] = 1.0
         return Condition(channels=torch.cat([mask, latents], dim=1))

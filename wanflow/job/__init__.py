@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from wanflow.errors import JobError
+from wanflow.job.fields import BUILT_INS, Matrix, Name
 from wanflow.job.layers import LayerEntry
 from wanflow.job.problems import describe
 from wanflow.job.sections import (
@@ -27,20 +28,14 @@ from wanflow.job.sections import (
     EngineSection,
     LimitsSection,
     Manifest,
-    Name,
     OutputSection,
     PublishSection,
     ResourcesSection,
     Section,
-    Url,
-    Value,
 )
 from wanflow.job.text import apply_sets, parse_yaml, substitute
 from wanflow.model import CascadeStep
 from wanflow.templates import compile_template, is_template
-
-#: names that templates have besides columns and matrix names; see ``wanflow.manifest``
-BUILT_INS = ("variant_id", "row", "output", "aspect")
 
 
 class Job(Section):
@@ -49,28 +44,34 @@ class Job(Section):
     wanflow: Literal[1] = Field(description="Version of the job file's format: 1.")
     name: Name = Field(description="Name of the job, in results and reports.")
     manifest: Manifest = Field(description="The table of what to make; a path alone is enough.")
-    matrix: dict[str, Annotated[tuple[Value, ...], Field(min_length=1)]] = Field(
-        {}, description="Multiplies every row: {locale: [de, no]} makes two variants of a row; templates know `locale`."
+    matrix: Matrix = Field(
+        default={},
+        description="Multiplies every row: {locale: [de, no]} makes two variants of a row; templates know `locale`.",
     )
     engine: EngineSection = Field(description="The model and how it samples.")
-    clip: ClipSection = Field(ClipSection(), description="What is generated.")
-    cascade: tuple[Cascade, ...] = Field((), description="Upscale steps after the base clip, in order.")
-    layers: tuple[LayerEntry, ...] = Field((), description="What lies over the clip, lowest first.")
-    outputs: Annotated[tuple[OutputSection, ...], Field(min_length=1)] = Field(
-        (OutputSection(name="video"),), description="The files that every variant gets."
+    clip: ClipSection = Field(default=ClipSection(), description="What is generated.")
+    cascade: tuple[Cascade, ...] = Field(
+        default=(), description="Upscale steps after the base clip, in order."
     )
-    limits: LimitsSection = Field(LimitsSection(), description="When to give up.")
+    layers: tuple[LayerEntry, ...] = Field(default=(), description="What lies over the clip, lowest first.")
+    outputs: Annotated[tuple[OutputSection, ...], Field(min_length=1)] = Field(
+        default=(OutputSection(name="video"),), description="The files that every variant gets."
+    )
+    limits: LimitsSection = Field(default=LimitsSection(), description="When to give up.")
     publish: PublishSection = Field(description="Where the finished videos go.")
     workspace: Annotated[str, AfterValidator(str.strip)] | None = Field(
-        None, description="Prefix of clips, steps and runs; several jobs may share one. Default: <publish.url>/.wanflow."
+        default=None,
+        description="Prefix of clips, steps and runs; several jobs may share one. Default: <publish.url>/.wanflow.",
     )
-    resources: ResourcesSection = Field(ResourcesSection(), description="What a run may take.")
+    resources: ResourcesSection = Field(default=ResourcesSection(), description="What a run may take.")
 
     _directory: Path = PrivateAttr(default_factory=Path.cwd)
     _text: str = PrivateAttr(default="")
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], directory: str | Path = ".", *, source: str = "the job") -> Self:
+    def from_dict(
+        cls, data: Mapping[str, Any], directory: str | Path = ".", *, source: str = "the job"
+    ) -> Self:
         """The job that ``data`` says; relative paths are below ``directory``. JobError lists every problem."""
         return cls._build(data, Path(directory), json.dumps(data, indent=2, default=str), source)
 
@@ -141,7 +142,9 @@ def load_job(path: str | Path, sets: Sequence[str] = (), env: Mapping[str, str] 
     except UnicodeDecodeError:
         raise JobError(f"{path}: is not UTF-8 text; is it a job file?") from None
     except OSError as exc:
-        raise JobError(f"{path}: cannot be read: {exc.strerror}; `wanflow init DIR` writes a job to start from") from None
+        raise JobError(
+            f"{path}: cannot be read: {exc.strerror}; `wanflow init DIR` writes a job to start from"
+        ) from None
     data = parse_yaml(text, str(path))
     if data is None:
         raise JobError(f"{path}: is empty; a job begins with `wanflow: 1`")
@@ -182,9 +185,6 @@ def _inconsistencies(job: Job) -> Iterator[str]:
         yield f"publish.path: `{path}` is one path for {len(names)} outputs; put {{{{ output }}}} into it"
     if not is_template(path):
         yield f"publish.path: `{path}` is one path for all variants; put {{{{ variant_id }}}} into it"
-    for name in job.matrix:
-        if not name.isidentifier() or name in BUILT_INS:
-            yield f"matrix.{name}: is {'taken by wanflow' if name in BUILT_INS else 'not a name'}; choose another name"
     workspace, url = str(job.workspace).rstrip("/"), job.publish.url.rstrip("/")
     if workspace == url:
         yield f"workspace: is the same as publish.url ({url}); leave it out, or give it a place of its own"

@@ -113,12 +113,14 @@ Text = Annotated[str, BeforeValidator(_as_text, json_schema_input_type=str | flo
 class LayerSection(Section):
     """What the three kinds have in common."""
 
-    width: Text | None = Field(None, description="Share of the picture's width: 30%.")
-    margin: Text = Field("5%", description="Distance from the edges, share of the shorter side.")
-    opacity: Text = Field("1", description="0 to 1, or a percentage.")
-    start: Text = Field("0", description="Seconds from the start at which it appears.")
-    end: Text | None = Field(None, description="Seconds from the start at which it goes. Default: it stays.")
-    fade: Text = Field("0", description="Seconds of fading in, and out when `end` is given.")
+    width: Text | None = Field(default=None, description="Share of the picture's width: 30%.")
+    margin: Text = Field(default="5%", description="Distance from the edges, share of the shorter side.")
+    opacity: Text = Field(default="1", description="0 to 1, or a percentage.")
+    start: Text = Field(default="0", description="Seconds from the start at which it appears.")
+    end: Text | None = Field(
+        default=None, description="Seconds from the start at which it goes. Default: it stays."
+    )
+    fade: Text = Field(default="0", description="Seconds of fading in, and out when `end` is given.")
 
     @field_validator("*", mode="after")
     @classmethod
@@ -134,36 +136,42 @@ class ImageLayerSection(LayerSection):
     """A picture: a logo, a product cut-out. Its transparency is respected."""
 
     url: str = Field(description="Template of its path or URL. Empty: the layer is left out of that variant.")
-    at: Text = Field("center", description=f"Where: {', '.join(PLACES)}.")
-    height: Text | None = Field(None, description="Share of the picture's height: 8%.")
+    at: Text = Field(default="center", description=f"Where: {', '.join(PLACES)}.")
+    height: Text | None = Field(default=None, description="Share of the picture's height: 8%.")
 
 
 class TextLayerSection(LayerSection):
     """Words, in any script."""
 
     value: str = Field(description="Template of the words. Empty: the layer is left out of that variant.")
-    at: Text = Field("lower-third", description=f"Where: {', '.join(PLACES)}.")
-    style: Text = Field("headline", description=f"One of {', '.join(STYLES)}.")
-    color: Text | None = Field(None, description='"#rrggbb". Default: the style\'s.')
-    background: Text | None = Field(None, description='"#rrggbb" of a box behind the words. Default: the style\'s.')
-    font: str | None = Field(None, description="Path or URL of a font file. Default: the packaged font.")
-    size: Text | None = Field(None, description="Share of the picture's height: 6%. Default: the style's.")
+    at: Text = Field(default="lower-third", description=f"Where: {', '.join(PLACES)}.")
+    style: Text = Field(default="headline", description=f"One of {', '.join(STYLES)}.")
+    color: Text | None = Field(default=None, description='"#rrggbb". Default: the style\'s.')
+    background: Text | None = Field(
+        default=None, description='"#rrggbb" of a box behind the words. Default: the style\'s.'
+    )
+    font: str | None = Field(
+        default=None, description="Path or URL of a font file. Default: the packaged font."
+    )
+    size: Text | None = Field(
+        default=None, description="Share of the picture's height: 6%. Default: the style's."
+    )
 
 
 class BoxLayerSection(LayerSection):
     """A filled rectangle."""
 
     color: Text = Field(description='"#rrggbb". Empty: the layer is left out of that variant.')
-    at: Text = Field("bottom", description=f"Where: {', '.join(PLACES)}.")
-    height: Text | None = Field(None, description="Share of the picture's height: 20%.")
+    at: Text = Field(default="bottom", description=f"Where: {', '.join(PLACES)}.")
+    height: Text | None = Field(default=None, description="Share of the picture's height: 20%.")
 
 
 class LayerEntry(Section):
     """One layer: exactly one of the three kinds. The first of the list lies lowest."""
 
-    image: ImageLayerSection | None = Field(None, description="A picture over the clip.")
-    text: TextLayerSection | None = Field(None, description="Words over the clip.")
-    box: BoxLayerSection | None = Field(None, description="A filled rectangle over the clip.")
+    image: ImageLayerSection | None = Field(default=None, description="A picture over the clip.")
+    text: TextLayerSection | None = Field(default=None, description="Words over the clip.")
+    box: BoxLayerSection | None = Field(default=None, description="A filled rectangle over the clip.")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

@@ -47,14 +47,18 @@ def _words(item: Any, path: list[str], schema: Mapping[str, Any]) -> str:
     if kind == "extra_forbidden":
         return f"unknown key; {_where_it_belongs(path, schema)}"
     if kind == "missing":
-        about = keys_at(schema, path[:-1]).get(path[-1], {}).get("description", "")
+        about = _description(keys_at(schema, path[:-1]).get(path[-1], {}), schema)
         return f"is missing; {about}" if about else "is missing"
     if kind in ("value_error", "assertion_error"):
         return str(item["msg"]).split(", ", 1)[1]
     if value is None:
         return 'is empty; give a value, or leave the line out (a colour needs quotes: "#ffaa00")'
     if kind == "string_type":
-        return f"{_shown(value)}; write text, in quotes" if isinstance(value, int | float) else f"{_shown(value)}; write text"
+        return (
+            f"{_shown(value)}; write text, in quotes"
+            if isinstance(value, int | float)
+            else f"{_shown(value)}; write text"
+        )
     if kind == "literal_error":
         options = [o.strip("' ") for o in str(context["expected"]).replace(" or ", ", ").split(",")]
         near = did_you_mean(str(value), options)
@@ -66,9 +70,20 @@ def _words(item: Any, path: list[str], schema: Mapping[str, Any]) -> str:
     if kind in ("tuple_type", "list_type"):
         return f"{_shown(value)}; write a list"
     if kind.startswith(("int_", "float_", "bool_")) or kind == "finite_number":
-        wanted = "true or false" if kind.startswith("bool") else "a whole number" if kind.startswith("int") else "a number"
+        wanted = (
+            "true or false"
+            if kind.startswith("bool")
+            else "a whole number"
+            if kind.startswith("int")
+            else "a number"
+        )
         return f"{_shown(value)}; write {wanted}"
     return f"{_shown(value)}; {str(item['msg']).replace('Input should be', 'it must be')}"
+
+
+def _description(node: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    nodes = (node, *_branches({**node, "$defs": schema["$defs"]}, schema))
+    return next((str(n["description"]) for n in nodes if n.get("description")), "")
 
 
 def _where_it_belongs(path: list[str], schema: Mapping[str, Any]) -> str:
@@ -91,7 +106,11 @@ def _shown(value: object) -> str:
     if isinstance(value, list | tuple):
         return "is a list"
     text = str(value)
-    return f"`{text if len(text) <= 60 else text[:57] + '...'}` is text" if isinstance(value, str) else f"`{text}`"
+    return (
+        f"`{text if len(text) <= 60 else text[:57] + '...'}` is text"
+        if isinstance(value, str)
+        else f"`{text}`"
+    )
 
 
 def _is_type_name(part: object) -> bool:

@@ -54,14 +54,18 @@ def parse_yaml(text: str, where: str) -> Any:
     except MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        hint = " (a value that begins with `{{` needs quotes)" if "{{" in str(exc) or "unhashable" in str(exc) else ""
+        hint = (
+            " (a value that begins with `{{` needs quotes)"
+            if "{{" in str(exc) or "unhashable" in str(exc)
+            else ""
+        )
         raise JobError(f"{where}{line}: {exc.problem or exc.context}{hint}") from None
     except (YAMLError, ValueError, TypeError, RecursionError) as exc:
         raise JobError(f"{where}: cannot be read as YAML: {str(exc) or type(exc).__name__}") from None
 
 
 def apply_sets(data: Any, sets: Iterable[str]) -> Any:
-    """``data`` with each ``a.b=c`` put in; a number addresses an entry of a list. JobError lists all that do not fit."""
+    """``data`` with each ``a.b=c`` put in; a number names an entry of a list. JobError lists all that do not fit."""
     problems = []
     data = _copy(data)
     for assignment in sets:
@@ -128,17 +132,21 @@ def substitute(data: Any, env: Mapping[str, str]) -> Any:
             body = _BODY.fullmatch(match["body"]) if match["close"] else None
             if body is None:
                 problems.append(
-                    f"{path}: `{match[0]}` is not a variable; write ${{NAME}} or ${{NAME:-default}}, and $${{ for a literal ${{"
+                    f"{path}: `{match[0]}` is not a variable; write ${{NAME}} or ${{NAME:-default}}, "
+                    "or $${ for a literal ${"
                 )
                 return ""
             found = env.get(body["name"])
             if body["has_default"]:
                 return found or body["default"]
             if found is None:
-                near = did_you_mean(body["name"], [n for n in env if n.casefold()[:3] == body["name"].casefold()[:3]])
+                near = did_you_mean(
+                    body["name"], [n for n in env if n.casefold()[:3] == body["name"].casefold()[:3]]
+                )
                 hint = f" ({near})" if near.startswith("did") else ""
                 problems.append(
-                    f"{path}: the environment has no {body['name']}{hint}; set it, or write ${{{body['name']}:-default}}"
+                    f"{path}: the environment has no {body['name']}{hint}; set it, "
+                    f"or write ${{{body['name']}:-default}}"
                 )
                 return ""
             return found
@@ -163,7 +171,9 @@ def _walk(data: Any, on_text: Callable[[str, str], str]) -> Any:
         nonlocal seen
         seen += 1
         if seen > MAX_VALUES or depth > MAX_DEPTH:
-            raise JobError(f"{path or 'the job'}: too many or too deeply nested values; is an alias (*name) endless?")
+            raise JobError(
+                f"{path or 'the job'}: too many or too deeply nested values; is an alias (*name) endless?"
+            )
         if isinstance(value, str):
             return on_text(value, path)
         if isinstance(value, dict):

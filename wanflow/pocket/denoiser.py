@@ -7,6 +7,8 @@ the text context are one key with a bias. A test holds it to the model's own for
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,12 +44,18 @@ def build_transformer(config: dict[str, Any] | None = None) -> WanTransformer3DM
 
 
 def denoise(
-    model: WanTransformer3DModel, latents: Tensor, times: Tensor, context: Tensor, context_bias: Tensor
+    model: WanTransformer3DModel,
+    latents: Tensor,
+    times: Tensor,
+    context: Tensor,
+    context_bias: Tensor,
+    *,
+    fused: bool = False,
 ) -> Tensor:
     """The predicted velocity, shaped like ``latents`` (batch, channels, frames, height, width).
 
     ``times`` is (batch, 2) in 0..1000: the first latent frame's and the others'; ``context`` and ``context_bias`` are
-    those of ``text.encode_captions``.
+    those of ``text.encode_captions``. ``fused`` compiles the block, once a size: a minute's wait for a faster step.
     """
     batch, _, frames, height, width = latents.shape
     first = (height // 2) * (width // 2)
@@ -59,12 +67,19 @@ def denoise(
     time = embedder.time_embedder(embedder.timesteps_proj(times.flatten()).to(x.dtype))
     spread = embedder.time_proj(embedder.act_fn(time)).view(batch, 2, 6, -1)
     text = embedder.text_embedder(context)
+    run_block = _compiled_block() if fused else _block
     for block in model.blocks:
-        x = _block(block, x, spread, text, context_bias, rotation, first, rest)
+        x = run_block(block, x, spread, text, context_bias, rotation, first, rest)
     shift, scale = _per_token(model.scale_shift_table.unsqueeze(1) + time.view(batch, 2, 1, -1), first, rest)
     x = model.proj_out(_modulate(x, scale, shift))
     x = x.view(batch, frames, height // 2, width // 2, 2, 2, -1)
     return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(batch, -1, frames, height, width)
+
+
+@functools.cache
+def _compiled_block() -> Callable[..., Tensor]:
+    torch._dynamo.config.cache_size_limit = 64
+    return torch.compile(_block, dynamic=False)
 
 
 def _per_token(values: Tensor, first: int, rest: int) -> tuple[Tensor, ...]:

@@ -45,6 +45,8 @@ class RunContext:
 
 
 class Pool(Protocol):
+    #: replicas that may run at once
+    max_replicas: int
     #: assemblies that may run at once
     num_assembly_slots: int
 

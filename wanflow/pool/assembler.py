@@ -9,19 +9,18 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from wanflow import assemble, quality
 from wanflow.errors import AssembleError, InputError, StoreError, WanflowError
 from wanflow.inputs import read_source
-from wanflow.model import AssembleVariant, Attempt, Cause, ImageLayer, Source, TextLayer, Variant
+from wanflow.model import AssembleVariant, Attempt, Cause, ImageLayer, Record, Source, TextLayer, Variant
 from wanflow.pool import RunContext
 from wanflow.publish import publish
 from wanflow.records import clip_record
 from wanflow.storage import Store
-
-Seconds = tuple[tuple[str, float], ...]
-
 
 class MasterMissing(WanflowError):
     """Masters that the plan counted on are not in the store."""
@@ -34,8 +33,26 @@ class MasterMissing(WanflowError):
         return f"{len(self.keys)} master(s) are missing in the store and will be rendered again"
 
 
-def assemble_variant(context: RunContext, task: AssembleVariant, attempt: Attempt) -> Seconds:
-    """Make and publish every file of ``task``; return (stage, seconds).
+@dataclass(frozen=True)
+class Assembled:
+    """What an assembly made: (stage, seconds) and the record of each published file."""
+
+    seconds: tuple[tuple[str, float], ...]
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why an assembly failed, as the scheduler should see it."""
+
+    cause: Cause
+    message: str
+    #: masters that are not in the store
+    missing: tuple[str, ...] = ()
+
+
+def assemble_variant(context: RunContext, task: AssembleVariant, attempt: Attempt) -> Assembled:
+    """Make and publish every file of ``task``.
 
     Raises MasterMissing, AssembleError, InputError or StoreError.
     """
@@ -45,6 +62,7 @@ def assemble_variant(context: RunContext, task: AssembleVariant, attempt: Attemp
     masters = _fetch_masters(workspace, task, cache)
     sources = {source.digest: _fetch_source(source, cache) for source in _sources(task.variant)}
     seconds = {"fetch": time.perf_counter() - started_s, "assemble": 0.0, "publish": 0.0}
+    records = []
     for file in task.files:
         with tempfile.TemporaryDirectory(prefix="wanflow-") as folder:
             since_s = time.perf_counter()
@@ -53,7 +71,7 @@ def assemble_variant(context: RunContext, task: AssembleVariant, attempt: Attemp
             facts = quality.check_file(local["video"], file.output, expect_s)
             seconds["assemble"] += time.perf_counter() - since_s
             since_s = time.perf_counter()
-            publish(
+            record = publish(
                 target,
                 workspace,
                 file,
@@ -64,22 +82,23 @@ def assemble_variant(context: RunContext, task: AssembleVariant, attempt: Attemp
                 facts,
                 cache_control=context.cache_control,
             )
+            records.append(record)
             seconds["publish"] += time.perf_counter() - since_s
-    return tuple(seconds.items())
+    return Assembled(tuple(seconds.items()), tuple(records))
 
 
-def failure_of(error: Exception) -> tuple[Cause, str, tuple[str, ...]]:
-    """How the scheduler should see an error of ``assemble_variant``: cause, words, missing masters."""
+def failure_of(error: Exception) -> Failed:
+    """How the scheduler should see an error of ``assemble_variant``."""
     match error:
         case MasterMissing():
-            return Cause.STORAGE, str(error), error.keys
+            return Failed(Cause.STORAGE, str(error), error.keys)
         case StoreError():
-            return Cause.STORAGE, str(error), ()
+            return Failed(Cause.STORAGE, str(error))
         case InputError():
-            return Cause.BAD_INPUT, str(error), ()
+            return Failed(Cause.BAD_INPUT, str(error))
         case AssembleError():
-            return Cause.ITEM_ERROR, str(error), ()
-    return Cause.ITEM_ERROR, f"{type(error).__name__}: {error}", ()
+            return Failed(Cause.ITEM_ERROR, str(error))
+    return Failed(Cause.ITEM_ERROR, f"{type(error).__name__}: {error}")
 
 
 def cache_folder(run_id: str) -> Path:
@@ -98,7 +117,7 @@ def _fetch_masters(workspace: Store, task: AssembleVariant, cache: Path) -> Mapp
             try:
                 if record is None:
                     raise FileNotFoundError(key)
-                _place(path, lambda part, stored=record.files[0].path: workspace.fetch(stored, part))
+                _place(path, partial(workspace.fetch, record.files[0].path))
             except FileNotFoundError:
                 missing.append(key)
                 continue

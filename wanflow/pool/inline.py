@@ -105,8 +105,8 @@ class InlinePool:
     def _assemble(self, order: Assemble) -> Event:
         attempt: Attempt = order.attempt
         try:
-            seconds = assemble_variant(self._context, self._context.assemblies[order.key], attempt)
+            made = assemble_variant(self._context, self._context.assemblies[order.key], attempt)
         except Exception as error:  # one variant's trouble, whatever it is, must not end the run
-            cause, message, missing = failure_of(error)
-            return AssembleFailed(self._clock(), order.key, attempt, cause, message, missing)
-        return VariantPublished(self._clock(), order.key, attempt, seconds)
+            why = failure_of(error)
+            return AssembleFailed(self._clock(), order.key, attempt, why.cause, why.message, why.missing)
+        return VariantPublished(self._clock(), order.key, attempt, made.seconds, made.records)

@@ -8,6 +8,7 @@ reserve no logical CPU, and share the cores as torch threads, so that assembly a
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import shutil
@@ -23,7 +24,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from wanflow.errors import Cancelled, RenderError, WanflowError
 from wanflow.model import AssembleVariant, Attempt, Cause, RenderClip
 from wanflow.pool import RunContext
-from wanflow.pool.assembler import assemble_variant, cache_folder, failure_of
+from wanflow.pool.assembler import Assembled, Failed, assemble_variant, cache_folder, failure_of
 from wanflow.pool.replica import Replica, Seconds
 from wanflow.records import clip_record
 from wanflow.schedule.actions import Action, Assemble, Cancel, Probe, Render, RetireReplica, Stage, StartReplica
@@ -92,7 +93,7 @@ class ReplicaActor:
             self._replica.stage(task)
 
 
-def _assemble(context: RunContext, task: AssembleVariant, attempt: Attempt) -> Seconds | tuple[Cause, str, tuple[str, ...]]:
+def _assemble(context: RunContext, task: AssembleVariant, attempt: Attempt) -> Assembled | Failed:
     """What the CPU task does: its failure is a value, so that Ray logs no traceback of it."""
     try:
         return assemble_variant(context, task, attempt)
@@ -112,42 +113,51 @@ OnError = Callable[[Exception], Event | None]
 
 
 class RayPool:
-    """``address``: None starts Ray on this machine; ``auto`` or ``ray://...`` joins a cluster."""
+    """``address``: None starts Ray on this machine; ``auto`` or ``ray://...`` joins a cluster.
+
+    ``gpus_per_replica`` None: one where the cluster has GPUs now, else the CPU; a number waits for GPUs that the cluster
+    may still add. ``max_replicas`` None: as many as there is room for now (two on CPUs).
+    """
 
     def __init__(
         self,
         context: RunContext,
         *,
         address: str | None = None,
-        max_replicas: int,
-        gpus_per_replica: float = 1,
+        max_replicas: int | None,
+        gpus_per_replica: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
             init_ray(address)
-        resources = ray.cluster_resources()
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         num_cpus = max(1, int(resources.get("CPU", 1)))
-        on_gpu = gpus_per_replica > 0 and (resources.get("GPU", 0) > 0 or address is not None)
-        self._device = None if on_gpu else "cpu"
-        self._num_gpus = gpus_per_replica if on_gpu else 0
-        self._num_threads = None if on_gpu else max(1, num_cpus // max_replicas)
-        self.max_replicas = max_replicas if on_gpu else min(max_replicas, num_cpus)
+        has_gpus = resources.get("GPU", 0) > 0
+        self._num_gpus = gpus_per_replica if gpus_per_replica is not None else float(has_gpus)
+        if self._num_gpus:
+            room = int(resources.get("GPU", 0) // self._num_gpus)
+            self.max_replicas = max_replicas or max(1, room)
+            self._device, self._num_threads = None, None
+        else:
+            self.max_replicas = min(max_replicas or 2, num_cpus)
+            self._device, self._num_threads = "cpu", max(1, num_cpus // self.max_replicas)
         self.num_assembly_slots = num_cpus
         self._local_context = context
         self._context = ray.put(context)
         self._replicas: dict[str, _Handle] = {}
         self._waiting: dict[Any, tuple[OnValue, OnError]] = {}
         self._events: deque[Event] = deque()
-        self._actor = ray.remote(
+        remote: Any = ray.remote  # its overloads know neither concurrency groups nor our signatures
+        self._actor = remote(
             num_cpus=0,
             num_gpus=self._num_gpus,
             max_restarts=0,
             max_task_retries=0,
             concurrency_groups={"progress": 1, "control": 2},
         )(_with_groups(ReplicaActor))
-        self._assembler = ray.remote(num_cpus=1, max_retries=0)(_assemble)
+        self._assembler = remote(num_cpus=1, max_retries=0)(_assemble)
 
     # -- actions ------------------------------------------------------------------------------------------------
 
@@ -211,10 +221,10 @@ class RayPool:
     def _assemble(self, action: Assemble) -> None:
         key, attempt = action.key, action.attempt
 
-        def assembled(value: Any) -> Event:
-            if value and isinstance(value[0], Cause):
-                return AssembleFailed(self._clock(), key, attempt, *value)
-            return VariantPublished(self._clock(), key, attempt, value)
+        def assembled(made: Assembled | Failed) -> Event:
+            if isinstance(made, Failed):
+                return AssembleFailed(self._clock(), key, attempt, made.cause, made.message, made.missing)
+            return VariantPublished(self._clock(), key, attempt, made.seconds, made.records)
 
         def failed(error: Exception) -> Event:
             return AssembleFailed(self._clock(), key, attempt, Cause.ITEM_ERROR, f"assembly worker lost: {error}")
@@ -283,9 +293,9 @@ class RayPool:
 def init_ray(address: str | None) -> None:
     """Start Ray here, without its dashboard, or join the cluster at ``address``."""
     if address is None:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     else:
-        ray.init(address=address, log_to_driver=False, logging_level="warning")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
 
 
 def _with_groups(actor: type[ReplicaActor]) -> type[ReplicaActor]:

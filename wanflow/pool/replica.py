@@ -16,7 +16,7 @@ from wanflow import cascade, master
 from wanflow.engines import Engine, dump_latents, load_latents
 from wanflow.errors import EngineError, InputError, RenderError, StoreError
 from wanflow.inputs import read_source
-from wanflow.model import Attempt, Cause, Clip, Record, RenderClip, Stage
+from wanflow.model import Attempt, Cause, Clip, Record, RenderClip, Scalar, Stage
 from wanflow.pool import RunContext
 from wanflow.records import clip_record, file_of, put_clip
 from wanflow.storage import Store
@@ -109,7 +109,7 @@ class Replica:
                 raise RenderError(f"{num_frames} frames decoded, {clip.num_frames} asked for", Cause.BAD_OUTPUT)
             on_step("decode", 1, 1)
             timer.enter("store")
-            info = {"stage": stage.name, "num_frames": num_frames, "device": self._engine.device}
+            info: dict[str, Scalar] = {"stage": stage.name, "num_frames": num_frames, "device": self._engine.device}
             info |= {f"seconds_{name}": round(value, 3) for name, value in timer.seconds()}
             put_clip(self._store, stage.key, attempt, {MASTER: path}, info)
 

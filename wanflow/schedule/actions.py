@@ -86,6 +86,7 @@ class Remember:
     key: str
     cause: Cause
     message: str
+    attempt: Attempt
     reason: Reason
 
 

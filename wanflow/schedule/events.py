@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wanflow.model import Attempt, Cause
+from wanflow.model import Attempt, Cause, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,7 @@ class VariantPublished:
     key: str
     attempt: Attempt
     seconds: tuple[tuple[str, float], ...] = ()
+    records: tuple[Record, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,7 +181,8 @@ class Scheduler:
         return [Probe(clip.key, Reason.MAY_BE_DONE)]
 
     def _clip_failed(self, clip: ClipState, cause: Cause, message: str) -> list[Action]:
-        clip.attempt = None
+        attempt, clip.attempt = clip.attempt, None
+        assert attempt is not None, "a clip that was not tried failed"
         if cause is Cause.CANCELLED:
             self._queue(clip)
             return []
@@ -202,7 +203,7 @@ class Scheduler:
                 variant.failures += (cause,)
                 self._close_variant(variant, VariantStatus.FAILED, message)
         if cause in REPEATING:
-            return [Remember(clip.key, cause, message, Reason.WOULD_REPEAT)]
+            return [Remember(clip.key, cause, message, attempt, Reason.WOULD_REPEAT)]
         return []
 
     def _assemble_failed(self, event: AssembleFailed) -> list[Action]:
@@ -359,6 +360,7 @@ class Scheduler:
         clip.replica = None
 
     def _clip_done(self, clip: ClipState) -> None:
+        clip.done_here = True
         self._close_clip(clip, ClipStatus.DONE)
         for key in self._waiters.get(clip.key, ()):
             variant = self.variants[key]

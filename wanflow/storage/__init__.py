@@ -11,12 +11,13 @@ This package does not know what the files mean.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from wanflow.errors import Conflict, StoreError
-from wanflow.storage.inputs import fetch_url, list_url, open_url, read_url
+from wanflow.storage.inputs import fetch_url, filesystem, list_url, open_url, read_url
 from wanflow.storage.paths import check_path, check_publish_path, is_local, join, redact, scheme_of
 from wanflow.storage.retry import call
 from wanflow.storage.stat import ABSENT, Stat
@@ -29,6 +30,7 @@ __all__ = [
     "check_path",
     "check_publish_path",
     "fetch_url",
+    "filesystem",
     "is_local",
     "join",
     "list_url",
@@ -59,12 +61,19 @@ class Files(Protocol):
     def get(self, path: str, max_bytes: int | None) -> tuple[bytes, Stat]: ...
 
     def put(
-        self, path: str, data: bytes | Path, condition: str | None, content_type: str | None, cache_control: str | None
+        self,
+        path: str,
+        data: bytes | Path,
+        condition: str | None,
+        content_type: str | None,
+        cache_control: str | None,
     ) -> Stat: ...
 
     def stat(self, path: str) -> Stat | None: ...
 
     def list(self, prefix: str, skip: str) -> Iterator[Stat]: ...
+
+    def folders(self, prefix: str) -> builtins.list[str]: ...
 
     def delete(self, path: str) -> None: ...
 
@@ -91,7 +100,9 @@ def _open(url: str) -> Files:
         from wanflow.storage.cloud import CloudFiles
 
         return CloudFiles(url)
-    raise StoreError(f"{redact(url)}: no store for {scheme}://; use a directory, memory://, s3://, gs:// or abfs://")
+    raise StoreError(
+        f"{redact(url)}: no store for {scheme}://; use a directory, memory://, s3://, gs:// or abfs://"
+    )
 
 
 class Store:
@@ -128,13 +139,23 @@ class Store:
         return self._do("read", path, lambda: self._files.get(path, max_bytes), absent=True)
 
     def write(
-        self, path: str, data: bytes | Path, *, content_type: str | None = None, cache_control: str | None = None
+        self,
+        path: str,
+        data: bytes | Path,
+        *,
+        content_type: str | None = None,
+        cache_control: str | None = None,
     ) -> Stat:
         """Write bytes or a local file, over whatever is there."""
         return self._put(path, data, None, content_type, cache_control)
 
     def create(
-        self, path: str, data: bytes | Path, *, content_type: str | None = None, cache_control: str | None = None
+        self,
+        path: str,
+        data: bytes | Path,
+        *,
+        content_type: str | None = None,
+        cache_control: str | None = None,
     ) -> Stat:
         """Write only if the path is absent, else :class:`Conflict`.
 
@@ -175,6 +196,13 @@ class Store:
         while (found := call(lambda: next(pages, None), doing, tries=1)) is not None:
             yield found
 
+    def folders(self, path: str = "") -> builtins.list[str]:
+        """Names of the folders directly below the folder ``path``, sorted; empty when there are none."""
+        if path:
+            check_path(path)
+        prefix = f"{path}/" if path else ""
+        return sorted(call(lambda: self._files.folders(prefix), f"list {redact(join(self.url, prefix))}"))
+
     def delete(self, path: str) -> None:
         """Delete; an absent file is fine."""
         self._do("delete", path, lambda: self._files.delete(path))
@@ -197,7 +225,12 @@ class Store:
         return call(self._files.conditional_writes, f"try conditional writes in {redact(self.url)}")
 
     def _put(
-        self, path: str, data: bytes | Path, condition: str | None, content_type: str | None, cache_control: str | None
+        self,
+        path: str,
+        data: bytes | Path,
+        condition: str | None,
+        content_type: str | None,
+        cache_control: str | None,
     ) -> Stat:
         kind = content_type or _CONTENT_TYPES.get(Path(path).suffix.lower())
         return self._do("write", path, lambda: self._files.put(path, data, condition, kind, cache_control))

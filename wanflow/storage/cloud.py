@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import os
 from collections.abc import Iterator
@@ -27,14 +28,21 @@ class CloudFiles:
             if before is None:
                 raise FileNotFoundError(path)
             if max_bytes is not None and before.size_bytes > max_bytes:
-                raise StoreError(f"{self.url}/{path} has {before.size_bytes} bytes, more than the {max_bytes} allowed")
+                raise StoreError(
+                    f"{self.url}/{path} has {before.size_bytes} bytes, more than the {max_bytes} allowed"
+                )
             data = bytes(self._fs().cat_file(self._full(path)))
             if self.stat(path) == before:
                 return data, before
         raise ConnectionResetError(f"{self.url}/{path} kept changing while it was read")
 
     def put(
-        self, path: str, data: bytes | Path, condition: str | None, content_type: str | None, cache_control: str | None
+        self,
+        path: str,
+        data: bytes | Path,
+        condition: str | None,
+        content_type: str | None,
+        cache_control: str | None,
     ) -> Stat:
         fs, full = self._fs(), self._full(path)
         if condition not in (None, ABSENT):
@@ -86,6 +94,15 @@ class CloudFiles:
     def fetch(self, path: str, local: Path) -> None:
         self._fs().get_file(self._full(path), str(local))
 
+    def folders(self, prefix: str) -> builtins.list[str]:
+        fs = self._fs()
+        fs.invalidate_cache()
+        try:
+            found = fs.ls(self._full(prefix.rstrip("/")), detail=True)
+        except FileNotFoundError:
+            return []
+        return [info["name"].rstrip("/").rpartition("/")[2] for info in found if info["type"] == "directory"]
+
     def conditional_writes(self) -> bool:
         """Create-only is the store's own; a replace is check, then write."""
         return False
@@ -95,7 +112,9 @@ class CloudFiles:
         if where not in _filesystems:
             import fsspec
 
-            _filesystems[where] = fsspec.filesystem(self._scheme, use_listings_cache=False, skip_instance_cache=True)
+            _filesystems[where] = fsspec.filesystem(
+                self._scheme, use_listings_cache=False, skip_instance_cache=True
+            )
         return _filesystems[where]
 
     def _full(self, path: str) -> str:

@@ -1,4 +1,7 @@
-"""Reading inputs by URL: any kind that fsspec knows, plain paths included. Absent: FileNotFoundError; else StoreError."""
+"""Reading inputs by URL: any kind that fsspec knows, plain paths included.
+
+An absent file is FileNotFoundError, any other trouble StoreError.
+"""
 
 from __future__ import annotations
 
@@ -66,12 +69,16 @@ def _list_local(url: str) -> list[str]:
     if os.path.isfile(path):
         return [path]
     if os.path.isdir(path):
-        return [str(file) for file in Path(path).rglob("*") if file.is_file() and _shown(str(file.relative_to(path)))]
+        return [
+            str(file)
+            for file in Path(path).rglob("*")
+            if file.is_file() and _shown(str(file.relative_to(path)))
+        ]
     return [file for file in globs.glob(path, recursive=True) if os.path.isfile(file)]
 
 
 def _list_remote(url: str) -> list[str]:
-    fs, path = _filesystem(url)
+    fs, path = filesystem(url)
     if globs.has_magic(path) and scheme_of(url) not in {"http", "https"}:
         return [fs.unstrip_protocol(name) for name in fs.glob(path) if fs.isfile(name)]
     try:
@@ -91,11 +98,12 @@ def _shown(path: str) -> bool:
 def _open(url: str) -> Any:
     if is_local(url):
         return open(os.path.expanduser(local_path(url)), "rb")
-    fs, path = _filesystem(url)
+    fs, path = filesystem(url)
     return fs.open(path, "rb", block_size=_BLOCK_BYTES)
 
 
-def _filesystem(url: str) -> tuple[Any, str]:
+def filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec file system of ``url`` and the path in it, for readers that take one (pyarrow.dataset)."""
     if "::" in url:
         raise StoreError(f"{redact(url)}: chained URLs (::) are not read; copy the file to a plain URL")
     if scheme_of(url) in {"s3", "s3a"}:
@@ -105,6 +113,8 @@ def _filesystem(url: str) -> tuple[Any, str]:
         return fs, fs._strip_protocol(url)
     from fsspec.core import url_to_fs
 
+    if is_local(url):
+        return cast(tuple[Any, str], url_to_fs(os.path.abspath(os.path.expanduser(local_path(url)))))
     found: tuple[Any, str] = url_to_fs(url, use_listings_cache=False)
     return found
 

@@ -8,6 +8,7 @@ record may be damaged, which its readers take as absent.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import errno
 import fcntl
@@ -35,20 +36,29 @@ class LocalFiles:
             with open(self._full(path), "rb") as file:
                 stat = _stat(path, os.fstat(file.fileno()))
                 if max_bytes is not None and stat.size_bytes > max_bytes:
-                    raise StoreError(f"{self._full(path)} has {stat.size_bytes} bytes, more than the {max_bytes} allowed")
+                    raise StoreError(
+                        f"{self._full(path)} has {stat.size_bytes} bytes, more than the {max_bytes} allowed"
+                    )
                 return file.read(), stat
         except (IsADirectoryError, NotADirectoryError):
             raise FileNotFoundError(path) from None
 
     def put(
-        self, path: str, data: bytes | Path, condition: str | None, content_type: str | None, cache_control: str | None
+        self,
+        path: str,
+        data: bytes | Path,
+        condition: str | None,
+        content_type: str | None,
+        cache_control: str | None,
     ) -> Stat:
         full = self._full(path)
         folder = os.path.dirname(full)
         try:
             os.makedirs(folder, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise StoreError(f"cannot write {full}: a file stands where a folder is needed; move it away") from None
+            raise StoreError(
+                f"cannot write {full}: a file stands where a folder is needed; move it away"
+            ) from None
         temporary = os.path.join(folder, f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}")
         try:
             if isinstance(data, Path):
@@ -101,6 +111,13 @@ class LocalFiles:
             shutil.copyfile(self._full(path), local)
         except (IsADirectoryError, NotADirectoryError):
             raise FileNotFoundError(path) from None
+
+    def folders(self, prefix: str) -> builtins.list[str]:
+        try:
+            with os.scandir(os.path.join(self._root, prefix)) as entries:
+                return [entry.name for entry in entries if entry.is_dir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
     def conditional_writes(self) -> bool:
         return True

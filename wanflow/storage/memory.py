@@ -5,6 +5,7 @@ It lives in fsspec's own memory file system, so that inputs read from ``memory:/
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import threading
 from collections.abc import Iterator
@@ -28,11 +29,18 @@ class MemoryFiles:
             if stat is None:
                 raise FileNotFoundError(path)
             if max_bytes is not None and stat.size_bytes > max_bytes:
-                raise StoreError(f"{self.url}/{path} has {stat.size_bytes} bytes, more than the {max_bytes} allowed")
+                raise StoreError(
+                    f"{self.url}/{path} has {stat.size_bytes} bytes, more than the {max_bytes} allowed"
+                )
             return bytes(_files()[self._full(path)].getvalue()), stat
 
     def put(
-        self, path: str, data: bytes | Path, condition: str | None, content_type: str | None, cache_control: str | None
+        self,
+        path: str,
+        data: bytes | Path,
+        condition: str | None,
+        content_type: str | None,
+        cache_control: str | None,
     ) -> Stat:
         from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
@@ -68,6 +76,10 @@ class MemoryFiles:
     def fetch(self, path: str, local: Path) -> None:
         local.write_bytes(self.get(path, None)[0])
 
+    def folders(self, prefix: str) -> builtins.list[str]:
+        rests = [stat.path[len(prefix) :] for stat in self.list(prefix, "")]
+        return builtins.list({rest.split("/")[0]: None for rest in rests if "/" in rest})
+
     def conditional_writes(self) -> bool:
         return True
 
@@ -78,13 +90,17 @@ class MemoryFiles:
 def _files() -> dict[str, Any]:
     from fsspec.implementations.memory import MemoryFileSystem
 
-    return MemoryFileSystem.store
+    files: dict[str, Any] = MemoryFileSystem.store
+    return files
 
 
 def _etag(file: Any) -> str:
     """Of content and time of writing; kept on the file object, which every write replaces."""
     noted = getattr(file, "wanflow_etag", None)
     if noted is None:
-        noted = hashlib.md5(file.getbuffer(), usedforsecurity=False).hexdigest()[:16] + f"-{file.created.timestamp():.6f}"
+        noted = (
+            hashlib.md5(file.getbuffer(), usedforsecurity=False).hexdigest()[:16]
+            + f"-{file.created.timestamp():.6f}"
+        )
         file.wanflow_etag = noted
     return str(noted)

@@ -22,8 +22,12 @@ FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 5.0
 
 _TRANSIENT_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 509})
-_TRANSIENT_ERRNO = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET})
-_TRANSIENT_CODES = frozenset({"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling"})
+_TRANSIENT_ERRNO = frozenset(
+    {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET}
+)
+_TRANSIENT_CODES = frozenset(
+    {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling"}
+)
 #: by name, so that no client library need be imported to recognise its errors
 _TRANSIENT_NAMES = frozenset(
     {
@@ -63,7 +67,12 @@ def diagnose(exc: BaseException) -> Trouble:
             code = code or str(response.get("Error", {}).get("Code") or "")
         for name in ("status_code", "code", "status"):
             value = getattr(seen, name, None)
-            if not status and isinstance(value, (int, str)) and str(value).isdigit() and 300 <= int(value) < 600:
+            if (
+                not status
+                and isinstance(value, (int, str))
+                and str(value).isdigit()
+                and 300 <= int(value) < 600
+            ):
                 status = int(value)
         transient = transient or bool(_TRANSIENT_NAMES & {kind.__name__ for kind in type(seen).__mro__})
         if isinstance(seen, OSError) and seen.errno in _TRANSIENT_ERRNO and not status:
@@ -122,10 +131,14 @@ def _message(doing: str, exc: BaseException, trouble: Trouble, tried: int) -> st
     if trouble.status in {401, 403} or isinstance(exc, PermissionError):
         return f"cannot {doing}: {status}{trouble.code}: access denied; check the credentials and the right to do this"
     if isinstance(exc, (ImportError, ModuleNotFoundError)):
-        return f"cannot {doing}: {exc}; install the extra for this kind of store (wanflow[s3], [gcs] or [azure])"
+        return (
+            f"cannot {doing}: {exc}; install the extra for this kind of store (wanflow[s3], [gcs] or [azure])"
+        )
     detail = _QUERY.sub("", str(exc))[:300]
     if isinstance(exc, OSError) and number is not None and exc.strerror and not trouble.status:
         detail = exc.strerror
     if trouble.transient:
-        return f"cannot {doing}: {status}{trouble.code} after {tried} tries: {detail}; a later run may succeed"
+        return (
+            f"cannot {doing}: {status}{trouble.code} after {tried} tries: {detail}; a later run may succeed"
+        )
     return f"cannot {doing}: {status}{trouble.code}: {detail}"

@@ -1,8 +1,8 @@
 """``s3://`` and everything that speaks S3, through s3fs and its client.
 
 Single puts and multipart uploads carry ``If-None-Match: *`` or ``If-Match``. Whether the server heeds them is tried
-once a bucket and process; where it does not, a write looks first and then writes, which narrows a race and does not
-close it. Listing caches are off. Retries are the caller's (``retry.py``): the client's own are turned off, so that
+once a bucket and process; where it does not, and for multipart uploads (some servers heed conditions at single puts
+only), a write looks first and then writes, which narrows a race. Listing caches are off. Retries are the caller's (``retry.py``): the client's own are turned off, so that
 one rule counts. Integrity: parts and single puts carry Content-MD5.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import builtins
 import contextlib
 import hashlib
 import os
@@ -42,7 +43,9 @@ class S3Files:
         rest = url.split("://", 1)[1].strip("/")
         self._bucket, _, prefix = rest.partition("/")
         if not self._bucket or "@" in self._bucket:
-            raise StoreError("an S3 URL is s3://BUCKET/PREFIX, without credentials; those come from the environment")
+            raise StoreError(
+                "an S3 URL is s3://BUCKET/PREFIX, without credentials; those come from the environment"
+            )
         self._prefix = f"{prefix}/" if prefix else ""
         self.url = f"s3://{rest}"
 
@@ -61,19 +64,25 @@ class S3Files:
         return cast(tuple[bytes, Stat], self._wait(load))
 
     def put(
-        self, path: str, data: bytes | Path, condition: str | None, content_type: str | None, cache_control: str | None
+        self,
+        path: str,
+        data: bytes | Path,
+        condition: str | None,
+        content_type: str | None,
+        cache_control: str | None,
     ) -> Stat:
-        headers = {"ContentType": content_type, "CacheControl": cache_control}
-        headers = {name: value for name, value in headers.items() if value}
+        asked = {"ContentType": content_type, "CacheControl": cache_control}
+        headers = {name: value for name, value in asked.items() if value}
         match: dict[str, str] = {}
+        size = data.stat().st_size if isinstance(data, Path) else len(data)
         if condition is not None:
-            if self.conditional_writes():
+            heeded = self.conditional_writes()
+            if heeded:
                 match = {"IfNoneMatch": "*"} if condition == ABSENT else {"IfMatch": f'"{condition}"'}
-            else:
+            if not heeded or size > PART_BYTES:  # some servers heed them at single puts only
                 held = self.stat(path)
                 if condition != (held.etag if held else ABSENT):
                     raise Conflict(f"{self.url}/{path} was written by somebody else first")
-        size = data.stat().st_size if isinstance(data, Path) else len(data)
         try:
             if size <= PART_BYTES:
                 content = data.read_bytes() if isinstance(data, Path) else data
@@ -113,9 +122,23 @@ class S3Files:
             else:
                 return
 
+    def folders(self, prefix: str) -> builtins.list[str]:
+        names: builtins.list[str] = []
+        more: dict[str, str] = {"Delimiter": "/"}
+        while True:
+            page = self._page(prefix, more)
+            skip = len(self._prefix) + len(prefix)
+            names += [item["Prefix"][skip:].rstrip("/") for item in page.get("CommonPrefixes", ())]
+            if not page.get("IsTruncated"):
+                return names
+            more = {"Delimiter": "/", "ContinuationToken": page["NextContinuationToken"]}
+
     def _page(self, prefix: str, more: dict[str, str]) -> Any:
         where = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
-        return call(lambda: self._wait(lambda: self._call("list_objects_v2", **where, **more)), f"list {self.url}/{prefix}")
+        return call(
+            lambda: self._wait(lambda: self._call("list_objects_v2", **where, **more)),
+            f"list {self.url}/{prefix}",
+        )
 
     def delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -161,10 +184,14 @@ class S3Files:
             self.delete(path)
 
     def _put_whole(self, path: str, data: bytes, more: dict[str, str]) -> str:
-        answer = self._wait(lambda: self._request("put_object", path, Body=data, ContentMD5=_md5(data), **more))
+        answer = self._wait(
+            lambda: self._request("put_object", path, Body=data, ContentMD5=_md5(data), **more)
+        )
         return _bare(answer["ETag"])
 
-    def _put_parts(self, path: str, data: bytes | Path, size: int, headers: dict[str, str], match: dict[str, str]) -> str:
+    def _put_parts(
+        self, path: str, data: bytes | Path, size: int, headers: dict[str, str], match: dict[str, str]
+    ) -> str:
         part_bytes = max(PART_BYTES, -(-size // MAX_PARTS))
 
         def part(number: int) -> bytes:
@@ -183,7 +210,12 @@ class S3Files:
                 async with room:
                     body = part(number)
                     sent = await self._request(
-                        "upload_part", path, PartNumber=number + 1, UploadId=upload_id, Body=body, ContentMD5=_md5(body)
+                        "upload_part",
+                        path,
+                        PartNumber=number + 1,
+                        UploadId=upload_id,
+                        Body=body,
+                        ContentMD5=_md5(body),
                     )
                     return {"PartNumber": number + 1, "ETag": sent["ETag"]}
 
@@ -195,7 +227,11 @@ class S3Files:
                     for task in sends:
                         task.cancel()
                 done = await self._request(
-                    "complete_multipart_upload", path, UploadId=upload_id, MultipartUpload={"Parts": parts}, **match
+                    "complete_multipart_upload",
+                    path,
+                    UploadId=upload_id,
+                    MultipartUpload={"Parts": parts},
+                    **match,
                 )
             except BaseException:
                 with contextlib.suppress(Exception):  # the first error is the one to report
@@ -218,8 +254,12 @@ class S3Files:
 
 
 def _surroundings() -> tuple[object, ...]:
-    """What decides which client to use: the process, and where the environment says the service and credentials are."""
-    aws = tuple(sorted((name, hash(value)) for name, value in os.environ.items() if name.startswith(("AWS_", "FSSPEC_"))))
+    """What decides the client: the process, and what its environment says of service and credentials."""
+    aws = tuple(
+        sorted(
+            (name, hash(value)) for name, value in os.environ.items() if name.startswith(("AWS_", "FSSPEC_"))
+        )
+    )
     return os.getpid(), aws
 
 

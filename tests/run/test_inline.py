@@ -1,0 +1,160 @@
+"""A whole run in one process, with the fake engine: planning, sharing, publishing, results."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import av
+import pytest
+
+from tests.checkpoints import make
+from tests.run.jobs import ROWS, make_job, write_rows
+from wanflow import Job, Outcome, plan, run
+from wanflow.model import Cause, EngineSpec
+from wanflow.report import results
+from wanflow.storage import Store
+from wanflow.testing import FakeEngine, load_fake_engine
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make("pocket", tmp_path_factory.mktemp("checkpoint") / "pocket"))
+
+
+def render(job: Job, **options: object) -> Outcome:
+    return run(job, inline=True, load_engine=load_fake_engine, **options)  # type: ignore[arg-type]
+
+
+def test_manifest_becomes_published_videos(tmp_path: Path, checkpoint: str) -> None:
+    """Three customers, two clips: each variant plays, two clips were rendered."""
+    job = make_job(tmp_path, checkpoint)
+    outcome = render(job)
+    assert outcome.exit_code == 0
+    assert outcome.counts["published"] == 3
+    assert outcome.num_clips_rendered == 2
+    for name in ("ann", "bob", "cem"):
+        with av.open(str(tmp_path / f"out/{name}/square.mp4")) as video:
+            assert (video.streams.video[0].width, video.streams.video[0].height) == (256, 256)
+        assert (tmp_path / f"out/{name}/square.jpg").exists()
+    rows = results(Store(str(job.workspace))).to_pylist()
+    assert [row["variant_id"] for row in rows] == ["ann", "bob", "cem"]
+    assert {row["status"] for row in rows} == {"published"}
+    assert rows[0]["segment"] == "gold"
+    assert rows[0]["files"][0]["path"] == "ann/square.mp4"
+
+
+def test_second_run_does_nothing(tmp_path: Path, checkpoint: str) -> None:
+    """The nightly job of a quiet day: exit 0, nothing rendered, results say unchanged."""
+    job = make_job(tmp_path, checkpoint)
+    render(job)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*.mp4")}
+    outcome = render(job)
+    assert outcome.exit_code == 0
+    assert outcome.counts["unchanged"] == 3
+    assert outcome.num_clips_rendered == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*.mp4")} == before
+
+
+def test_changed_headline_assembles_only_that_customers_variant(tmp_path: Path, checkpoint: str) -> None:
+    job = make_job(tmp_path, checkpoint)
+    render(job)
+    write_rows(tmp_path, [ROWS[0] | {"headline": "Bye Ann"}, *ROWS[1:]])
+    made = plan(job)
+    assert [v.variant.variant_id for v in made.to_assemble] == ["ann"]
+    assert made.to_render == ()
+    outcome = render(job)
+    assert outcome.counts == {"published": 1, "unchanged": 2, "held": 0, "failed": 0, "left": 0}
+    assert outcome.num_clips_rendered == 0
+
+
+def test_changed_prompt_renders_only_its_clip(tmp_path: Path, checkpoint: str) -> None:
+    job = make_job(tmp_path, checkpoint)
+    render(job)
+    write_rows(tmp_path, [*ROWS[:2], ROWS[2] | {"prompt": "stars"}])
+    outcome = render(job)
+    assert outcome.num_clips_rendered == 1
+    assert outcome.counts["published"] == 1
+
+
+def test_changed_cascade_keeps_the_base_latents(tmp_path: Path, checkpoint: str) -> None:
+    """The upscale is tuned in the morning; the night's diffusion is not paid for again."""
+    render(make_job(tmp_path, checkpoint))
+    job = make_job(tmp_path, checkpoint, cascade=[{"refine": {"scale": 2, "strength": 0.3}}])
+    made = plan(job)
+    assert {c.decision.value for c in made.to_render} == {"resume"}
+    engines: list[FakeEngine] = []
+    outcome = run(job, inline=True, load_engine=lambda spec, device, threads: engines.append(e := FakeEngine(spec)) or e)
+    assert outcome.counts["published"] == 3
+    assert engines[0].rendered == [], "the base stage must come from the store"
+
+
+def test_deleted_video_is_published_again(tmp_path: Path, checkpoint: str) -> None:
+    """Somebody removed a file by hand: the next run repairs it without a GPU."""
+    job = make_job(tmp_path, checkpoint)
+    render(job)
+    (tmp_path / "out/ann/square.mp4").unlink()
+    made = plan(job)
+    assert [v.reason for v in made.to_assemble] == ["file is missing"]
+    outcome = render(job)
+    assert outcome.counts["published"] == 1
+    assert (tmp_path / "out/ann/square.mp4").exists()
+
+
+def _failing(spec: EngineSpec, device: str | None, num_threads: int | None, cause: Cause) -> FakeEngine:
+    return FakeEngine(spec, {"bokeh": cause})
+
+
+def test_failed_clip_fails_its_variants_and_the_rest_is_published(tmp_path: Path, checkpoint: str) -> None:
+    job = make_job(tmp_path, checkpoint)
+    outcome = run(job, inline=True, load_engine=partial(_failing, cause=Cause.ITEM_ERROR))
+    assert outcome.exit_code == 3
+    assert outcome.counts["published"] == 2
+    assert outcome.counts["failed"] == 1
+    failed = results(Store(str(job.workspace)), failed=True).to_pylist()
+    assert [row["variant_id"] for row in failed] == ["cem"]
+    assert "failed on purpose" in failed[0]["reason"]
+    assert failed[0]["attempts"] == 2
+    assert render(job).counts["published"] == 1, "the next run tries it again"
+
+
+def test_failure_that_would_repeat_is_remembered_until_a_retry(tmp_path: Path, checkpoint: str) -> None:
+    """A poisonous clip must not cost its attempts again every night."""
+    from wanflow.records import forget_failures
+
+    job = make_job(tmp_path, checkpoint)
+    run(job, inline=True, load_engine=partial(_failing, cause=Cause.BAD_INPUT))
+    outcome = render(job)
+    assert outcome.counts["failed"] == 1
+    assert outcome.num_clips_rendered == 0
+    assert "failed before" in results(Store(str(job.workspace)), failed=True).to_pylist()[0]["reason"]
+    assert forget_failures(Store(str(job.workspace))) == 1
+    assert render(job).counts["published"] == 1
+
+
+def test_tolerated_failures_are_exit_0(tmp_path: Path, checkpoint: str) -> None:
+    job = make_job(tmp_path, checkpoint, limits={"max_failed": "40%"})
+    outcome = run(job, inline=True, load_engine=partial(_failing, cause=Cause.BAD_INPUT))
+    assert outcome.counts["failed"] == 1
+    assert outcome.exit_code == 0
+
+
+def test_plan_names_the_column_that_breaks_sharing(tmp_path: Path, checkpoint: str) -> None:
+    """`{{ variant_id }}` in the prompt makes a clip of every customer; the plan says so before the bill does."""
+    rows = [{"variant_id": f"c{i}", "prompt": "waves", "headline": "x", "segment": "s"} for i in range(30)]
+    job = make_job(tmp_path, checkpoint, rows, clip={"prompt": "{{ prompt }} for {{ variant_id }}", "aspect": "1x1", "seconds": 0.5})
+    made = plan(job)
+    assert [str(lint) for lint in made.lints] == ["variant_id in clip.prompt: 30 clips; without it 1"]
+
+
+def test_real_engine_renders_a_clip(tmp_path: Path, checkpoint: str) -> None:
+    """No fakes: a tiny random Wan checkpoint, text-to-video and image-to-video, with a refine step."""
+    rows = [ROWS[0], ROWS[1] | {"image": "logo.png"}]
+    job = make_job(tmp_path, checkpoint, rows, cascade=[{"refine": {"scale": 2, "strength": 0.3}}])
+    outcome = run(job, inline=True)
+    assert outcome.counts["published"] == 2
+    assert outcome.gpu_seconds > 0
+    row = results(Store(str(job.workspace))).to_pylist()[0]
+    assert row["seconds_denoise"] > 0
+    assert row["seconds_cascade"] > 0
+    assert row["seconds_decode"] > 0

@@ -1,0 +1,91 @@
+"""A proxy before the S3 server that loses, delays and refuses, as networks and busy services do."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+Rule = Callable[[str, str], str]
+
+
+@dataclass
+class Network:
+    """What happens to each request: ``rule(method, path)`` says ``pass``, ``lose`` (done, never answered), ``drop``
+    (never arrives) or a status to answer with."""
+
+    rule: Rule = lambda method, path: "pass"
+    log: list[tuple[str, str]] = field(default_factory=list)
+    _lock: Any = field(default_factory=threading.Lock)
+
+    def judge(self, method: str, path: str) -> str:
+        with self._lock:
+            self.log.append((method, path))
+            return self.rule(method, path)
+
+    def once(self, verdict: str, method: str, ending: str) -> None:
+        """The next ``method`` on a path with this ending meets ``verdict``; all else passes."""
+        left = [verdict]
+
+        def rule(asked: str, path: str) -> str:
+            met = asked == method and path.partition("?")[0].endswith(ending)
+            return left.pop() if met and left else "pass"
+
+        self.rule = rule
+
+
+@pytest.fixture
+def network(s3: Any, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Network]:
+    """The way to the S3 server for this test; ``s3_url`` is reached through it."""
+    network = Network()
+    host = s3.endpoint.removeprefix("http://")
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def forward(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            verdict = network.judge(self.command, self.path)
+            if verdict == "drop":
+                self.close_connection = True
+                return
+            if verdict.isdigit():
+                self.send_response(int(verdict))
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            connection = http.client.HTTPConnection(host, timeout=30)
+            connection.request(self.command, self.path, body, dict(self.headers.items()))
+            answer = connection.getresponse()
+            content = answer.read()
+            connection.close()
+            if verdict == "lose":
+                self.close_connection = True
+                return
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in {"content-length", "transfer-encoding", "connection"}:
+                    self.send_header(name, value)
+            length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
+            self.send_header("Content-Length", length or "0")
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = forward
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
+    yield network
+    server.shutdown()
+    server.server_close()

@@ -1,0 +1,103 @@
+"""``doctor`` against real parts: a real encode, real stores, a broken torch on the path."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import ray
+
+from wanflow.doctor import Check, checks
+from wanflow.job import Job
+
+
+def job(folder: Path, checkpoint: object = "pocket", **more: object) -> Job:
+    return Job.from_dict(
+        {
+            "wanflow": 1,
+            "name": "checked",
+            "manifest": "rows.parquet",
+            "engine": {"checkpoint": checkpoint},
+            "publish": {"url": str(folder / "out"), "path": "{{ variant_id }}.mp4"},
+            **more,
+        },
+        folder,
+    )
+
+
+def answers(job: Job | None = None) -> dict[str, Check]:
+    return {check.name: check for check in checks(job)}
+
+
+@pytest.fixture(scope="module")
+def without_job() -> dict[str, Check]:
+    return answers()
+
+
+def test_a_machine_that_was_set_up_by_make_is_ready(without_job: dict[str, Check]) -> None:
+    """The first thing support asks for; on a machine where the tests pass nothing may fail."""
+    assert list(without_job) == ["python", "torch", "ffmpeg", "encode", "fonts", "ray", "checkpoint", "store"]
+    assert {name: check for name, check in without_job.items() if check.status == "fail"} == {}
+
+
+def test_what_is_not_ok_comes_with_what_to_do(without_job: dict[str, Check]) -> None:
+    for check in without_job.values():
+        assert check.found
+        assert bool(check.todo) == (check.status != "ok"), check
+
+
+def test_the_trial_encode_is_a_real_one(without_job: dict[str, Check]) -> None:
+    """An ffmpeg that lists libass but cannot draw with it is found before the night, not in it."""
+    assert without_job["encode"].found.startswith("24 frames of 128x128")
+
+
+def test_doctor_starts_no_ray(without_job: dict[str, Check]) -> None:
+    assert without_job["ray"].found.startswith(ray.__version__)
+    assert not ray.is_initialized()
+
+
+def test_a_jobs_own_stores_are_tried_and_left_clean(tmp_path: Path) -> None:
+    found = answers(job(tmp_path, workspace=str(tmp_path / "work")))
+    assert found["workspace"].status == "ok"
+    assert found["publish.url"].status == "ok"
+    assert "conditional writes" in found["publish.url"].found
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_store_that_cannot_be_written_fails_and_the_rest_is_still_asked(tmp_path: Path) -> None:
+    """publish.url lies below a file: permission and quota errors look the same from here."""
+    (tmp_path / "out").write_text("I am a file")
+    found = answers(job(tmp_path, workspace=str(tmp_path / "work")))
+    assert found["publish.url"].status == "fail"
+    assert "out" in found["publish.url"].found
+    assert found["workspace"].status == "ok"
+
+
+def test_a_checkpoint_with_a_missing_file_is_named(tmp_path: Path) -> None:
+    """Half-copied checkpoints are the usual reason for a bad first night."""
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
+    found = answers(job(tmp_path, {"t2v": "pocket", "i2v": str(tmp_path / "half")}))
+    assert found["checkpoint t2v"].status == "ok"
+    assert found["checkpoint i2v"].status == "fail"
+    assert "half" in found["checkpoint i2v"].found
+
+
+def test_torch_that_cannot_be_loaded_is_told_and_the_rest_is_still_asked(tmp_path: Path) -> None:
+    """A CUDA build on a machine without its libraries raises OSError at import: an answer, not a traceback."""
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file')")
+    code = "from wanflow.doctor import checks\nfor c in checks(): print(c.name, c.status, c.found, sep='|')"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split("|") for line in done.stdout.splitlines()]
+    torch = next(line for line in lines if line[0] == "torch")
+    assert torch[1] == "fail"
+    assert "libcudart.so.13" in torch[2]
+    assert {line[0]: line[1] for line in lines}["encode"] == "ok"

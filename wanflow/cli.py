@@ -1,0 +1,360 @@
+"""The command line: parse, one call, an exit code. The only module that prints.
+
+Exit codes: 0 done; 1 the run itself broke, a retry helps; 2 wrong usage; 3 more failures than the job tolerates;
+4 job, manifest or checkpoint invalid, found before any GPU; 5 stopped or held with work left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from wanflow import __version__
+from wanflow.errors import ManifestError, UsageError, WanflowError
+from wanflow.model import Status
+
+if TYPE_CHECKING:
+    from wanflow.job import Job
+    from wanflow.planning import Plan, PlannedClip
+    from wanflow.report import Outcome, Summary
+    from wanflow.storage import Store
+
+EXIT_CODES = """\
+exit codes: 0 done; 1 the run itself broke, a retry helps; 2 wrong usage; 3 more failures than tolerated;
+4 job, manifest or checkpoint invalid (nothing was rendered); 5 stopped or held with work left"""
+
+#: rows of a table or list that a terminal gets; files and --json have all of them
+MAX_ROWS = 40
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.verb is None:
+        parser.print_help()
+        return UsageError.exit_code
+    try:
+        code = arguments.call(arguments)
+    except WanflowError as error:
+        _print_error(error, arguments)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; what has a record stays, run again to go on", file=sys.stderr)
+        return 5
+    except BrokenPipeError:  # `wanflow results | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    assert isinstance(code, int)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wanflow",
+        description="A build system for generative video: manifest in, published videos out, only what changed.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"wanflow {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+
+    def verb(name: str, call: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=help, description=help, epilog=EXIT_CODES)
+        sub.formatter_class = argparse.RawDescriptionHelpFormatter
+        sub.set_defaults(call=call)
+        return sub
+
+    init = verb("init", _init, "write a commented starter job with its manifest into a directory")
+    init.add_argument("directory")
+
+    plan = verb("plan", _plan, "show what a run would render and assemble, and why; renders nothing")
+    run = verb("run", _run, "render and publish what the job asks for and the store lacks")
+    for sub in (plan, run):
+        _add_job(sub)
+        sub.add_argument("--only", metavar="EXPR", help="only rows where this holds: \"segment = 'gold'\"")
+        sub.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows (after --only)")
+        sub.add_argument("--skip-bad-rows", action="store_true", help="bad rows end as failed, the rest goes on")
+        sub.add_argument("--json", action="store_true", help="end with one machine-readable line")
+    plan.add_argument("--why", action="store_true", help="list every clip and variant with its reason")
+    run.add_argument("--address", metavar="URL", help="Ray cluster: auto or ray://HOST:10001 (default: Ray on this machine)")
+    run.add_argument("--pool", choices=("ray", "inline"), default="ray", help="inline: this process, without Ray")
+
+    status = verb("status", _status, "show how the newest run (or RUN) stands")
+    results = verb("results", _results, "show a run's results, a row a variant")
+    for sub in (status, results):
+        _add_job(sub)
+        sub.add_argument("run", nargs="?", metavar="RUN", help="run id (default: the newest)")
+        sub.add_argument("--json", action="store_true", help="machine-readable: one line")
+    results.add_argument("--failed", action="store_true", help="only what failed or is left")
+
+    retry = verb("retry", _retry, "forget remembered failures, so that the next run tries them again")
+    _add_job(retry)
+
+    doctor = verb("doctor", _doctor, "check this machine, and with JOB its store and checkpoint; says what to do")
+    _add_job(doctor, optional=True)
+    doctor.add_argument("--json", action="store_true", help="machine-readable: one line")
+
+    schema = verb("schema", _schema, "print the JSON Schema of a job or a manifest")
+    schema.add_argument("what", choices=("job", "manifest"))
+    return parser
+
+
+def _add_job(sub: argparse.ArgumentParser, optional: bool = False) -> None:
+    sub.add_argument("job", metavar="JOB", nargs="?" if optional else None, help="job file (YAML)")
+    sub.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="override a value of the job (may be repeated)"
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def _load(arguments: argparse.Namespace) -> Job:
+    from wanflow.job import load_job
+
+    return load_job(arguments.job, arguments.set)
+
+
+def _workspace(arguments: argparse.Namespace) -> Store:
+    from wanflow.storage import Store
+
+    return Store(str(_load(arguments).workspace))
+
+
+# -- verbs ----------------------------------------------------------------------------------------------------------------
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from wanflow.starter import write_starter
+
+    for path in write_starter(arguments.directory):
+        print(f"wrote {path}")
+    print(f"now: wanflow run {os.path.join(arguments.directory, 'job.yaml')}")
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from wanflow.driver import plan
+
+    made = plan(
+        _load(arguments),
+        only=arguments.only,
+        limit=arguments.limit,
+        skip_bad_rows=arguments.skip_bad_rows,
+    )
+    _print_plan(made, arguments.why)
+    if arguments.json:
+        print(json.dumps(plan_facts(made)))
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from wanflow.driver import run
+    from wanflow.view import JsonView, TerminalView
+
+    job = _load(arguments)
+    view = TerminalView() if sys.stdout.isatty() and not arguments.json else JsonView()
+    outcome = run(
+        job,
+        address=arguments.address,
+        inline=arguments.pool == "inline",
+        only=arguments.only,
+        limit=arguments.limit,
+        skip_bad_rows=arguments.skip_bad_rows,
+        view=view,
+    )
+    if arguments.json:
+        print(json.dumps({"event": "Outcome"} | outcome.to_json()))
+    else:
+        _print_outcome(outcome, job)
+    return outcome.exit_code
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from wanflow.report import summary
+
+    job = _load(arguments)
+    found = summary(_workspace(arguments), arguments.run, job.name)
+    if found is None:
+        print("null" if arguments.json else f"{job.name} has not run yet")
+    elif arguments.json:
+        print(json.dumps(asdict(found) | {"elapsed_s": found.elapsed_s}))
+    else:
+        _print_summary(found)
+    return 0
+
+
+def _results(arguments: argparse.Namespace) -> int:
+    from wanflow.report import results
+
+    job = _load(arguments)
+    rows = results(_workspace(arguments), arguments.run, arguments.failed, job.name).to_pylist()
+    if arguments.json:
+        print(json.dumps(rows, default=str))
+        return 0
+    _print_table(
+        ("variant", "status", "attempts", "gpu s", "reason or file"),
+        [
+            (
+                row["variant_id"],
+                row["status"],
+                row["attempts"],
+                f"{row['gpu_seconds'] or 0:.1f}",
+                row["reason"] or ", ".join(file["path"] for file in row["files"] or ()),
+            )
+            for row in rows
+        ],
+    )
+    return 0
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    from wanflow.records import forget_failures
+
+    number = forget_failures(_workspace(arguments))
+    print(f"forgot {number} remembered failure(s); the next run tries them again")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from wanflow.doctor import checks
+
+    found = list(checks(_load(arguments) if arguments.job else None))
+    if arguments.json:
+        print(json.dumps([{"name": c.name, "state": c.status, "found": c.found, "todo": c.todo} for c in found]))
+    else:
+        for check in found:
+            print(f"{check.status:5} {check.name:12} {check.found}" + (f"\n      -> {check.todo}" if check.todo else ""))
+    return 1 if any(check.status == "fail" for check in found) else 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from wanflow.job import job_schema
+    from wanflow.manifest import manifest_schema
+
+    print(json.dumps(job_schema() if arguments.what == "job" else manifest_schema(), indent=2))
+    return 0
+
+
+# -- words ----------------------------------------------------------------------------------------------------------------
+
+
+def plan_facts(plan: Plan) -> dict[str, Any]:
+    """The plan in numbers, as ``--json`` prints it."""
+    return {
+        "event": "Plan",
+        "variants": len(plan.variants),
+        "variants_to_assemble": len(plan.to_assemble),
+        "clips_wanted": plan.num_clips_wanted,
+        "clips_shared": plan.num_clips_shared,
+        "clips_held": len(plan.held),
+        "clips_to_render": len(plan.to_render),
+        "expected_gpu_s": plan.expected_gpu_s,
+        "bad_rows": len(plan.bad_rows),
+        "lints": [str(lint) for lint in plan.lints],
+    }
+
+
+def _print_plan(plan: Plan, why: bool) -> None:
+    shared = f", {plan.num_clips_shared:,} saved by sharing" if plan.num_clips_shared else ""
+    gpu_s = plan.expected_gpu_s
+    expected = "never measured" if gpu_s is None else f"{_duration(gpu_s)} of GPU expected"
+    print(f"{len(plan.variants):,} variants of {plan.num_clips_wanted:,} clips{shared}")
+    print(f"to render    {len(plan.to_render):,} clips ({expected}), {len(plan.held):,} held")
+    print(f"to assemble  {len(plan.to_assemble):,} variants")
+    for lint in plan.lints:
+        print(f"note: {lint}")
+    for bad in plan.bad_rows[:MAX_ROWS]:
+        print(f"bad {bad}")
+    clips = [(c.decision, c.num_variants, _shape(c), c.reason, c.task.clip.prompt[:60]) for c in plan.clips]
+    variants = [(v.variant.variant_id, v.status, v.reason) for v in plan.variants if why or v.files or v.reason]
+    most = len(plan.variants) + len(clips) if why else MAX_ROWS
+    if clips:
+        print()
+        _print_table(("clip", "variants", "shape", "reason", "prompt"), clips, most)
+    if variants:
+        print()
+        _print_table(("variant", "status", "reason"), variants, most)
+
+
+def _shape(planned: PlannedClip) -> str:
+    clip = planned.task.clip
+    return f"{clip.mode} {clip.width}x{clip.height}x{clip.num_frames}"
+
+
+def _print_outcome(outcome: Outcome, job: Job) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{outcome.job}: exit {outcome.exit_code}", show_header=False, title_justify="left")
+    for status, number in outcome.counts.items():
+        if number:
+            table.add_row(status, f"{number:,} variants")
+    table.add_row("clips rendered", f"{outcome.num_clips_rendered:,}")
+    table.add_row("took", _duration(outcome.elapsed_s))
+    table.add_row("replicas busy", _duration(outcome.gpu_seconds))
+    if outcome.cost is not None:
+        table.add_row("cost", f"{outcome.cost:.4f}")
+    table.add_row("published to", job.publish.url)
+    table.add_row("run", outcome.run_id)
+    if outcome.message:
+        table.add_row("message", outcome.message)
+    Console().print(table)
+    if outcome.counts[Status.FAILED]:
+        print("what failed, and why: wanflow results JOB --failed")
+
+
+def _print_summary(found: Summary) -> None:
+    took = found.elapsed_s
+    print(f"run        {found.run_id}")
+    print(f"state      {found.state}" + (f", exit code {found.outcome.exit_code}" if found.outcome else ""))
+    print(f"took       {'-' if took is None else _duration(took)}")
+    print("variants   " + (", ".join(f"{n:,} {status}" for status, n in found.counts.items() if n) or "-"))
+    if found.events:
+        print("events     " + ", ".join(f"{n:,} {name}" for name, n in found.events.items()))
+    if found.message:
+        print(f"message    {found.message}")
+
+
+def _print_table(head: tuple[str, ...], rows: Sequence[tuple[Any, ...]], most: int = MAX_ROWS) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in head:
+        table.add_column(name, overflow="fold")
+    for row in rows[:most]:
+        table.add_row(*map(str, row))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    if len(rows) > most:
+        console.print(f"... and {len(rows) - most:,} more")
+
+
+def _print_error(error: WanflowError, arguments: argparse.Namespace) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    if getattr(arguments, "json", False):
+        bad_rows = error.bad_rows if isinstance(error, ManifestError) else ()
+        rows = [{"row": bad.row, "variant_id": bad.variant_id, "reason": bad.reason} for bad in bad_rows]
+        words = error.message if isinstance(error, ManifestError) else str(error)
+        print(json.dumps({"event": "Error", "exit_code": error.exit_code, "message": words, "bad_rows": rows}))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""The end of a run: from the plan and the scheduler's last state to results, catalog and outcome. Decides the exit code."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+from wanflow.job import Job
+from wanflow.ledger import Ledger
+from wanflow.model import Clip, Scalar, Status, Variant
+from wanflow.planning import Plan, PlannedVariant
+from wanflow.report.outcome import Outcome, count_statuses, write_end
+from wanflow.report.results import ResultFile, ResultRow, result_files
+from wanflow.schedule import Scheduler
+from wanflow.schedule.state import ClipState, VariantStatus
+from wanflow.storage import Store
+
+#: stages of a render that keep a GPU busy
+GPU_STAGES = ("encode", "denoise", "cascade", "decode")
+
+
+def close_run(job: Job, ledger: Ledger, plan: Plan, scheduler: Scheduler | None, started_s: float, broken: str) -> Outcome:
+    """Write results, catalog, index and outcome; return the outcome.
+
+    ``scheduler`` is None when there was nothing to do. ``broken`` says why the run as a whole broke, or is empty.
+    """
+    target = Store(job.publish.url)
+    rows = _rows(job, plan, scheduler, target)
+    counts = count_statuses(rows)
+    gpu_s = sum(gpu_seconds(clip) for clip in scheduler.clips.values()) if scheduler else 0.0
+    outcome = Outcome(
+        run_id=ledger.run_id,
+        job=job.name,
+        exit_code=decide_exit_code(job, counts, broken),
+        started_at_s=started_s,
+        ended_at_s=time.time(),
+        counts=counts,
+        num_clips_rendered=sum(c.done_here for c in scheduler.clips.values()) if scheduler else 0,
+        gpu_seconds=round(gpu_s, 3),
+        cost=_cost(job, gpu_s),
+        message=broken or (scheduler.stopping if scheduler else "") or "",
+    )
+    carry: dict[str, Mapping[str, Scalar]] = {
+        path: dict(planned.variant.carry) for planned in plan.variants for _, path in planned.variant.outputs
+    }
+    write_end(
+        ledger, target, outcome, rows, carry, plan.published, cache_control=job.publish.cache_control
+    )
+    return outcome
+
+
+def decide_exit_code(job: Job, counts: Mapping[str, int], broken: str) -> int:
+    """0 done, 1 broken, 3 more failures than ``limits.max_failed``, 5 work left."""
+    if broken:
+        return 1
+    if counts[Status.LEFT] or counts[Status.HELD]:
+        return 5
+    return 3 if counts[Status.FAILED] > job.limits.failures_allowed(sum(counts.values())) else 0
+
+
+def gpu_seconds(clip: ClipState) -> float:
+    """Seconds that all attempts at a clip kept a replica busy."""
+    return sum(value for stage, value in clip.seconds.items() if stage.partition("-")[0] in GPU_STAGES)
+
+
+def measured_clips(plan: Plan, scheduler: Scheduler) -> list[tuple[Clip, float]]:
+    """(clip, seconds) of what was rendered whole in one attempt: what estimates are made of."""
+    return [
+        (planned.task.clip, gpu_seconds(state))
+        for planned in plan.to_render
+        if (state := scheduler.clips[planned.task.key]).done_here and state.num_attempts == 1
+    ]
+
+
+def _rows(job: Job, plan: Plan, scheduler: Scheduler | None, target: Store) -> list[ResultRow]:
+    sharing = Counter(key for planned in plan.to_assemble for key in _masters(planned))
+    rows = [_row(job, plan, planned, scheduler, target, sharing) for planned in plan.variants]
+    bad: dict[tuple[int, str], list[str]] = {}
+    for each in plan.bad_rows:
+        bad.setdefault((each.row, each.variant_id), []).append(each.reason)
+    rows += [ResultRow(name, row, Status.FAILED, "; ".join(reasons)) for (row, name), reasons in bad.items()]
+    return sorted(rows, key=lambda each: each.row)
+
+
+def _row(
+    job: Job,
+    plan: Plan,
+    planned: PlannedVariant,
+    scheduler: Scheduler | None,
+    target: Store,
+    sharing: Mapping[str, int],
+) -> ResultRow:
+    variant, status, reason = planned.variant, planned.status, planned.reason
+    attempts, seconds, gpu_s = 0, {}, 0.0
+    state = scheduler.variants.get(planned.files[0].path) if scheduler and planned.files else None
+    if scheduler and state:
+        status, reason = _STATUSES.get(state.status, Status.LEFT), state.message
+        clips = [scheduler.clips[key] for key in sorted(_masters(planned))]
+        attempts = state.num_attempts + sum(clip.num_attempts for clip in clips)
+        seconds = dict(state.seconds)
+        for clip in clips:
+            for stage, value in clip.seconds.items():
+                seconds[stage] = seconds.get(stage, 0.0) + value / sharing[clip.key]
+            gpu_s += gpu_seconds(clip) / sharing[clip.key]
+    if status is Status.UNCHANGED:
+        reason = ""
+    return ResultRow(
+        variant_id=variant.variant_id,
+        row=variant.row,
+        status=status,
+        reason=reason,
+        attempts=attempts,
+        seconds=seconds,
+        gpu_seconds=gpu_s,
+        cost=_cost(job, gpu_s),
+        files=_files(plan, variant, target),
+        carry=dict(variant.carry),
+    )
+
+
+_STATUSES = {VariantStatus.PUBLISHED: Status.PUBLISHED, VariantStatus.FAILED: Status.FAILED}
+
+
+def _masters(planned: PlannedVariant) -> set[str]:
+    return {key for file in planned.files for key in file.masters}
+
+
+def _files(plan: Plan, variant: Variant, target: Store) -> tuple[ResultFile, ...]:
+    """What is live of a variant, made by this run or before."""
+    return tuple(
+        file
+        for output, path in variant.outputs
+        if plan.published.key_of(path)
+        for file in result_files(target.url, output.name, plan.published.records[path])
+    )
+
+
+def _cost(job: Job, gpu_s: float) -> float | None:
+    hour = job.resources.gpu_hour
+    return None if hour is None else round(gpu_s / 3600 * hour * max(job.resources.gpus_per_replica or 1, 1), 6)

@@ -1,0 +1,213 @@
+"""The run directory: what was tried. Its files and their columns are a contract.
+
+::
+
+    <workspace>/runs/<run_id>/job.yaml              the job as it was given
+                              plan.parquet          what was to be done, and why
+                              events/000000.parquet what was ordered and what happened, in order
+                              results.parquet       a row a variant
+                              outcome.json          how it ended; absent while it runs and after a crash
+                              stop                  somebody asked the run to stop
+
+Records are the truth of what is done; the ledger is the truth of what was tried. An event that was appended as durable
+(or before a flush) is in the store when the call returns; a crash loses at most the buffered rest, never a file's half.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import secrets
+import threading
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from wanflow.errors import Conflict, StoreError
+from wanflow.records import in_parallel
+from wanflow.storage import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: columns of an event; what else a row has goes into ``data`` as JSON
+EVENT_COLUMNS = ("time_s", "event", "task", "attempt", "replica", "reason", "data")
+#: buffered rows are written when there are this many
+BUFFERED_ROWS = 500
+
+
+def new_run_id(started_s: float, name: str = "") -> str:
+    """Sortable by time, unique: ``20261120T150539.120Z-spring-sale-3f9a2c``."""
+    now = datetime.fromtimestamp(started_s, UTC)
+    stamp = now.strftime("%Y%m%dT%H%M%S.") + f"{now.microsecond // 1000:03d}Z"
+    return "-".join(part for part in (stamp, _slug(name), secrets.token_hex(3)) if part)
+
+
+def run_ids(workspace: Store, name: str = "") -> list[str]:
+    """Every run of the workspace, oldest first; ``name``: of the job of this name only."""
+    runs = workspace.folders("runs")
+    if not name:
+        return runs
+    return [run for run in runs if run.partition("-")[2].rpartition("-")[0] == _slug(name)]
+
+
+def latest_run(workspace: Store, name: str = "") -> str | None:
+    """The youngest run, or None."""
+    return max(run_ids(workspace, name), default=None)
+
+
+class Ledger:
+    """One run's directory; written by its driver, read by everybody. Safe to use from several threads."""
+
+    def __init__(self, workspace: Store, run_id: str) -> None:
+        self.workspace = workspace
+        self.run_id = run_id
+        self._rows: list[dict[str, object]] = []
+        self._next: int | None = None
+        self._lock = threading.Lock()
+
+    def path(self, name: str) -> str:
+        """``name`` in the run directory, as a path in the workspace."""
+        return f"runs/{self.run_id}/{name}"
+
+    def append(self, row: Mapping[str, Any], durable: bool = False) -> None:
+        """Add an event; keys that are no columns go to ``data``. ``durable``: it is in the store on return."""
+        with self._lock:
+            self._rows.append(_event(row))
+            if durable or len(self._rows) >= BUFFERED_ROWS:
+                self._flush()
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        if self._next is None:  # a run is written by one driver, but a caller may open its ledger again
+            self._next = 1 + max((_number(path) for path in self._event_paths()), default=-1)
+        data = _parquet(_event_table(self._rows))
+        while True:
+            path = self.path(f"events/{self._next:06d}.parquet")
+            self._next += 1
+            try:
+                self.workspace.create(path, data)
+                break
+            except Conflict:
+                if self.workspace.read(path) == data:  # mine: the acknowledgement was lost
+                    break
+        self._rows.clear()
+
+    def write_job(self, text: str) -> None:
+        self.workspace.write(self.path("job.yaml"), text.encode())
+
+    def write_plan(self, rows: pa.Table | Iterable[Mapping[str, Any]]) -> None:
+        self._write_table("plan.parquet", rows)
+
+    def write_results(self, rows: pa.Table | Iterable[Mapping[str, Any]]) -> None:
+        self._write_table("results.parquet", rows)
+
+    def write_outcome(self, outcome: Mapping[str, Any]) -> None:
+        """How the run ended; written last, so that its presence says that everything else is there."""
+        self.flush()
+        self.workspace.write(
+            self.path("outcome.json"), json.dumps(outcome, indent=1, ensure_ascii=False).encode()
+        )
+
+    def ask_stop(self, message: str) -> None:
+        """Ask the run to drain and end; its driver looks for this with :meth:`stop_asked`."""
+        self.workspace.write(self.path("stop"), (message or "stop").encode())
+
+    def stop_asked(self) -> str | None:
+        """The message of :meth:`ask_stop`, or None."""
+        data = self._read("stop")
+        return None if data is None else data.decode(errors="replace")
+
+    def read_job(self) -> str | None:
+        data = self._read("job.yaml")
+        return None if data is None else data.decode()
+
+    def read_plan(self) -> pa.Table | None:
+        return self._read_table("plan.parquet")
+
+    def read_results(self) -> pa.Table | None:
+        return self._read_table("results.parquet")
+
+    def read_outcome(self) -> dict[str, Any] | None:
+        data = self._read("outcome.json")
+        try:
+            return None if data is None else dict(json.loads(data))
+        except ValueError as exc:
+            raise StoreError(f"{self.path('outcome.json')} is damaged ({exc}); delete it") from exc
+
+    def read_events(self) -> pa.Table:
+        """Every event that reached the store, in order."""
+        import pyarrow as pa
+
+        tables = in_parallel(lambda path: _table(self.workspace.read(path)), self._event_paths())
+        return pa.concat_tables([_event_table([]), *tables])
+
+    def _event_paths(self) -> list[str]:
+        return sorted((stat.path for stat in self.workspace.list(self.path("events"))), key=_number)
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return self.workspace.read(self.path(name))
+        except FileNotFoundError:
+            return None
+
+    def _read_table(self, name: str) -> pa.Table | None:
+        data = self._read(name)
+        return None if data is None else _table(data)
+
+    def _write_table(self, name: str, rows: pa.Table | Iterable[Mapping[str, Any]]) -> None:
+        import pyarrow as pa
+
+        table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(row) for row in rows])
+        self.workspace.write(self.path(name), _parquet(table))
+
+
+def _event(row: Mapping[str, Any]) -> dict[str, object]:
+    unknown = {name: value for name, value in row.items() if name not in EVENT_COLUMNS}
+    data = row.get("data")
+    if unknown:
+        data = {**(data if isinstance(data, Mapping) else {}), **unknown}
+    event: dict[str, object] = {name: str(row.get(name) or "") for name in EVENT_COLUMNS}
+    event["time_s"] = float(row.get("time_s") or 0.0)
+    event["data"] = (
+        data if isinstance(data, str) else json.dumps(data, default=str, ensure_ascii=False) if data else ""
+    )
+    return event
+
+
+def _event_table(rows: list[dict[str, object]]) -> pa.Table:
+    import pyarrow as pa
+
+    schema = pa.schema([(name, pa.float64() if name == "time_s" else pa.string()) for name in EVENT_COLUMNS])
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    import pyarrow.parquet as pq
+
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="zstd")
+    return file.getvalue()
+
+
+def _table(data: bytes) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    return pq.read_table(pa.BufferReader(data))
+
+
+def _number(path: str) -> int:
+    name = path.rpartition("/")[2].removesuffix(".parquet")
+    return int(name) if name.isdigit() else -1
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]

@@ -1,0 +1,178 @@
+"""A row's clips: what is generated, in every number. Equal rows get the same Clip back, made once.
+
+Sizes and lengths come from the engine's own rules (``wanflow.engines.spec``); each is worked out once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+from wanflow.cascade import check as check_cascade
+from wanflow.engines.spec import check_frames, check_size, frames_for, size_for
+from wanflow.errors import EngineError, InputError
+from wanflow.inputs import Inputs
+from wanflow.job import Job
+from wanflow.job.fields import check_size_text, parse_seconds, parse_seed
+from wanflow.manifest.prompts import clean_prompt
+from wanflow.manifest.values import is_null
+from wanflow.model import Clip, EngineSpec, Mode
+from wanflow.templates import Template, compile_template
+
+#: distinct clips that are remembered; a job with more is slower, not wrong
+MAX_REMEMBERED = 100_000
+
+_TEXTS = ("prompt", "negative_prompt", "image")
+
+
+def default_templates(columns: frozenset[str]) -> dict[str, str]:
+    """What the job's clip says where it says nothing: the row's own column, or nothing."""
+    return {f"clip.{name}": f"{{{{ {name} }}}}" if name in columns else "" for name in _TEXTS}
+
+
+class ClipMaker:
+    """Makes the clips of one job; raises EngineError at once when an engine cannot do the job's cascade."""
+
+    def __init__(
+        self, job: Job, engines: Mapping[Mode, EngineSpec], inputs: Inputs, columns: frozenset[str]
+    ) -> None:
+        self._job = job
+        self._inputs = inputs
+        self._engines = {mode: spec for mode, spec in engines.items() if mode in spec.modes}
+        self._cascades = {
+            spec.weights: tuple(check_cascade(step, spec) for step in job.cascade_steps())
+            for spec in self._engines.values()
+        }
+        self._samplings = {
+            spec.weights: job.engine.sampling(spec.sampling) for spec in self._engines.values()
+        }
+        given = {**default_templates(columns), **job.clip_templates()}
+        self._templates = {name: compile_template(given[f"clip.{name}"]) for name in _TEXTS}
+        self._seed, self._seconds = (
+            compile_template(value) if isinstance(value, str) else value
+            for value in (job.clip.seed, job.clip.seconds)
+        )
+        self._aspects = [compile_template(text) for text in job.clip.aspect]
+        self._constant_aspects = (
+            job.clip.aspect if all(t.constant is not None for t in self._aspects) else None
+        )
+        #: a template that gives nothing is told as such
+        self._default_seed = job.clip.seed if isinstance(job.clip.seed, int) else ""
+        self._sizes = job.clip.size or {}
+        self._size = cache(self._find_size)
+        self._frames = cache(self._find_frames)
+        self._known: dict[tuple[object, ...], Clip | list[str]] = {}
+        #: template of the first frame's place, for reading ahead
+        self.image: Template | None = self._templates["image"]
+
+    def aspects(self, values: Mapping[str, object]) -> tuple[str, ...]:
+        """The job's aspects for a row that has none of its own. ValueError from a template."""
+        if self._constant_aspects is not None:
+            return self._constant_aspects
+        return tuple(
+            part.strip()
+            for t in self._aspects
+            for part in t.render({**values, "aspect": ""}).split(",")
+            if part.strip()
+        )
+
+    def make(self, aspect: str, values: Mapping[str, object]) -> Clip | list[str]:
+        """The row's clip of one aspect, or every reason why there is none."""
+        values = {**values, "aspect": aspect, "seed": values.get("seed"), "seconds": values.get("seconds")}
+        try:
+            texts = [self._templates[name].render(values) for name in _TEXTS]
+            own = (
+                self._seed.render(values)
+                if isinstance(self._seed, Template) and is_null(values["seed"])
+                else values["seed"],
+                self._seconds.render(values)
+                if isinstance(self._seconds, Template) and is_null(values["seconds"])
+                else values["seconds"],
+            )
+        except ValueError as exc:
+            return [f"clip: {exc}"]
+        key = (aspect, *texts, *own)
+        found = self._known.get(key)
+        if found is None:
+            found = self._build(aspect, *texts, *own)
+            if len(self._known) >= MAX_REMEMBERED:
+                self._known.clear()
+            self._known[key] = found
+        return found
+
+    def _build(
+        self, aspect: str, prompt: str, negative: str, image: str, seed: object, seconds: object
+    ) -> Clip | list[str]:
+        reasons: list[str] = []
+        source = None
+        mode = Mode.I2V if image.strip() else Mode.T2V
+        if mode is Mode.I2V:
+            try:
+                source = self._inputs.image(image)
+            except InputError as exc:
+                reasons.append(f"image: {exc}")
+        number, length = 0, self._job.clip.seconds
+        try:
+            number = parse_seed(self._default_seed if is_null(seed) else seed)
+        except ValueError as exc:
+            reasons.append(f"seed: {exc}")
+        try:
+            length = None if is_null(seconds) else parse_seconds(seconds)
+        except ValueError as exc:
+            reasons.append(f"seconds: {exc}")
+        cleaned = clean_prompt(prompt)
+        if not cleaned and mode is Mode.T2V:
+            reasons.append("prompt: is empty, and there is no image either")
+        spec = self._engines.get(mode)
+        if spec is None:
+            reasons.append(self._no_engine(mode))
+            return reasons
+        width = height = num_frames = 0
+        try:
+            width, height = self._size(mode, aspect)
+        except EngineError as exc:
+            reasons.append(f"aspect {aspect}: {exc}")
+        try:
+            explicit = length if length is not None else self._job.clip.seconds
+            num_frames = self._frames(mode, explicit if isinstance(explicit, float) else None)
+        except EngineError as exc:
+            reasons.append(f"length: {exc}")
+        if reasons:
+            return reasons
+        return Clip(
+            mode=mode,
+            weights=spec.weights,
+            prompt=cleaned,
+            negative_prompt=clean_prompt(negative),
+            image=source,
+            seed=number,
+            width=width,
+            height=height,
+            num_frames=num_frames,
+            fps=spec.fps,
+            sampling=self._samplings[spec.weights],
+            cascade=self._cascades[spec.weights],
+        )
+
+    def _no_engine(self, mode: Mode) -> str:
+        what = "has an image" if mode is Mode.I2V else "has no image"
+        given = ", ".join(f"{m}: {spec.name}" for m, spec in self._engines.items()) or "none"
+        instead = "leave the image empty" if mode is Mode.I2V else "give an image"
+        return f"the row {what}, so it needs a checkpoint for {mode} (there is {given}); set engine.checkpoint.{mode}, or {instead}"
+
+    def _find_size(self, mode: Mode, aspect: str) -> tuple[int, int]:
+        spec = self._engines[mode]
+        explicit = self._sizes.get(aspect) or self._sizes.get("")
+        if explicit is None:
+            return size_for(spec, aspect)
+        width, height = check_size_text(explicit)
+        check_size(spec, width, height)
+        return width, height
+
+    def _find_frames(self, mode: Mode, seconds: float | None) -> int:
+        spec = self._engines[mode]
+        if seconds is not None:
+            return frames_for(spec, seconds)
+        num_frames = self._job.clip.num_frames or spec.num_frames
+        check_frames(spec, num_frames)
+        return num_frames

@@ -1,0 +1,91 @@
+"""The file formats of a manifest: for each, how to see its columns and how to read some of them in batches.
+
+Both take an open file; batches have the columns of the schema that is asked for, in the file's own types for Parquet. Errors are
+pyarrow's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from wanflow.manifest.columns import TYPED_IN_TEXT
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH_ROWS = 4096
+#: one line of a JSON file, or one row of a CSV file, must fit
+BLOCK_BYTES = 8 * 2**20
+
+
+def _parquet_schema(handle: Any) -> pa.Schema:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(handle).schema_arrow
+
+
+def _parquet_batches(handle: Any, schema: pa.Schema) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(handle).iter_batches(BATCH_ROWS, columns=schema.names)  # type: ignore[no-any-return]
+
+
+def _csv_reader(handle: Any, types: Mapping[str, Any], names: list[str] | None) -> Any:
+    from pyarrow import csv
+
+    return csv.open_csv(
+        handle,
+        read_options=csv.ReadOptions(block_size=BLOCK_BYTES),
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        convert_options=csv.ConvertOptions(
+            column_types=types,
+            include_columns=names,
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=True,
+        ),
+    )
+
+
+def _csv_schema(handle: Any) -> pa.Schema:
+    """Everything is text, but the columns that are known to be numbers."""
+    import pyarrow as pa
+
+    names = _csv_reader(handle, {}, None).schema.names
+    return pa.schema([(name, TYPED_IN_TEXT.get(name, pa.string)()) for name in names])
+
+
+def _csv_batches(handle: Any, schema: pa.Schema) -> Iterator[Any]:
+    return iter(_csv_reader(handle, dict(zip(schema.names, schema.types, strict=True)), schema.names or None))
+
+
+def _json_reader(handle: Any, schema: pa.Schema | None) -> Any:
+    from pyarrow import json
+
+    known = json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore") if schema else None
+    return json.open_json(handle, read_options=json.ReadOptions(block_size=BLOCK_BYTES), parse_options=known)
+
+
+def _json_schema(handle: Any) -> pa.Schema:
+    """As inferred from the first block, but dates stay the text that they are."""
+    import pyarrow as pa
+
+    found = _json_reader(handle, None).schema
+    return pa.schema([(f.name, pa.string() if pa.types.is_temporal(f.type) else f.type) for f in found])
+
+
+def _json_batches(handle: Any, schema: pa.Schema) -> Iterator[Any]:
+    return iter(_json_reader(handle, schema))
+
+
+SCHEMAS: dict[str, Callable[[Any], Any]] = {
+    "parquet": _parquet_schema,
+    "csv": _csv_schema,
+    "json": _json_schema,
+}
+READERS: dict[str, Callable[[Any, Any], Iterator[Any]]] = {
+    "parquet": _parquet_batches,
+    "csv": _csv_batches,
+    "json": _json_batches,
+}

@@ -1,0 +1,103 @@
+"""A row's layers: the job's layer entries with the row's values in them, checked. Equal texts give the same layer back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from wanflow.errors import InputError
+from wanflow.inputs import Inputs
+from wanflow.job.layers import PARSERS, LayerEntry
+from wanflow.model import BoxLayer, ImageLayer, Layer, Placement, TextLayer
+from wanflow.templates import Template, compile_template
+
+MAX_REMEMBERED = 50_000
+
+#: the field without which a layer is left out
+_ESSENCE = {"image": "url", "text": "value", "box": "color"}
+#: a line of a video; longer texts are a mistake in the data
+MAX_TEXT_CHARS = 2000
+
+
+class LayerMaker:
+    """Makes one entry of ``layers`` for each row."""
+
+    def __init__(self, place: str, entry: LayerEntry, inputs: Inputs) -> None:
+        self._kind = entry.kind
+        self._place = f"{place}.{entry.kind}"
+        self._inputs = inputs
+        body = entry.body
+        given = body.model_dump(exclude_none=True)
+        self._defaults = {
+            name: field.default for name, field in type(body).model_fields.items() if not field.is_required()
+        }
+        self._templates = [(name, compile_template(text)) for name, text in given.items()]
+        self._known: dict[tuple[str, ...], Layer | list[str] | None] = {}
+        #: template of a picture's place, for reading ahead
+        self.image: Template | None = dict(self._templates)["url"] if entry.kind == "image" else None
+
+    def make(self, values: Mapping[str, Any]) -> Layer | list[str] | None:
+        """The layer, None when this row has none, or every reason why it cannot be made."""
+        try:
+            texts = tuple(template.render(values) for _, template in self._templates)
+        except ValueError as exc:
+            return [f"{self._place}: {exc}"]
+        if texts not in self._known:
+            if len(self._known) >= MAX_REMEMBERED:
+                self._known.clear()
+            self._known[texts] = self._build({n: t for (n, _), t in zip(self._templates, texts, strict=True)})
+        return self._known[texts]
+
+    def _build(self, texts: dict[str, str]) -> Layer | list[str] | None:
+        if not texts[_ESSENCE[self._kind]].strip():
+            return None
+        reasons: list[str] = []
+        fields: dict[str, Any] = {}
+        for name, text in texts.items():
+            try:
+                fields[name] = self._field(name, text)
+            except (ValueError, InputError) as exc:
+                reasons.append(f"{self._place}.{name}: {exc}")
+        start, end = fields.get("start") or 0.0, fields.get("end")
+        if end is not None and end <= start:
+            reasons.append(f"{self._place}.end: {end:g} s is not after start ({start:g} s)")
+        if reasons:
+            return reasons
+        place = Placement(
+            at=fields["at"],
+            width=fields.get("width"),
+            height=fields.get("height"),
+            margin=fields["margin"],
+            opacity=fields["opacity"],
+            start_s=start,
+            end_s=end,
+            fade_s=fields["fade"],
+        )
+        if self._kind == "image":
+            return ImageLayer(fields["url"], place)
+        if self._kind == "box":
+            return BoxLayer(fields["color"], place)
+        return TextLayer(
+            text=fields["value"],
+            place=place,
+            style=fields["style"],
+            color=fields.get("color"),
+            background=fields.get("background"),
+            font=fields.get("font"),
+            size=fields.get("size"),
+        )
+
+    def _field(self, name: str, text: str) -> Any:
+        """A field's value; an empty text is the field's default."""
+        if name == "value":
+            if len(text) > MAX_TEXT_CHARS:
+                raise ValueError(f"has {len(text):,} characters; at most {MAX_TEXT_CHARS:,} fit on a picture")
+            return text.strip()
+        text = text.strip() or self._defaults.get(name) or ""
+        if not text:
+            return None
+        if name == "url":
+            return self._inputs.image(text)
+        if name == "font":
+            return self._inputs.font(text)
+        return PARSERS[name](text)

@@ -1,0 +1,88 @@
+"""A row's outputs: which apply to its aspects, and the path under which each is published, safe and unique."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from wanflow.errors import JobError
+from wanflow.job import Job
+from wanflow.model import Output
+from wanflow.storage import check_publish_path
+from wanflow.templates import compile_template
+
+SUFFIX = ".mp4"
+
+
+class OutputMaker:
+    """Outputs and paths of one job; remembers who has which path."""
+
+    def __init__(self, job: Job) -> None:
+        self._sections = job.outputs
+        self._template = compile_template(job.publish.path)
+        self._url = job.publish.url
+        self._inside = _inside(job.publish.url, str(job.workspace))
+        self._applying: dict[tuple[str, ...], tuple[Output, ...] | str] = {}
+        self._owners: dict[str, tuple[int, int, str]] = {}
+
+    def applying(self, aspects: tuple[str, ...]) -> tuple[Output, ...]:
+        """The outputs whose aspect is among ``aspects``; ValueError when none is."""
+        if aspects not in self._applying:
+            self._applying[aspects] = self._find(aspects)
+        found = self._applying[aspects]
+        if isinstance(found, str):
+            raise ValueError(found)
+        return found
+
+    def path(self, output: Output, values: Mapping[str, object], row: int, variant: int) -> str:
+        """Where the row's file of ``output`` is published; ValueError when it is unsafe or another one has it.
+
+        ``variant`` numbers the variants of a run: with a matrix, a row has several.
+        """
+        try:
+            path = self._template.render({**values, "output": output.name, "aspect": output.aspect})
+            check_publish_path(path)
+            if not path.endswith(SUFFIX) or path.split("/")[-1] == SUFFIX:
+                raise ValueError(f"{path!r} must end with a name and {SUFFIX}")
+            if path.split("/")[-1].startswith("."):
+                raise ValueError(f"{path!r} is a hidden file; begin its name with another character")
+            if self._inside and f"{path}/".startswith(f"{self._inside}/"):
+                raise ValueError(f"{path!r} lies in the workspace ({self._inside}/ below publish.url)")
+        except ValueError as exc:
+            raise ValueError(f"publish.path of output {output.name}: {exc}") from None
+        owner = self._owners.setdefault(path, (variant, row, output.name))
+        if owner != (variant, row, output.name):
+            if owner[0] == variant:
+                whose = f"output {owner[2]} of the same row"
+            else:
+                whose = (
+                    f"row {owner[1]}" if owner[1] != row else "the same row with other values of the matrix"
+                )
+            raise ValueError(f"publish.path: {whose} is published at {path} too; make the path differ")
+        return path
+
+    def _find(self, aspects: tuple[str, ...]) -> tuple[Output, ...] | str:
+        found, problems, wanted = [], [], []
+        for section in self._sections:
+            aspect = section.source_aspect() or (aspects[0] if len(aspects) == 1 else None)
+            if aspect is None:
+                problems.append(
+                    f"output {section.name}: say which of {', '.join(aspects)} it is made from: `from: {aspects[0]}`"
+                )
+            elif aspect in aspects:
+                try:
+                    found.append(section.resolve(aspect))
+                except JobError as exc:
+                    problems.append(str(exc))
+            else:
+                wanted.append(f"{section.name} needs {aspect}")
+        if problems:
+            return "; ".join(problems)
+        if not found:
+            return f"no output is made from {', '.join(aspects)} ({', '.join(wanted)}); change the aspect, or the outputs' `from`"
+        return tuple(found)
+
+
+def _inside(url: str, workspace: str) -> str:
+    """The workspace's path below the publish URL, or nothing."""
+    prefix = url.rstrip("/") + "/"
+    return workspace.rstrip("/")[len(prefix) :] if workspace.startswith(prefix) else ""

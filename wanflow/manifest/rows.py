@@ -1,0 +1,199 @@
+"""From a row's values to a Variant, or to every reason why it cannot be one.
+
+What is wrong with the job as a whole (a template that names no column, an output that no preset knows) is raised before the
+first row; what is wrong with a row is a :class:`BadRow` a reason, and the rest goes on. A row's own ``seed``, ``aspect`` and
+``seconds`` come before the job's. A null value is the empty text: an image layer without URL, a text layer without words
+and a box without colour are left out of that variant.
+
+Nothing is rendered or published here, and the store is not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import TypeVar
+
+from wanflow.errors import BadRow, ManifestError
+from wanflow.inputs import Inputs
+from wanflow.job import BUILT_INS, Job
+from wanflow.manifest.clips import ClipMaker, default_templates
+from wanflow.manifest.layers import LayerMaker
+from wanflow.manifest.outputs import OutputMaker
+from wanflow.manifest.sharing import Sharing
+from wanflow.manifest.table import Table
+from wanflow.manifest.values import aspects_of, carried, identity, priority_of
+from wanflow.model import EngineSpec, Layer, Mode, Scene, Variant
+from wanflow.suggest import did_you_mean
+from wanflow.templates import compile_template, unknown_names
+
+T = TypeVar("T")
+
+#: rows whose images are read ahead together
+CHUNK_ROWS = 1024
+
+
+def read_variants(
+    job: Job,
+    engines: Mapping[Mode, EngineSpec],
+    inputs: Inputs,
+    only: str | None = None,
+    limit: int | None = None,
+    sharing: Sharing | None = None,
+) -> Iterator[Variant | BadRow]:
+    """Each row of the job's manifest (times its matrix) as a Variant, or as one BadRow a reason, in the manifest's order.
+
+    ``only`` is a condition beside ``manifest.where``; ``limit`` ends after so many rows; ``sharing`` counts along.
+    Raises ManifestError (table, columns, templates, conditions), JobError (outputs) and EngineError (cascade) before the
+    first row, and ManifestError when a file turns out broken on the way.
+    """
+    table = Table(job.manifest.url, job.manifest.rename)
+    columns = frozenset(table.columns) | frozenset(job.matrix)
+    _check_names(job, table.columns, columns)
+    maker = _VariantMaker(job, engines, inputs, columns)
+    conditions = [text for text in (job.manifest.where, only) if text]
+    rows = table.rows(maker.needed | frozenset(job.publish.carry), conditions, job.matrix)
+    if sharing is not None:
+        sharing.begin(template_columns(job), columns)
+    return maker.variants(islice(rows, limit) if limit is not None else rows, sharing)
+
+
+def template_columns(job: Job) -> dict[str, frozenset[str]]:
+    """Place (``clip.prompt``) to the names whose values decide a clip there; a name need not be a column of the manifest."""
+    known = {
+        f"clip.{name}": frozenset({name})
+        for name in ("prompt", "negative_prompt", "image", "seed", "aspect", "seconds")
+    }
+    found = {
+        place: compile_template(text).names - {"aspect", "output"}
+        for place, text in job.clip_templates().items()
+        if not place.startswith("clip.aspect")
+    }
+    own = {
+        place: names | found.get(place, frozenset())
+        for place, names in known.items()
+        if place in ("clip.seed", "clip.seconds")
+    }
+    return {**known, **found, **own}
+
+
+def _check_names(job: Job, table_columns: tuple[str, ...], columns: frozenset[str]) -> None:
+    """ManifestError that lists every name which neither the table nor the matrix has."""
+    both = sorted(set(job.matrix) & set(table_columns))
+    problems = [
+        f"matrix.{name}: the manifest has a column of this name; choose another, or rename the column"
+        for name in both
+    ]
+    row = columns | {"variant_id", "row"}
+    problems += unknown_names(
+        {**default_templates(columns), **job.clip_templates()}, lambda place: row | {"aspect"}
+    )
+    problems += unknown_names(job.layer_templates(), lambda place: row)
+    problems += unknown_names({"publish.path": job.publish.path}, lambda place: row | set(BUILT_INS))
+    problems += [
+        f"publish.carry: there is no column `{name}`; {did_you_mean(name, columns)}"
+        for name in job.publish.carry
+        if name not in columns
+    ]
+    if "prompt" not in columns and job.clip.prompt is None:
+        problems.append("there is no prompt: give clip.prompt, or a column prompt")
+    if problems:
+        raise ManifestError(
+            "\n  ".join([f"{job.manifest.url}: the manifest and the job do not fit together", *problems])
+        )
+
+
+class _VariantMaker:
+    """All that is worked out once for a run, so that a row costs little."""
+
+    def __init__(
+        self, job: Job, engines: Mapping[Mode, EngineSpec], inputs: Inputs, columns: frozenset[str]
+    ) -> None:
+        self._job = job
+        self._inputs = inputs
+        self._clips = ClipMaker(job, engines, inputs, columns)
+        self._layers = [LayerMaker(f"layers.{i}", entry, inputs) for i, entry in enumerate(job.layers)]
+        self._outputs = OutputMaker(job)
+        made_of = {
+            **default_templates(columns),
+            **job.clip_templates(),
+            **job.layer_templates(),
+            "": job.publish.path,
+        }
+        #: the columns that are read
+        self.needed = frozenset({"variant_id", "seed", "aspect", "seconds", "priority"}).union(
+            *(compile_template(text).names for text in made_of.values())
+        )
+        self._rows_by_id: dict[str, int] = {}
+        self._num_variants = 0
+
+    def variants(
+        self, rows: Iterator[tuple[int, dict[str, object]]], sharing: Sharing | None
+    ) -> Iterator[Variant | BadRow]:
+        told: tuple[int, set[str]] = (0, set())
+        while chunk := list(islice(rows, CHUNK_ROWS)):
+            self._prefetch([values for _, values in chunk])
+            for row, values in chunk:
+                made = self._make(row, values, sharing)
+                if isinstance(made, Variant):
+                    yield made
+                    continue
+                if told[0] != row:
+                    told = (row, set())
+                yield from (
+                    bad for bad in made if bad.reason not in told[1]
+                )  # the matrix repeats a row, and its reasons
+                told[1].update(bad.reason for bad in made)
+
+    def _make(self, row: int, values: dict[str, object], sharing: Sharing | None) -> Variant | list[BadRow]:
+        self._num_variants += 1
+        variant = self._num_variants
+        reasons: list[str] = []
+
+        def attempt(make: Callable[[], T], fallback: T) -> T:
+            try:
+                return make()
+            except ValueError as exc:
+                reasons.append(str(exc))
+                return fallback
+
+        variant_id = attempt(lambda: identity(values["variant_id"]), "")
+        if variant_id and (first := self._rows_by_id.setdefault(variant_id, row)) != row:
+            reasons.append(f"variant_id: row {first} has it already; ids are unique")
+        values["variant_id"], values["row"] = variant_id, row
+        aspects = attempt(lambda: aspects_of(values.get("aspect"), self._clips.aspects(values)), ())
+        outputs = attempt(lambda: self._outputs.applying(aspects), ()) if aspects else ()
+        clips = []
+        for aspect in dict.fromkeys(output.aspect for output in outputs):
+            made = self._clips.make(aspect, values)
+            clips += [(aspect, made)] if not isinstance(made, list) else []
+            reasons += made if isinstance(made, list) else []
+        layers: list[Layer] = []
+        for maker in self._layers:
+            layer = maker.make(values)
+            layers += [layer] if layer is not None and not isinstance(layer, list) else []
+            reasons += layer if isinstance(layer, list) else []
+        priority = attempt(lambda: priority_of(values.get("priority")), 0)
+        paths = []
+        for output in outputs if variant_id else ():
+            path = attempt(lambda output=output: self._outputs.path(output, values, row, variant), "")  # type: ignore[misc]
+            paths.append((output, path))
+        if reasons:
+            return [BadRow(row, variant_id, reason) for reason in dict.fromkeys(reasons)]
+        if sharing is not None:
+            sharing.add(values, [(aspect, hash(clip)) for aspect, clip in clips])
+        carry = carried(self._job.publish.carry, values)
+        return Variant(variant_id, row, (Scene(tuple(clips), tuple(layers)),), tuple(paths), priority, carry)
+
+    def _prefetch(self, chunk: list[dict[str, object]]) -> None:
+        """Read the chunk's new images at once instead of one after another."""
+        urls: set[str] = set()
+        for template in (self._clips.image, *(layer.image for layer in self._layers)):
+            if template is None or template.constant is not None or "aspect" in template.names:
+                continue
+            for values in chunk:
+                try:
+                    urls.add(template.render({**values, "row": 0} if "row" in template.names else values))
+                except ValueError:
+                    pass  # told with its row
+        self._inputs.prefetch_images(sorted(urls))

@@ -1,0 +1,45 @@
+"""Which columns multiply clips: counted while the rows go by, for the plan's lint.
+
+A clip is shared by all rows that give the same values to the columns of the clip templates. For each such column this counts
+how many clips there would be without it. It keeps one 64-bit hash a column and clip, not the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+
+class Sharing:
+    """Pass one to :func:`wanflow.manifest.read_variants`, and read it when the rows are through."""
+
+    def __init__(self) -> None:
+        self.num_clips = 0
+        self._places: dict[str, list[str]] = {}
+        self._clips: set[int] = set()
+        self._without: dict[str, set[int]] = {}
+
+    def begin(self, templates: Mapping[str, Iterable[str]], columns: Iterable[str]) -> None:
+        """``templates`` is place to the names it uses; ``columns`` are the names that rows have."""
+        present = set(columns)
+        for place, names in templates.items():
+            for name in names:
+                if name in present:
+                    self._places.setdefault(name, []).append(place)
+        self._without = {name: set() for name in self._places}
+
+    def add(self, values: Mapping[str, Any], clips: Iterable[tuple[str, int]]) -> None:
+        """One good row: its values, and (aspect, hash of the clip) of each of its clips."""
+        for aspect, clip in clips:
+            self._clips.add(clip)
+            for name, others in self._without.items():
+                others.add(hash((aspect, *(str(values.get(n)) for n in self._without if n != name))))
+        self.num_clips = len(self._clips)
+
+    def multipliers(self) -> Iterator[tuple[str, str, int, int]]:
+        """(column, where it is used, clips now, clips without it), worst first; only columns that multiply."""
+        counted = [
+            (name, ", ".join(places), self.num_clips, len(self._without[name]))
+            for name, places in self._places.items()
+        ]
+        yield from sorted((c for c in counted if c[3] < c[2]), key=lambda c: (c[3], c[0]))

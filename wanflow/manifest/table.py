@@ -1,0 +1,314 @@
+"""The manifest as a table: Parquet, CSV or JSON Lines at any URL, read in batches, never the whole at once.
+
+:class:`Table` finds the files, reads their schemas and checks the columns that wanflow knows, so that a wrong type is one
+error and not one a row. :meth:`Table.rows` gives the rows that a condition takes, numbered as the files count them (1-based,
+over all files in order of their names), multiplied by ``matrix:``.
+
+In CSV, and in the folder names of a partitioned data set (``country=DE/``), a value is the text that is written: ``007``
+stays ``007``. Only seed, priority and seconds are numbers there. What a row means is not known here.
+
+Limits: nested columns are read whole; all files have one format; the columns of all files are looked at before the first row
+is read (for Parquet that is one footer a file).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from wanflow.errors import ManifestError, WanflowError
+from wanflow.manifest.columns import COLUMNS, wrong_type
+from wanflow.manifest.conditions import compile_where
+from wanflow.manifest.formats import READERS, SCHEMAS
+from wanflow.suggest import did_you_mean
+from wanflow.where import columns_of, parse_where
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_FORMATS = {
+    ".parquet": "parquet", ".parq": "parquet", ".pq": "parquet", ".csv": "csv", ".jsonl": "json", ".ndjson": "json",
+    ".json": "json",
+}  # fmt: skip
+_POSITION = "\0position"
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    url: str
+    #: (name, value) of its folders ``name=value``
+    folders: tuple[tuple[str, str | None], ...]
+    #: the columns that are in the file itself
+    schema: pa.Schema
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """One combination of ``matrix:`` values, and the conditions that a row with them must fulfil."""
+
+    setting: Mapping[str, Any]
+    conditions: Sequence[Any]
+
+    def kept(self, table: pa.Table) -> frozenset[int] | None:
+        """Positions of the rows that fulfil all conditions; None: every one."""
+        import pyarrow as pa
+
+        if not self.conditions:
+            return None
+        numbered = _with(table, self.setting).append_column(_POSITION, pa.array(range(table.num_rows)))
+        for condition in self.conditions:
+            numbered = numbered.filter(condition)
+        return frozenset(numbered.column(_POSITION).to_pylist())
+
+
+class Table:
+    """An open manifest: ``columns`` are its names, after renaming."""
+
+    def __init__(self, url: str, rename: Mapping[str, str] | None = None) -> None:
+        """Raises ManifestError when it cannot be read or a known column has a wrong type (all of them are listed)."""
+        self.url = url
+        names, self._format = _find_files(url)
+        self._files = [_File(name, _folders(name), self._schema_of(name)) for name in names]
+        self._schema, self._loose = self._unite()
+        self._theirs = self._rename(rename or {})
+        self.columns = tuple(self._theirs)
+        self._check_columns()
+
+    def rows(
+        self,
+        needed: Collection[str],
+        conditions: Sequence[str] = (),
+        matrix: Mapping[str, Sequence[Any]] | None = None,
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(row number, values) of the columns ``needed`` (those that exist) and of ``matrix``, where all ``conditions`` hold.
+
+        Raises ManifestError for a condition that does not fit the columns, at once; for a file that turns out broken or
+        a table without any row, while reading.
+        """
+        import pyarrow as pa
+
+        settings = [
+            dict(zip(matrix or {}, values, strict=True)) for values in product(*(matrix or {}).values())
+        ]
+        read = {c for text in conditions for c in _columns_of(text)} | set(needed)
+        names = [name for name in self.columns if name in read and name not in settings[0]]
+        empty = pa.schema(
+            [pa.field(n, self._schema.field(self._theirs[n]).type) for n in names]
+        ).empty_table()
+        choices = [
+            _Choice(
+                setting,
+                [compile_where(text, _with(empty, setting).schema, self._loose) for text in conditions],
+            )
+            for setting in settings
+        ]
+        return self._rows(names, [n for n in names if n in needed], choices)
+
+    def _rows(
+        self, names: list[str], needed: list[str], choices: list[_Choice]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        before = 0
+        for table in self._batches(names):
+            kept = [(choice.setting, choice.kept(table)) for choice in choices]
+            columns = [table.column(name).to_pylist() for name in needed]
+            for i, row in enumerate(zip(*columns, strict=True) if columns else [()] * table.num_rows):
+                for setting, rows in kept:
+                    if rows is None or i in rows:
+                        yield before + i + 1, {**dict(zip(needed, row, strict=True)), **setting}
+            before += table.num_rows
+        if before == 0:
+            raise ManifestError(f"{self.url}: the manifest has no rows; is it the right file?")
+
+    def _batches(self, names: list[str]) -> Iterator[pa.Table]:
+        import pyarrow as pa
+
+        theirs = [self._theirs[name] for name in names]
+        for file in self._files:
+            inside = [name for name in theirs if name in file.schema.names]
+            wanted = pa.schema([self._schema.field(name) for name in inside])
+            try:
+                with _opened(file.url) as handle:
+                    for batch in READERS[self._format](handle, wanted):
+                        yield _fitted(batch, file, theirs, names, self._schema)
+            except (pa.ArrowException, OSError, ValueError, KeyError) as exc:
+                raise ManifestError(
+                    f"{file.url}: cannot be read: {_first_line(exc)}{self._advice(exc)}"
+                ) from None
+
+    def _schema_of(self, url: str) -> pa.Schema:
+        import pyarrow as pa
+
+        try:
+            with _opened(url) as handle:
+                schema = SCHEMAS[self._format](handle)
+        except (pa.ArrowException, OSError, ValueError, KeyError) as exc:
+            raise ManifestError(
+                f"{url}: is not a readable {self._format} file: {_first_line(exc)}{self._advice(exc)}"
+            ) from None
+        twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+        if twice:
+            raise ManifestError(f"{url}: two columns are called `{twice[0]}`; rename one of them")
+        return schema
+
+    def _advice(self, exc: Exception) -> str:
+        text = str(exc)
+        if "UTF8" in text or "utf-8" in text:
+            return "; save it as UTF-8"
+        if self._format == "json":
+            return "; a JSON manifest has one object a line (JSON Lines)"
+        return ""
+
+    def _unite(self) -> tuple[pa.Schema, frozenset[str]]:
+        """One schema for all files, and the names of the columns whose text may stand for numbers."""
+        import pyarrow as pa
+
+        folders = list(dict.fromkeys(name for file in self._files for name, _ in file.folders))
+        try:
+            schema = pa.unify_schemas(
+                [file.schema.remove_metadata() for file in self._files], promote_options="permissive"
+            )
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            raise ManifestError(self._disagreement()) from None
+        added = [name for name in folders if name not in schema.names]
+        for name in added:
+            schema = schema.append(pa.field(name, pa.string()))
+        loose = schema.names if self._format == "csv" else added
+        return schema, frozenset(loose)
+
+    def _disagreement(self) -> str:
+        """Which column has which types where."""
+        first: dict[str, tuple[Any, str]] = {}
+        for file in self._files:
+            for field in file.schema:
+                kind, url = first.setdefault(field.name, (field.type, file.url))
+                if kind != field.type and "null" not in (str(kind), str(field.type)):
+                    return (
+                        f"{self.url}: the column `{field.name}` is {kind} in {url} and {field.type} in {file.url}; "
+                        "write it with one type"
+                    )
+        return f"{self.url}: the files have columns of different types"
+
+    def _rename(self, rename: Mapping[str, str]) -> dict[str, str]:
+        problems = [
+            f"manifest.rename.{ours}: there is no column `{theirs}` in {self.url}; {did_you_mean(theirs, self._schema.names)}"
+            for ours, theirs in rename.items()
+            if theirs not in self._schema.names
+        ]
+        if problems:
+            raise ManifestError("\n".join(problems))
+        taken = set(rename.values())
+        kept = {name: name for name in self._schema.names if name not in taken and name not in rename}
+        self._loose = self._loose & set(kept) | {
+            ours for ours, theirs in rename.items() if theirs in self._loose
+        }
+        return {**rename, **kept}
+
+    def _check_columns(self) -> None:
+        problems = []
+        if "variant_id" not in self.columns:
+            near = did_you_mean("variant_id", self.columns)
+            problems.append(
+                f"there is no column variant_id; {near}; `manifest.rename: {{variant_id: YOURS}}` renames one"
+            )
+        for name in self.columns:
+            if name in COLUMNS and (problem := wrong_type(name, self._schema.field(self._theirs[name]).type)):
+                problems.append(f"the column {name} {problem}")
+        if problems:
+            raise ManifestError("\n  ".join([f"{self.url}: the manifest cannot be used", *problems]))
+
+
+def _columns_of(text: str) -> frozenset[str]:
+    try:
+        return columns_of(parse_where(text))
+    except ValueError as exc:
+        raise ManifestError(str(exc)) from None
+
+
+def _with(table: pa.Table, setting: Mapping[str, Any]) -> pa.Table:
+    """``table`` with a constant column for each value of ``setting``."""
+    import pyarrow as pa
+
+    for name, value in setting.items():
+        table = table.append_column(name, pa.repeat(pa.scalar(value), table.num_rows))
+    return table
+
+
+def _fitted(batch: Any, file: _File, theirs: list[str], names: list[str], schema: pa.Schema) -> pa.Table:
+    """The columns ``theirs`` under our ``names``: from the file, from its folders, or null."""
+    import pyarrow as pa
+
+    folders = dict(file.folders)
+    columns = []
+    for name in theirs:
+        kind = schema.field(name).type
+        if name in file.schema.names:
+            column = batch.column(name)
+            columns.append(column if column.type == kind else column.cast(kind))
+        else:
+            columns.append(pa.repeat(pa.scalar(folders.get(name), kind), batch.num_rows))
+    if not columns:  # a table without columns would forget how many rows it has
+        return pa.table({"\0none": pa.nulls(batch.num_rows)})
+    return pa.table(columns, names=names)
+
+
+def _find_files(url: str) -> tuple[list[str], str]:
+    """The manifest's files, sorted, and their format."""
+    from wanflow.storage import list_url
+
+    try:
+        found = list_url(url)
+    except FileNotFoundError:
+        found = []
+    except WanflowError as exc:
+        raise ManifestError(f"{url}: cannot be listed: {exc}") from None
+    if not found:
+        what = (
+            "no file matches"
+            if any(c in url for c in "*?[")
+            else "there is no such file or directory, or it is empty"
+        )
+        raise ManifestError(f"manifest {url}: {what}")
+    if found == [url] and not _suffix(url):
+        return found, "parquet"
+    tables = [name for name in found if _suffix(name)]
+    formats = {_suffix(name) for name in tables}
+    if not tables:
+        raise ManifestError(
+            f"manifest {url}: none of its {len(found)} files is a {', '.join(sorted(_FORMATS))} file"
+        )
+    if len(formats) > 1:
+        raise ManifestError(
+            f"manifest {url}: has files of several formats ({', '.join(sorted(formats))}); keep one of them"
+        )
+    return tables, formats.pop()
+
+
+def _suffix(url: str) -> str:
+    """The format that a name's ending says, or nothing."""
+    match = re.search(r"\.[A-Za-z]+$", url.split("?")[0])
+    return _FORMATS.get(match[0].lower(), "") if match else ""
+
+
+def _folders(url: str) -> tuple[tuple[str, str | None], ...]:
+    pairs = (part.partition("=") for part in url.split("/")[:-1] if "=" in part)
+    return tuple((name, None if value == _NO_VALUE else unquote(value)) for name, _, value in pairs if name)
+
+
+def _opened(url: str) -> Any:
+    from wanflow.storage import open_url
+
+    try:
+        return open_url(url)
+    except FileNotFoundError:
+        raise ManifestError(f"manifest {url}: does not exist") from None
+    except PermissionError:
+        raise ManifestError(f"manifest {url}: may not be read; check its permissions") from None
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).strip() or type(exc).__name__).splitlines()[0]

@@ -1,0 +1,56 @@
+"""Single values of a row: what each must look like. ValueError says what is wrong, beginning with the column's name."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+from wanflow.job.fields import check_ratio
+from wanflow.model import Scalar
+
+MAX_ID_CHARS = 200
+
+
+def is_null(value: object) -> bool:
+    """None, the NaN that pandas writes for it, and the empty text."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def identity(value: object) -> str:
+    """A variant's id as text."""
+    if is_null(value):
+        raise ValueError("variant_id: is empty; every row needs one")
+    text = str(value)
+    if text != text.strip() or any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
+        raise ValueError(f"variant_id: {text!r} has spaces around it or control characters in it")
+    if len(text) > MAX_ID_CHARS:
+        raise ValueError(f"variant_id: has {len(text)} characters; at most {MAX_ID_CHARS} are allowed")
+    return text
+
+
+def aspects_of(value: object, default: tuple[str, ...]) -> tuple[str, ...]:
+    """``9x16,16x9`` or a list of ratios, in order; ``default`` where the row says nothing."""
+    if is_null(value) or value == []:
+        parts: Sequence[object] = default
+    else:
+        parts = value if isinstance(value, list) else str(value).split(",")
+    try:
+        return tuple(dict.fromkeys(check_ratio("" if part is None else str(part).strip()) for part in parts))
+    except ValueError as exc:
+        raise ValueError(f"aspect: {exc}") from None
+
+
+def priority_of(value: object) -> int:
+    if is_null(value):
+        return 0
+    number = float(str(value))
+    if not number.is_integer():
+        raise ValueError(f"priority: {value} is not a whole number")
+    return int(number)
+
+
+def carried(names: Sequence[str], values: Mapping[str, object]) -> tuple[tuple[str, Scalar], ...]:
+    """The columns that results repeat; what is no plain value (a date, a list) becomes text."""
+    found = ((name, values.get(name)) for name in names)
+    return tuple((n, v if v is None or isinstance(v, str | int | float | bool) else str(v)) for n, v in found)

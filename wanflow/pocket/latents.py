@@ -1,0 +1,74 @@
+"""The training set of the denoiser: scenes drawn and encoded once, kept as normalised latents in shards on disk.
+
+Drawing and encoding a clip costs as much as training on it twice, and a clip is worth several visits: every visit has
+new words, new noise and a new time. A shard is a function of its name and the seed; missing ones are made, present ones kept.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from wanflow.pocket.autoencoder import encode_whole
+from wanflow.pocket.scenes import Scene, draw, sample_scene
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Clips of one size: the scenes and their latents (clips, channels, frames, height / 8, width / 8), float16."""
+
+    scenes: list[Scene]
+    latents: Tensor
+
+
+def shard_path(out: Path, size: tuple[int, int], number: int) -> Path:
+    """Where the shard lies."""
+    return out / "latents" / f"{size[0]}x{size[1]}-{number:03d}.pt"
+
+
+@torch.no_grad()
+def make_shard(
+    vae: AutoencoderKLWan, size: tuple[int, int], number: int, out: Path, *, seed: int, num_clips: int, batch: int = 4
+) -> Path:
+    """Draw and encode a shard unless it is there."""
+    path = shard_path(out, size, number)
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(f"shard {seed} {size} {number}")
+    device = next(vae.parameters()).device
+    scenes = [sample_scene(rng) for _ in range(num_clips)]
+    parts = []
+    for start in range(0, num_clips, batch):
+        video = torch.stack([draw(s, *size, device=device) for s in scenes[start : start + batch]]).mul_(2).sub_(1)
+        parts.append(normalise(vae, encode_mean(vae, video)).half().cpu())
+    partial = path.with_suffix(f".partial{os.getpid()}")
+    torch.save({"scenes": [asdict(s) for s in scenes], "latents": torch.cat(parts)}, partial)
+    os.replace(partial, path)
+    return path
+
+
+def load_shard(path: Path) -> Shard:
+    """Read a shard; the latents stay on disk until touched."""
+    raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return Shard([Scene(**s) for s in raw["scenes"]], raw["latents"])
+
+
+def encode_mean(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
+    """The latents' mean in float32, in bfloat16 arithmetic where that is fast."""
+    with torch.autocast(video.device.type, torch.bfloat16):
+        mean, _ = encode_whole(vae, video)
+    return mean.float()
+
+
+def normalise(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """To zero mean and unit deviation a channel, as the pipelines do."""
+    mean = torch.tensor(vae.config.latents_mean, device=latents.device).view(1, -1, 1, 1, 1)
+    std = torch.tensor(vae.config.latents_std, device=latents.device).view(1, -1, 1, 1, 1)
+    return (latents - mean) / std

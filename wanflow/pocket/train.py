@@ -1,0 +1,183 @@
+"""Rebuild pocket from a seed: ``python -m wanflow.pocket.train --out DIR``.
+
+Hardware: one GPU (minutes) or two CPU cores (a few hours; ``torchrun --nproc-per-node 2 -m wanflow.pocket.train ...`` uses
+both well). Stopped at any moment, the same command goes on from the last save. Stages:
+
+    vae       the autoencoder, on crops of drawn scenes            -> vae.pt, vae.jsonl
+    latents   scenes drawn and encoded once                        -> latents/*.pt
+    denoiser  text encoder and one transformer on all times        -> denoiser.pt
+    experts   the transformer continued on each side of the boundary, the low side at twice the size too
+    export    the folder that diffusers and wanflow load           -> checkpoint/
+
+To fine-tune on other scenes, change ``scenes.draw`` and ``grammar`` (or write latent shards of your own clips in the form
+of ``latents.Shard``), start from a trained ``out`` folder, and run ``--stage experts`` with a lower ``--rate``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from diffusers import AutoencoderKLWan
+from torch import nn
+
+from wanflow.pocket.autoencoder import build_vae
+from wanflow.pocket.denoiser import BOUNDARY, build_transformer
+from wanflow.pocket.export import export
+from wanflow.pocket.latents import make_shard, shard_path
+from wanflow.pocket.stages import Stage, load_average, rank
+from wanflow.pocket.text import build_text_encoder, build_tokenizer
+from wanflow.pocket.train_denoiser import Diet, train_denoiser
+from wanflow.pocket.train_vae import SIZES, measure_latents, train_vae
+
+STAGES = ("vae", "latents", "denoiser", "experts", "export")
+DOUBLE_SIZES = tuple((2 * h, 2 * w) for h, w in SIZES)
+#: Base clips by size: half are 16:9.
+SIZE_WEIGHTS = (0.5, 0.25, 0.25)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much of everything. Batches are a process's own."""
+
+    vae: Stage
+    vae_batch: int
+    #: Shards of ``shard_clips`` clips for each base size, and for each doubled size.
+    num_shards: tuple[int, int, int]
+    num_double_shards: int
+    shard_clips: int
+    denoiser: Stage
+    high: Stage
+    low: Stage
+    batch: int
+    double_batch: int
+
+
+CPU = Recipe(
+    vae=Stage("vae", 2800, 0.04, cooldown=0.45),
+    vae_batch=2,
+    num_shards=(12, 6, 6),
+    num_double_shards=2,
+    shard_clips=500,
+    denoiser=Stage("denoiser", 6000, 0.02, warmup=100, cooldown=0.35, average=0.998),
+    high=Stage("high", 600, 0.008, warmup=20, cooldown=0.8, average=0.99),
+    low=Stage("low", 800, 0.008, warmup=20, cooldown=0.8, average=0.99),
+    batch=12,
+    double_batch=3,
+)
+GPU = replace(
+    CPU,
+    vae=Stage("vae", 6000, 0.03, cooldown=0.5),
+    vae_batch=32,
+    num_shards=(40, 20, 20),
+    num_double_shards=8,
+    denoiser=Stage("denoiser", 12000, 0.02, warmup=100, cooldown=0.5, average=0.999),
+    high=Stage("high", 2500, 0.008, warmup=20, cooldown=0.8, average=0.998),
+    low=Stage("low", 2500, 0.008, warmup=20, cooldown=0.8, average=0.998),
+    batch=128,
+    double_batch=32,
+)
+
+
+def train(
+    out: Path, stages: tuple[str, ...], recipe: Recipe, device: torch.device, *, seed: int, minutes: float | None, fused: bool
+) -> None:
+    """Run ``stages`` in order. Each finds what the earlier ones left in ``out``."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    vae, encoder = build_vae().to(device), build_text_encoder(len(tokenizer)).to(device)
+    base, high, low = (build_transformer().to(device) for _ in range(3))
+    joint = nn.ModuleDict({"transformer": base, "text": encoder})
+    if "vae" in stages:
+        train_vae(vae, recipe.vae, out, seed=seed, batch=recipe.vae_batch, minutes=minutes)
+    load_average(out / "vae.pt", nn.ModuleDict({"vae": vae}), needed=bool(set(stages) - {"vae"}))
+    set_latent_scale(vae, out, seed)
+    if "latents" in stages:
+        make_shards(vae, recipe, out, seed)
+    base_shards = [[shard_path(out, size, i) for i in range(n)] for size, n in zip(SIZES, recipe.num_shards, strict=True)]
+    double_shards = [[shard_path(out, size, i) for i in range(recipe.num_double_shards)] for size in DOUBLE_SIZES]
+    diet = Diet(base_shards, SIZE_WEIGHTS, (recipe.batch,) * 3)
+    if "denoiser" in stages:
+        train_denoiser(
+            base, encoder, tokenizer, diet, recipe.denoiser, out, seed=seed, fused=fused, minutes=minutes
+        )
+    load_average(out / "denoiser.pt", joint, needed=bool(set(stages) & {"experts", "export"}))
+    high.load_state_dict(base.state_dict())
+    low.load_state_dict(base.state_dict())
+    if "experts" in stages:
+        above = replace(diet, low=BOUNDARY)
+        train_denoiser(
+            high, encoder, tokenizer, above, recipe.high, out, seed=seed, train_text=False, fused=fused, minutes=minutes
+        )
+        below = Diet(
+            [*base_shards, *double_shards],
+            (*(0.6 * w for w in SIZE_WEIGHTS), *(0.4 * w for w in SIZE_WEIGHTS)),
+            (recipe.batch,) * 3 + (recipe.double_batch,) * 3,
+            high=BOUNDARY,
+        )
+        train_denoiser(
+            low, encoder, tokenizer, below, recipe.low, out, seed=seed, train_text=False, fused=fused, minutes=minutes
+        )
+    if "export" in stages and rank() == 0:
+        load_average(out / "high.pt", nn.ModuleDict({"transformer": high}), needed=False)
+        load_average(out / "low.pt", nn.ModuleDict({"transformer": low}), needed=False)
+        export(out / "checkpoint", vae.cpu(), encoder.cpu(), tokenizer, high.cpu(), low.cpu())
+
+
+def set_latent_scale(vae: AutoencoderKLWan, out: Path, seed: int) -> None:
+    """Measure the latents' mean and deviation once the VAE is trained; keep them beside its weights."""
+    path = out / "latent_scale.pt"
+    if not (out / "vae.pt").exists():
+        return
+    if not path.exists() and rank() == 0:
+        torch.save(measure_latents(vae, seed=seed), path)
+    if dist.is_initialized():
+        dist.barrier()
+    mean, std = torch.load(path, weights_only=True)
+    vae.register_to_config(latents_mean=[round(m, 5) for m in mean], latents_std=[round(s, 5) for s in std])
+
+
+def make_shards(vae: AutoencoderKLWan, recipe: Recipe, out: Path, seed: int) -> None:
+    """Every missing shard, shared out among the processes."""
+    wanted = [(size, i) for i in range(max(recipe.num_shards)) for size, n in zip(SIZES, recipe.num_shards, strict=True) if i < n]
+    wanted += [(size, i) for i in range(recipe.num_double_shards) for size in DOUBLE_SIZES]
+    num_processes = dist.get_world_size() if dist.is_initialized() else 1
+    for size, i in wanted[rank() :: num_processes]:
+        make_shard(vae, size, i, out, seed=seed, num_clips=recipe.shard_clips)
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m wanflow.pocket.train", description="Rebuild the pocket checkpoint from a seed.")
+    parser.add_argument("--out", type=Path, required=True, help="folder for states, logs, latents and the checkpoint")
+    parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--minutes", type=float, help="stop each stage after so many minutes; run again to go on")
+    parser.add_argument("--rate", type=float, default=1.0, help="factor on all learning rates")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fused", action="store_true", help="compile the transformer's blocks: slower start, faster steps")
+    chosen = parser.parse_args(arguments)
+    recipe = GPU if chosen.device == "cuda" else CPU
+    for name in ("vae", "denoiser", "high", "low"):
+        stage = getattr(recipe, name)
+        recipe = replace(recipe, **{name: replace(stage, lr=stage.lr * chosen.rate)})
+    device = torch.device(chosen.device)
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group("nccl" if chosen.device == "cuda" else "gloo")
+        if chosen.device == "cuda":
+            device = torch.device("cuda", rank())
+            torch.cuda.set_device(device)
+        else:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // dist.get_world_size()))
+    stages = STAGES if chosen.stage == "all" else (chosen.stage,)
+    train(chosen.out, stages, recipe, device, seed=chosen.seed, minutes=chosen.minutes, fused=chosen.fused)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Stage two: text encoder and transformer together on all times, then one expert for each side of the boundary.
+
+Flow matching: between a clip x and noise n lies (1 - s) x + s n, and the model predicts n - x. Two clips in five are
+image-conditioned (their first latent frame is clean and its tokens are at time 0), one caption in ten is empty for guidance.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
+
+from wanflow.pocket.denoiser import denoise
+from wanflow.pocket.grammar import caption
+from wanflow.pocket.latents import Shard, load_shard
+from wanflow.pocket.scenes import Scene
+from wanflow.pocket.stages import Stage, rank, run_stage
+from wanflow.pocket.text import encode_captions
+
+
+@dataclass(frozen=True)
+class Diet:
+    """What a denoiser is fed."""
+
+    #: Latent shards by size, and how often a step takes each size.
+    shards: Sequence[Sequence[Path]]
+    weights: Sequence[float]
+    batches: Sequence[int]
+    #: The range of times, 0 to 1.
+    low: float = 0.0
+    high: float = 1.0
+    image_share: float = 0.4
+    empty_share: float = 0.1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's data, a function of the seed, the step and the rank."""
+
+    latents: Tensor
+    noise: Tensor
+    times: Tensor
+    conditioned: Tensor
+    captions: list[str]
+
+
+def train_denoiser(
+    transformer: WanTransformer3DModel,
+    encoder: UMT5EncoderModel,
+    tokenizer: PreTrainedTokenizerFast,
+    diet: Diet,
+    stage: Stage,
+    out: Path,
+    *,
+    seed: int,
+    train_text: bool = True,
+    fused: bool = False,
+    minutes: float | None = None,
+    on_save: Callable[[int], None] | None = None,
+) -> bool:
+    """Train in place; whether the stage's last step was reached. ``fused`` compiles the blocks."""
+    device = next(transformer.parameters()).device
+    shards = [[load_shard(path) for path in paths] for paths in diet.shards]
+    modules = nn.ModuleDict({"transformer": transformer})
+    encoder.requires_grad_(train_text)
+    if train_text:
+        modules["text"] = encoder
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        batch = draw_batch(random.Random(f"{stage.name} {seed} {step} {rank()}"), shards, diet, device)
+        with torch.autocast(device.type, torch.bfloat16):
+            context, bias = encode_captions(tokenizer, encoder, batch.captions)
+            value = flow_loss(transformer, batch, context, bias, fused)
+        return value, {}
+
+    return run_stage(stage, modules, loss, out, minutes=minutes, on_save=on_save)
+
+
+def flow_loss(
+    transformer: WanTransformer3DModel, batch: Batch, context: Tensor, bias: Tensor, fused: bool = False
+) -> Tensor:
+    """Mean squared error of the predicted velocity, not counting given first frames."""
+    s = batch.times.view(-1, 1, 1, 1, 1)
+    noisy = (1 - s) * batch.latents + s * batch.noise
+    given = batch.conditioned.view(-1, 1, 1, 1, 1)
+    noisy[:, :, :1] = torch.where(given, batch.latents[:, :, :1], noisy[:, :, :1])
+    times = batch.times * 1000
+    times = torch.stack([times * ~batch.conditioned, times], dim=1)
+    predicted = denoise(transformer, noisy, times, context, bias, fused=fused).float()
+    error = (predicted - (batch.noise - batch.latents)).square()
+    weight = torch.ones_like(error[:, :1])
+    weight[:, :, :1] *= ~given
+    return (error * weight).sum() / (weight.sum() * error.shape[1])
+
+
+def draw_batch(rng: random.Random, shards: Sequence[Sequence[Shard]], diet: Diet, device: torch.device) -> Batch:
+    """Clips of one size with captions, noise and times."""
+    size = rng.choices(range(len(shards)), diet.weights)[0]
+    latents, captions = [], []
+    for _ in range(diet.batches[size]):
+        shard = rng.choice(shards[size])
+        place = rng.randrange(len(shard.scenes))
+        latents.append(shard.latents[place])
+        captions.append(say(shard.scenes[place], rng, diet.empty_share))
+    clean = torch.stack(latents).float()
+    generator = torch.Generator().manual_seed(rng.randrange(2**62))
+    noise = torch.randn(clean.shape, generator=generator)
+    times = torch.tensor([sample_time(rng, diet.low, diet.high) for _ in captions])
+    conditioned = torch.tensor([rng.random() < diet.image_share for _ in captions])
+    return Batch(clean.to(device), noise.to(device), times.to(device), conditioned.to(device), captions)
+
+
+def say(scene: Scene, rng: random.Random, empty_share: float) -> str:
+    """A caption for one visit: most are complete, some leave parts out or carry unknown words, some are empty."""
+    if rng.random() < empty_share:
+        return ""
+    return caption(scene, rng, omit=0.06 if rng.random() < 0.5 else 0.0, noise=0.25)
+
+
+def sample_time(rng: random.Random, low: float, high: float) -> float:
+    """Logit-normal, moved to the noisy side like the scheduler's steps, with a uniform floor; within low..high."""
+    while True:
+        if rng.random() < 0.25:
+            return rng.uniform(low, high)
+        u = torch.sigmoid(torch.tensor(rng.gauss(0, 1))).item()
+        time = 3 * u / (1 + 2 * u)
+        if low <= time <= high:
+            return time

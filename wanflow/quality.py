@@ -1,0 +1,130 @@
+"""Checks on a finished file, by decoding it: what is published plays, has the promised shape, and shows something.
+
+Size, frame rate, length, pixel format, index in front, not black, and not standing still although its masters
+move. Knows nothing of how the file was made. Limits: pictures are compared, not judged; sound is not looked at yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wanflow.errors import AssembleError
+from wanflow.model import Output, Scalar
+
+if TYPE_CHECKING:
+    import numpy as np
+
+#: Luma (limited range: black is 16) up to which a pixel is black, and the share of pixels that must be above it.
+_BLACK = 24
+_LIT_SHARE = 0.001
+#: Mean change of luma between two frames that counts as movement in a master, and the share of it a file must keep.
+_MOVES = 1.0
+_KEPT = 0.1
+_THUMB = 64
+
+
+def check_file(
+    path: Path, output: Output, expect_s: float, masters: Sequence[Path] = ()
+) -> dict[str, Scalar]:
+    """Facts of the finished file ``path``: ``width height fps num_frames seconds size_bytes luma motion``.
+
+    ``expect_s`` is the length that its scenes add up to, seconds; with ``masters`` the file must move when they do.
+    Raises :class:`AssembleError` that names what is wrong.
+    """
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise AssembleError(f"{path.name} has no picture; it is not published, run again")
+            stream = container.streams.video[0]
+            context = stream.codec_context
+            size, fps = (context.width, context.height), float(stream.average_rate or 0)
+            pix_fmt = str(context.pix_fmt)
+            thumbs = list(_thumbs(container))
+    except (av.error.FFmpegError, OSError) as error:
+        raise AssembleError(
+            f"{path.name} cannot be decoded: {error}; it is not published, run again"
+        ) from None
+    seconds, motion = len(thumbs) / (fps or 1), _motion(thumbs)
+    wrong: list[str] = []
+    if size != (output.width, output.height):
+        wrong.append(f"it is {size[0]}x{size[1]}, not {output.width}x{output.height}")
+    if abs(fps - output.fps) > 0.01 * output.fps:
+        wrong.append(f"it has {fps:.3f} frames a second, not {output.fps:g}")
+    if abs(seconds - expect_s) > max(1.5 / output.fps, 0.05):
+        wrong.append(f"it lasts {seconds:.3f} s, not {expect_s:.3f} s")
+    if pix_fmt != "yuv420p":
+        wrong.append(f"its pixels are {pix_fmt}, not yuv420p, which phones need")
+    if not index_in_front(path):
+        wrong.append("its index is at the end, so players must load it all before they start")
+    if max((float((thumb > _BLACK).mean()) for thumb in thumbs), default=0.0) < _LIT_SHARE:
+        wrong.append("every frame is black")
+    if masters:
+        moving = max(_motion(_master_thumbs(master)) for master in masters)
+        if moving > _MOVES and motion < _KEPT * moving:
+            wrong.append("it stands still although its clips move")
+    if wrong:
+        raise AssembleError(f"{path.name} is not what was asked for: {'; '.join(wrong)}")
+    return {
+        "width": size[0],
+        "height": size[1],
+        "fps": fps,
+        "num_frames": len(thumbs),
+        "seconds": round(seconds, 3),
+        "size_bytes": path.stat().st_size,
+        "luma": round(max(float(thumb.mean()) for thumb in thumbs), 2),
+        "motion": round(motion, 3),
+    }
+
+
+def index_in_front(path: Path) -> bool:
+    """Whether an MP4's ``moov`` box (the index) comes before its ``mdat`` box (the pictures)."""
+    with path.open("rb") as file:
+        while header := file.read(8):
+            if len(header) < 8:
+                return False
+            length, kind = int.from_bytes(header[:4], "big"), header[4:]
+            if kind in (b"moov", b"mdat"):
+                return kind == b"moov"
+            if length == 1:
+                length = int.from_bytes(file.read(8), "big") - 8
+            if length < 8:
+                return False
+            file.seek(length - 8, 1)
+    return False
+
+
+def _thumbs(container: Any) -> Iterator[np.ndarray]:
+    """Every decoded frame's luma, thinned to about 64 pixels a side: all are decoded, little is kept."""
+    import numpy as np
+
+    for frame in container.decode(video=0):
+        plane = frame.planes[0] if not frame.format.name.startswith(("rgb", "gbr")) else None
+        if plane is None:
+            luma = frame.to_ndarray(format="gray")
+        else:
+            deep = plane.line_size // plane.width >= 2
+            luma = np.frombuffer(plane, np.uint16 if deep else np.uint8).reshape(plane.height, -1)[
+                :, : plane.width
+            ]
+            luma = luma >> (frame.format.components[0].bits - 8) if deep else luma
+        steps = [max(1, side // _THUMB) for side in luma.shape]
+        yield luma[:: steps[0], :: steps[1]].astype(np.int16)
+
+
+def _master_thumbs(master: Path) -> list[np.ndarray]:
+    import av
+
+    try:
+        with av.open(str(master)) as container:
+            return list(_thumbs(container))
+    except (av.error.FFmpegError, OSError) as error:
+        raise AssembleError(f"the master {master.name} cannot be decoded: {error}; run again") from None
+
+
+def _motion(thumbs: Sequence[np.ndarray]) -> float:
+    """The largest mean change of luma from the first frame: a clip that goes and comes back moves, too."""
+    return max((float(abs(thumb - thumbs[0]).mean()) for thumb in thumbs[1:]), default=0.0)

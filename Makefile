@@ -57,7 +57,7 @@ $(BIN)/python:
 # The base is what `make demo` needs, dev is what `make test` needs on top. The stamps keep set-up from running twice.
 $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing wanflow into $(VENV) (versions of constraints.txt)."
-	@echo "Downloads about 500 MB of wheels, 200 MB of it PyTorch for the CPU; 1.6 GB on disk."
+	@echo "Downloads about 500 MB of wheels, 200 MB of it PyTorch for the CPU; 2 GB on disk."
 	@plan=$$($(PIP) install --dry-run --ignore-installed -c constraints.txt $(PIP_ARGS) torch 2>/dev/null | tail -n 1 || true); \
 	case "$$plan" in *nvidia*|*cuda*) \
 		echo "But pip's index here offers PyTorch with CUDA only: about 3 GB more. Not wanted? Stop now (Ctrl-C) and run again with"; \
@@ -66,6 +66,6 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.base
-	@echo "Adding what the tests need: about 110 MB more."
+	@echo "Adding what the tests need: about 100 MB more."
 	$(PIP) install --quiet -c constraints.txt $(PIP_ARGS) -e ".[s3,dev]"
 	@touch $@

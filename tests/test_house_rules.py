@@ -28,7 +28,7 @@ PACKAGE = ROOT / "wanflow"
 DOORS: dict[str, tuple[str, ...]] = {
     "ray": ("wanflow.pool",),
     **dict.fromkeys(
-        ["torch", "diffusers", "transformers", "accelerate", "sentencepiece", "ftfy"],
+        ["torch", "diffusers", "transformers", "accelerate", "sentencepiece"],
         ("wanflow.engines", "wanflow.cascade", "wanflow.pocket"),
     ),
     **dict.fromkeys(["subprocess", "ffmpeg", "imageio_ffmpeg"], ("wanflow.assemble",)),
@@ -386,7 +386,7 @@ def test_help_answers_within_half_a_second_and_loads_nothing_heavy() -> None:
     assert best < 0.5
 
 
-PUBLIC = {"Job", "plan", "run", "__version__"}
+PUBLIC = {"Job", "Outcome", "Plan", "plan", "run", "__version__"}
 
 
 def test_public_names_are_exactly_these() -> None:

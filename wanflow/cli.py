@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -164,15 +165,17 @@ def _run(arguments: argparse.Namespace) -> int:
 
     job = _load(arguments)
     view = TerminalView() if sys.stdout.isatty() and not arguments.json else JsonView()
-    outcome = run(
-        job,
-        address=arguments.address,
-        inline=arguments.pool == "inline",
-        only=arguments.only,
-        limit=arguments.limit,
-        skip_bad_rows=arguments.skip_bad_rows,
-        view=view,
-    )
+    # Ray prints its warnings to standard output, which belongs to our lines alone.
+    with redirect_stdout(sys.stderr):
+        outcome = run(
+            job,
+            address=arguments.address,
+            inline=arguments.pool == "inline",
+            only=arguments.only,
+            limit=arguments.limit,
+            skip_bad_rows=arguments.skip_bad_rows,
+            view=view,
+        )
     if arguments.json:
         print(json.dumps({"event": "Outcome"} | outcome.to_json()))
     else:

@@ -1,8 +1,8 @@
 """Input files: images and fonts, found, checked and identified by their bytes.
 
-An image is decoded once while planning, so that a broken one is a bad row in the first minute and not a failed clip in
-the fifth hour. Every distinct URL is read once; what was wrong with it is remembered too. Thread-safe. The bytes are not
-kept: whoever needs them calls :func:`read_source`, which notices when they have changed.
+An image is decoded once while planning, so that a broken one is a bad row in the first minute and not a failed clip
+in the fifth hour. Every distinct URL is read once; what was wrong with it is remembered too. Thread-safe. The bytes
+are not kept: whoever needs them calls :func:`read_source`, which notices when they have changed.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Templates: one line of text with a row's values in it, in sandboxed, strict Jinja2.
 
-What may be written: ``{{ column }}``, expressions with filters, ``{% if %}`` and ``{% set %}``. There are no loops, macros,
-includes or attributes, no filter that can blow a text up, and no more than :data:`MAX_CHARS` of result, so a template
-can neither reach into Python nor exhaust the driver. Nothing is escaped: the result is text, not HTML. A null (and a
-NaN) is the empty text.
+What may be written: ``{{ column }}``, expressions with filters, ``{% if %}`` and ``{% set %}``. There are no loops,
+macros, includes or attributes, no filter that can blow a text up, and no more than :data:`MAX_CHARS` of result, so
+a template can neither reach into Python nor exhaust the driver. Nothing is escaped: the result is text, not HTML. A
+null (and a NaN) is the empty text.
 
-A template made of text and plain names alone is joined directly, without Jinja2. What a row's values mean is not known here.
+A template made of text and plain names alone is joined directly, without Jinja2. What a row's values mean is not
+known here.
 """
 
 from __future__ import annotations
@@ -82,23 +83,32 @@ class Template:
     ``constant`` is its text when it needs none, else None.
     """
 
-    __slots__ = ("_parts", "_remembered", "_template", "constant", "names", "text")
+    __slots__ = ("_name", "_parts", "_remembered", "_template", "constant", "names", "text")
 
     def __init__(self, text: str) -> None:
         tree = _parse(text)
         self.text = text
         self.names = frozenset(find_undeclared_variables(tree))
+        self.constant: str | None = None
         self._parts = _plain_parts(tree)
+        #: of a template that is one name and nothing else: that name
+        self._name = self._parts[0][0] if self._parts is not None and len(self._parts) == 1 else None
         self._template = None if self._parts is not None else _ENVIRONMENT.from_string(tree)
         self._remembered: dict[tuple[Any, ...], str] = {}
-        self.constant = self.render({}) if not self.names else None
+        if not self.names:
+            self.constant = self.render({})
 
     def render(self, values: Mapping[str, Any]) -> str:
         """The text for ``values``, which must have all of ``names``. ValueError says what cannot be done."""
+        if self._name is not None:
+            return _limited(_text(values[self._name]))
+        if self.constant is not None:
+            return self.constant
         if self._parts is not None:
-            found = [part if name is None else _text(values[name]) for name, part in self._parts]
-            return _limited(found[0] if len(found) == 1 else "".join(found))
-        key = tuple(values[name] for name in self.names)
+            return _limited(
+                "".join([part if name is None else _text(values[name]) for name, part in self._parts])
+            )
+        key = tuple([values[name] for name in self.names])
         try:
             known = self._remembered.get(key)
         except TypeError:  # a list or struct column cannot be remembered
@@ -116,13 +126,13 @@ class Template:
         pieces, length = [], 0
         try:
             for piece in self._template.generate(context):
+                pieces.append(piece)
                 length += len(piece)
                 if length > MAX_CHARS:
                     break
-                pieces.append(piece)
         except (TemplateError, ArithmeticError, TypeError, ValueError, AttributeError, LookupError) as exc:
             raise ValueError(f"template `{_short(self.text)}`: {exc}") from None
-        return _limited("".join(pieces), length)
+        return _limited("".join(pieces))
 
 
 @lru_cache(maxsize=4096)
@@ -150,19 +160,21 @@ def unknown_names(templates: Mapping[str, str], names: Callable[[str], Iterable[
     problems = []
     for place, text in templates.items():
         known = set(names(place))
-        for name in sorted(compile_template(text).names - known):
-            problems.append(f"{place}: there is no column `{name}`; {did_you_mean(name, known)}")
+        problems += [
+            f"{place}: there is no column `{name}`; {did_you_mean(name, known)}"
+            for name in sorted(compile_template(text).names - known)
+        ]
     return problems
 
 
 def _text(value: Any) -> str:
     if value.__class__ is str:
-        return value  # type: ignore[no-any-return]
+        return value
     return str(_shown(value))
 
 
-def _limited(text: str, length: int = 0) -> str:
-    if max(length, len(text)) > MAX_CHARS:
+def _limited(text: str) -> str:
+    if len(text) > MAX_CHARS:
         raise ValueError(f"the text is longer than {MAX_CHARS:,} characters")
     return text
 

@@ -56,7 +56,10 @@ def as_row(fact: Action | Event) -> dict[str, Any]:
     row: dict[str, Any] = {"event": type(fact).__name__}
     for field in fields(fact):
         value = getattr(fact, field.name)
-        row[field.name] = str(value) if isinstance(value, Attempt) else value
+        if field.name == "records":
+            row["files"] = [file.path for record in value for file in record.files]
+        else:
+            row[field.name] = str(value) if isinstance(value, Attempt) else value
     if "seconds" in row:
         row["seconds"] = {stage: round(value, 3) for stage, value in row["seconds"]}
     return row
@@ -107,7 +110,7 @@ class TerminalView(View):
     def __init__(self) -> None:
         from rich.console import Console
 
-        self._console = Console()
+        self._console = Console(file=sys.stdout)
         self._progress: Progress | None = None
         self._overall: TaskID | None = None
         self._lines: dict[str, TaskID] = {}

@@ -4,11 +4,13 @@
 
     OPTED_IN = true and (country in ('DE', 'AT') or not age < 18) and note is not null
 
-Columns are bare names, or quoted as in SQL ("first name"); text is in single quotes ('it''s'). Operators: ``= == != <>
-< <= > >=``, ``[not] in (...)``, ``is [not] null``, ``not``, ``and``, ``or``, parentheses. As in SQL, a comparison with a null
-is neither true nor false, and a row is taken only when the whole is true. There are no functions and no arithmetic.
+Columns are bare names, or quoted as in SQL ("first name"); text is in single quotes ('it''s'). Operators: ``= == !=
+<> < <= > >=``, ``[not] in (...)``, ``is [not] null``, ``not``, ``and``, ``or``, parentheses. As in SQL, a
+comparison with a null is neither true nor false, and a row is taken only when the whole is true. There are no
+functions and no arithmetic.
 
-Here the text becomes a tree; ``wanflow.manifest.conditions`` makes of a tree what pyarrow evaluates. Knows no table.
+Here the text becomes a tree; ``wanflow.manifest.conditions`` makes of a tree what pyarrow evaluates. Knows no
+table.
 """
 
 from __future__ import annotations

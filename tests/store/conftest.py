@@ -57,6 +57,7 @@ def network(s3: Any, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
             if verdict.isdigit():
                 self.send_response(int(verdict))
                 self.send_header("Content-Length", "0")
+                self.send_header("ETag", '"of-what-was-ignored"')
                 self.end_headers()
                 return
             connection = http.client.HTTPConnection(host, timeout=30)
@@ -85,6 +86,7 @@ def network(s3: Any, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
+    monkeypatch.setattr("wanflow.storage.retry.FIRST_WAIT_S", 0.0001)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
     yield network
     server.shutdown()

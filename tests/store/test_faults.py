@@ -189,7 +189,9 @@ def test_a_bucket_that_does_not_exist_is_not_an_empty_one(s3_url: str) -> None:
             action()
 
 
-def test_a_dead_endpoint_is_reported_after_bounded_tries(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_endpoint_is_reported_after_bounded_tries(
+    s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No network at all: a clear message in seconds, not a hang."""
     monkeypatch.setattr("wanflow.storage.retry.FIRST_WAIT_S", 0.0001)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")

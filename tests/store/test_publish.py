@@ -21,7 +21,9 @@ class Desk:
     def __init__(self, target: Store, workspace: Store, folder: Path) -> None:
         self.target, self.workspace, self.folder = target, workspace, folder
 
-    def put(self, path: str, key: str, epoch: int = 1, number: int = 1, content: bytes | None = None) -> Record:
+    def put(
+        self, path: str, key: str, epoch: int = 1, number: int = 1, content: bytes | None = None
+    ) -> Record:
         video, poster = self.folder / "v.mp4", self.folder / "p.jpg"
         video.write_bytes(content or f"video {key} {epoch}.{number}".encode())
         poster.write_bytes(f"poster {key}".encode())

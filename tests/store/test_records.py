@@ -29,7 +29,9 @@ def test_a_clip_is_held_once_its_record_is_written(store_url: str, tmp_path: Pat
     assert clip_record(store, KEY) is None
     master = tmp_path / "m.mp4"
     master.write_bytes(b"frames")
-    record, won = put_clip(store, KEY, Attempt(3, 1), {"master.mp4": master, "base.bin": b"latents"}, {"gpu_s": 1.5})
+    record, won = put_clip(
+        store, KEY, Attempt(3, 1), {"master.mp4": master, "base.bin": b"latents"}, {"gpu_s": 1.5}
+    )
     assert won
     assert record.attempt == "3.1"
     assert clip_record(store, KEY) == record
@@ -65,7 +67,9 @@ def test_an_attempt_that_is_put_twice_has_won_both_times(store_url: str) -> None
     assert first[1]
 
 
-@pytest.mark.parametrize("damage", ["payload gone", "payload shorter", "record empty", "record of another key"])
+@pytest.mark.parametrize(
+    "damage", ["payload gone", "payload shorter", "record empty", "record of another key"]
+)
 def test_a_record_without_its_files_counts_as_absent_and_is_replaced(store_url: str, damage: str) -> None:
     """A bucket's lifecycle rule deleted old masters, but their records are younger."""
     store = Store(store_url)

@@ -64,12 +64,22 @@ def test_absent_files_are_told_apart_from_trouble(store_url: str, tmp_path: Path
 def test_listing_finds_every_file_below_a_folder_and_only_those(store_url: str) -> None:
     """A workspace inside publish.url is skipped, however many files it holds."""
     store = Store(store_url)
-    paths = ["a/x.mp4", "a/y/z.mp4", "ab/x.mp4", "b.mp4", ".wanflow/clips/1.json", ".wanflow/2.json", "c/ü/名.mp4"]
+    paths = [
+        "a/x.mp4",
+        "a/y/z.mp4",
+        "ab/x.mp4",
+        "b.mp4",
+        ".wanflow/clips/1.json",
+        ".wanflow/2.json",
+        "c/ü/名.mp4",
+    ]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda path: store.write(path, path.encode()), paths))
     assert sorted(stat.path for stat in store.list()) == sorted(paths)
     assert sorted(stat.path for stat in store.list("a")) == ["a/x.mp4", "a/y/z.mp4"]
-    assert sorted(stat.path for stat in store.list(skip=".wanflow")) == sorted(p for p in paths if p[0] != ".")
+    assert sorted(stat.path for stat in store.list(skip=".wanflow")) == sorted(
+        p for p in paths if p[0] != "."
+    )
     assert store.folders() == [".wanflow", "a", "ab", "c"]
     assert store.folders("a") == ["y"]
     assert sorted(stat.path for stat in store.child("a").list()) == ["x.mp4", "y/z.mp4"]
@@ -138,7 +148,9 @@ def test_many_threads_count_with_compare_and_replace_and_lose_nothing(store_url:
     assert store.read("count") == b"30"
 
 
-@pytest.mark.parametrize("path", ["../x", "/etc/x", "", "a/../b", "a//b", "a/", "x" * 300, "a\nb", "s3://b/x", ".tmp-1"])
+@pytest.mark.parametrize(
+    "path", ["../x", "/etc/x", "", "a/../b", "a//b", "a/", "x" * 300, "a\nb", "s3://b/x", ".tmp-1"]
+)
 def test_unsafe_paths_are_refused_at_the_door(path: str) -> None:
     """A customer id of "../../etc" must not become a path."""
     store = Store("memory://door")

@@ -82,7 +82,9 @@ def _shot(scene: Scene, output: Output, master: Path, sources: Mapping[str, Path
     clip = scene.clip(output.aspect)
     work.mkdir(parents=True)
     layers = _layers(scene.layers, clip.seconds, output, sources, work)
-    return graph.Shot(master, clip.seconds, clip.fps, layers)
+    link = work / "master"
+    link.symlink_to(master.absolute())  # two scenes may show the same clip; the graph wants a path for each
+    return graph.Shot(link, clip.seconds, clip.fps, layers)
 
 
 def _layers(

@@ -66,6 +66,8 @@ def num_frames(shots: tuple[Shot, ...], output: Output) -> int:
 def build(shots: tuple[Shot, ...], output: Output, video: Path, poster: Path | None) -> list[str]:
     """The arguments after ``ffmpeg`` that make ``video`` and, with a path, ``poster`` (JPEG)."""
     assert shots, "a variant has at least one scene"
+    # ffmpeg-python takes equal nodes for one node, and refuses to read it twice
+    assert len({shot.master for shot in shots}) == len(shots), "each shot has a path of its own to its master"
     parts = [_scene(shot, output) for shot in shots]
     stream = parts[0] if len(parts) == 1 else ffmpeg.concat(*parts, v=1, a=0)
     stream = stream.filter("setsar", "1")

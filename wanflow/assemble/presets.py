@@ -1,8 +1,8 @@
 """The output presets: a pure table of what each place to publish asks for, and how a job's own numbers change it.
 
 Sizes are those that the platforms publish for video ads: Instagram and Facebook (Meta Ads Guide: stories and reels 9:16
-at 1080x1920, feed 4:5 at 1080x1350 and 1:1 at 1080x1080), TikTok (TikTok Ads specifications: 9:16 at 1080x1920), LinkedIn
-(LinkedIn Marketing Solutions, video ads specifications: 16:9 at 1920x1080; 1:1 and 9:16 are accepted, too), YouTube
+at 1080x1920, feed 4:5 at 1080x1350 and 1:1 at 1080x1080), TikTok (Ads specifications: 9:16 at 1080x1920), LinkedIn
+(Marketing Solutions, video ads specifications: 16:9 at 1920x1080; 1:1 and 9:16 are accepted, too), YouTube
 (recommended upload encoding: 16:9 at 1920x1080). 30 frames a second is what all of them take without conversion.
 
 Knows nothing of files or ffmpeg. Limits: H.264 only; a preset whose aspect is ``None`` takes the one of its clips.

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from unicodedata import category
 
 from wanflow.assemble import fonts, layout, wrap
 from wanflow.assemble.fonts import FontFile
@@ -79,8 +80,8 @@ class Block:
 def undrawable(text: str, own: Path | None = None) -> list[str]:
     """The characters of ``text`` that no font here can draw, in order, once each: lint for a manifest's rows."""
     family = fonts.chain(700, own)
-    seen = dict.fromkeys(char for char in text if not char.isspace() and not fonts.ignorable(char))
-    return [char for char in seen if fonts.font_for(char, family, 700) is None and char.isprintable()]
+    seen = dict.fromkeys(char for char in clean(text) if not char.isspace() and not fonts.ignorable(char))
+    return [char for char in seen if fonts.font_for(char, family, 700) is None]
 
 
 def lay_out(
@@ -195,10 +196,7 @@ def _measure(layer: TextLayer, sources: Mapping[str, Path], width: int, height: 
 def clean(text: str) -> str:
     """``text`` without control characters; line ends of any kind become one kind, other white space one space."""
     lines = re.sub(r"\r\n|[\r\v\f\x85\u2028\u2029]", "\n", text).split("\n")
-    kept = (
-        "".join(c for c in re.sub(r"\s", " ", line) if c.isprintable() or fonts.ignorable(c))
-        for line in lines
-    )
+    kept = ("".join(c for c in re.sub(r"\s", " ", line) if category(c) not in ("Cc", "Cs")) for line in lines)
     return "\n".join(line.strip() for line in kept).strip()
 
 

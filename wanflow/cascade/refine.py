@@ -88,7 +88,8 @@ def apply(
         image,
         strength=_number(params, "strength", 0.3),
         steps=steps,
-        noise_seed=(clip.seed + (zlib.crc32(stage.encode()) << 31)) % (1 << 63),
+        # 32 bits, because torch's generator on the CPU reads no more of a seed
+        noise_seed=zlib.crc32(f"{clip.seed} {stage}".encode()),
         on_step=on_step,
         stage=stage,
     )

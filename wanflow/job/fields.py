@@ -1,6 +1,7 @@
 """The types of a job's fields: what each kind of value must look like, and what it becomes.
 
-Checks raise ValueError in the user's words; ``problems`` adds the place. Numbers may come as text, because ``${VAR}`` gives text.
+Checks raise ValueError in the user's words; ``problems`` adds the place. Numbers may come as text, because
+``${VAR}`` gives text.
 """
 
 from __future__ import annotations

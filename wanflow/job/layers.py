@@ -1,7 +1,7 @@
 """The layers of a job file: pictures, words and boxes that ffmpeg lays over a clip.
 
-Each field may be a template. So a field is kept as text; :data:`PARSERS` says what the text must be, and is used twice:
-by the job for what is written out, by the manifest for what a row has filled in.
+Each field may be a template. So a field is kept as text; :data:`PARSERS` says what the text must be, and is used
+twice: by the job for what is written out, by the manifest for what a row has filled in.
 """
 
 from __future__ import annotations

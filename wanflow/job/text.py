@@ -1,8 +1,8 @@
 """From a job file's text to a plain mapping: YAML 1.2, ``--set``, ``${VAR}``.
 
-YAML is read as 1.2 without timestamps, so ``no``, ``16:9``, ``06:00`` and ``2026-01-31`` stay text. Order: the file, then
-each ``--set``, then the environment, which is put into strings only and never read as YAML. This module knows no
-field of the job.
+YAML is read as 1.2 without timestamps, so ``no``, ``16:9``, ``06:00`` and ``2026-01-31`` stay text. Order: the
+file, then each ``--set``, then the environment, which is put into strings only and never read as YAML. This module
+knows no field of the job.
 """
 
 from __future__ import annotations

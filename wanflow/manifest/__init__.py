@@ -1,7 +1,7 @@
 """The manifest: tables in, Variants out.
 
-``table`` reads rows from files, ``columns`` says which columns are known, ``rows`` turns a row into a Variant or the reasons
-why it cannot be one, ``sharing`` counts what multiplies clips.
+``table`` reads rows from files, ``columns`` says which columns are known, ``rows`` turns a row into a Variant or
+the reasons why it cannot be one, ``sharing`` counts what multiplies clips.
 """
 
 from __future__ import annotations

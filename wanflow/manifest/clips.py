@@ -5,12 +5,12 @@ Sizes and lengths come from the engine's own rules (``wanflow.engines.spec``); e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cache, partial
 
 from wanflow.cascade import check as check_cascade
 from wanflow.engines.spec import check_frames, check_size, frames_for, size_for
-from wanflow.errors import EngineError, InputError
+from wanflow.errors import EngineError, InputError, JobError
 from wanflow.inputs import Inputs
 from wanflow.job import Job
 from wanflow.job.fields import check_size_text, parse_seconds, parse_seed
@@ -23,6 +23,14 @@ from wanflow.templates import Template, compile_template
 MAX_REMEMBERED = 100_000
 
 _TEXTS = ("prompt", "negative_prompt", "image")
+
+
+def _engine_error(attempt: Callable[[Mode], object], mode: Mode) -> str:
+    try:
+        attempt(mode)
+    except EngineError as exc:
+        return str(exc)
+    return ""
 
 
 def default_templates(columns: frozenset[str]) -> dict[str, str]:
@@ -65,6 +73,11 @@ class ClipMaker:
         #: template of the first frame's place, for reading ahead
         self.image: Template | None = self._templates["image"]
 
+    @property
+    def constant_aspects(self) -> tuple[str, ...] | None:
+        """The job's aspects where no row decides them."""
+        return self._constant_aspects
+
     def aspects(self, values: Mapping[str, object]) -> tuple[str, ...]:
         """The job's aspects for a row that has none of its own. ValueError from a template."""
         if self._constant_aspects is not None:
@@ -76,33 +89,48 @@ class ClipMaker:
             if part.strip()
         )
 
+    def check_constants(self, aspects: Iterable[str], columns: Collection[str]) -> None:
+        """What the job fixes for every row, tried once: image, sizes of ``aspects``, length. JobError, EngineError."""
+        image = self._templates["image"].constant
+        if image is not None and image.strip():
+            try:
+                self._inputs.image(image)
+            except InputError as exc:
+                raise JobError(f"clip.image: {exc}") from None
+        tries: list[tuple[str, Callable[[Mode], object]]] = [
+            (f"clip: aspect {aspect}", partial(self._size, aspect=aspect)) for aspect in aspects
+        ]
+        length = self._job.clip.seconds
+        if "seconds" not in columns and not isinstance(length, str):
+            tries.append(("clip: length", partial(self._frames, seconds=length)))
+        for place, attempt in tries:
+            problems = [problem for mode in self._engines if (problem := _engine_error(attempt, mode))]
+            if problems and len(problems) == len(self._engines):
+                raise EngineError(f"{place}: {problems[0]}")
+
     def make(self, aspect: str, values: Mapping[str, object]) -> Clip | list[str]:
-        """The row's clip of one aspect, or every reason why there is none."""
-        values = {**values, "aspect": aspect, "seed": values.get("seed"), "seconds": values.get("seconds")}
+        """The row's clip of one aspect, or every reason why there is none. ``values["aspect"]`` is that aspect."""
+        seed, seconds = values.get("seed"), values.get("seconds")
         try:
-            texts = [self._templates[name].render(values) for name in _TEXTS]
-            own = (
-                self._seed.render(values)
-                if isinstance(self._seed, Template) and is_null(values["seed"])
-                else values["seed"],
-                self._seconds.render(values)
-                if isinstance(self._seconds, Template) and is_null(values["seconds"])
-                else values["seconds"],
-            )
+            texts = tuple([template.render(values) for template in self._templates.values()])
+            if isinstance(self._seed, Template) and is_null(seed):
+                seed = self._seed.render(values)
+            if isinstance(self._seconds, Template) and is_null(seconds):
+                seconds = self._seconds.render(values)
         except ValueError as exc:
             return [f"clip: {exc}"]
+        own = (seed, seconds)
         key = (aspect, *texts, *own)
         found = self._known.get(key)
         if found is None:
-            found = self._build(aspect, *texts, *own)
+            found = self._build(aspect, texts, *own)
             if len(self._known) >= MAX_REMEMBERED:
                 self._known.clear()
             self._known[key] = found
         return found
 
-    def _build(
-        self, aspect: str, prompt: str, negative: str, image: str, seed: object, seconds: object
-    ) -> Clip | list[str]:
+    def _build(self, aspect: str, texts: tuple[str, ...], seed: object, seconds: object) -> Clip | list[str]:
+        prompt, negative, image = texts
         reasons: list[str] = []
         source = None
         mode = Mode.I2V if image.strip() else Mode.T2V
@@ -158,7 +186,8 @@ class ClipMaker:
         what = "has an image" if mode is Mode.I2V else "has no image"
         given = ", ".join(f"{m}: {spec.name}" for m, spec in self._engines.items()) or "none"
         instead = "leave the image empty" if mode is Mode.I2V else "give an image"
-        return f"the row {what}, so it needs a checkpoint for {mode} (there is {given}); set engine.checkpoint.{mode}, or {instead}"
+        need = f"the row {what}, so it needs a checkpoint for {mode} (there is {given})"
+        return f"{need}; set engine.checkpoint.{mode}, or {instead}"
 
     def _find_size(self, mode: Mode, aspect: str) -> tuple[int, int]:
         spec = self._engines[mode]

@@ -1,4 +1,6 @@
-"""A condition of the ``where`` language as a pyarrow expression over a table's columns, every column and type checked."""
+"""A condition of the ``where`` language as a pyarrow expression over a table's columns, every column and type
+checked.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The file formats of a manifest: for each, how to see its columns and how to read some of them in batches.
 
-Both take an open file; batches have the columns of the schema that is asked for, in the file's own types for Parquet. Errors are
-pyarrow's own.
+Both take an open file; batches have the columns of the schema that is asked for, in the file's own types for
+Parquet. Errors are pyarrow's own.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""A row's layers: the job's layer entries with the row's values in them, checked. Equal texts give the same layer back."""
+"""A row's layers: the job's entries with the row's values in them, checked. Equal texts give the same layer back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from wanflow.errors import InputError
+from wanflow.errors import InputError, JobError
 from wanflow.inputs import Inputs
 from wanflow.job.layers import PARSERS, LayerEntry
 from wanflow.model import BoxLayer, ImageLayer, Layer, Placement, TextLayer
@@ -23,41 +23,53 @@ class LayerMaker:
     """Makes one entry of ``layers`` for each row."""
 
     def __init__(self, place: str, entry: LayerEntry, inputs: Inputs) -> None:
+        """Raises JobError when a file that every row would use is missing or broken."""
         self._kind = entry.kind
         self._place = f"{place}.{entry.kind}"
         self._inputs = inputs
         body = entry.body
-        given = body.model_dump(exclude_none=True)
-        self._defaults = {
-            name: field.default for name, field in type(body).model_fields.items() if not field.is_required()
-        }
-        self._templates = [(name, compile_template(text)) for name, text in given.items()]
+        fields = type(body).model_fields.items()
+        self._defaults = {name: field.default for name, field in fields if not field.is_required()}
+        given = {name: compile_template(text) for name, text in body.model_dump(exclude_none=True).items()}
+        self._varying = [(name, template) for name, template in given.items() if template.constant is None]
+        constant = {name: t.constant for name, t in given.items() if t.constant is not None}
+        self._fixed, reasons = self._parse(constant)
+        if reasons:
+            raise JobError("\n".join(reasons))
         self._known: dict[tuple[str, ...], Layer | list[str] | None] = {}
         #: template of a picture's place, for reading ahead
-        self.image: Template | None = dict(self._templates)["url"] if entry.kind == "image" else None
+        self.image: Template | None = given["url"] if entry.kind == "image" else None
 
     def make(self, values: Mapping[str, Any]) -> Layer | list[str] | None:
         """The layer, None when this row has none, or every reason why it cannot be made."""
         try:
-            texts = tuple(template.render(values) for _, template in self._templates)
+            texts = tuple([template.render(values) for _, template in self._varying])
         except ValueError as exc:
             return [f"{self._place}: {exc}"]
         if texts not in self._known:
             if len(self._known) >= MAX_REMEMBERED:
                 self._known.clear()
-            self._known[texts] = self._build({n: t for (n, _), t in zip(self._templates, texts, strict=True)})
+            self._known[texts] = self._build({n: t for (n, _), t in zip(self._varying, texts, strict=True)})
         return self._known[texts]
 
-    def _build(self, texts: dict[str, str]) -> Layer | list[str] | None:
-        if not texts[_ESSENCE[self._kind]].strip():
-            return None
-        reasons: list[str] = []
-        fields: dict[str, Any] = {}
+    def _parse(self, texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+        """Each field's value, and what is wrong with the others."""
+        fields, reasons = {}, []
         for name, text in texts.items():
             try:
                 fields[name] = self._field(name, text)
             except (ValueError, InputError) as exc:
                 reasons.append(f"{self._place}.{name}: {exc}")
+        return fields, reasons
+
+    def _build(self, texts: dict[str, str]) -> Layer | list[str] | None:
+        essence = _ESSENCE[self._kind]
+        if essence in texts and not texts[essence].strip():
+            return None
+        varying, reasons = self._parse(texts)
+        fields = {**self._fixed, **varying}
+        if fields.get(essence, "") is None:
+            return None
         start, end = fields.get("start") or 0.0, fields.get("end")
         if end is not None and end <= start:
             reasons.append(f"{self._place}.end: {end:g} s is not after start ({start:g} s)")
@@ -92,7 +104,7 @@ class LayerMaker:
         if name == "value":
             if len(text) > MAX_TEXT_CHARS:
                 raise ValueError(f"has {len(text):,} characters; at most {MAX_TEXT_CHARS:,} fit on a picture")
-            return text.strip()
+            return text.strip() or None
         text = text.strip() or self._defaults.get(name) or ""
         if not text:
             return None

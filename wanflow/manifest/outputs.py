@@ -78,7 +78,8 @@ class OutputMaker:
         if problems:
             return "; ".join(problems)
         if not found:
-            return f"no output is made from {', '.join(aspects)} ({', '.join(wanted)}); change the aspect, or the outputs' `from`"
+            have = f"no output is made from {', '.join(aspects)} ({', '.join(wanted)})"
+            return f"aspect: {have}; change the aspect, or the outputs' `from`"
         return tuple(found)
 
 

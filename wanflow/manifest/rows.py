@@ -1,20 +1,21 @@
 """From a row's values to a Variant, or to every reason why it cannot be one.
 
-What is wrong with the job as a whole (a template that names no column, an output that no preset knows) is raised before the
-first row; what is wrong with a row is a :class:`BadRow` a reason, and the rest goes on. A row's own ``seed``, ``aspect`` and
-``seconds`` come before the job's. A null value is the empty text: an image layer without URL, a text layer without words
-and a box without colour are left out of that variant.
+What is wrong with the job as a whole (a template that names no column, an output that no preset knows) is raised
+before the first row; what is wrong with a row is a :class:`BadRow` a reason, and the rest goes on. A row's own
+``seed``, ``aspect`` and ``seconds`` come before the job's. A null value is the empty text: an image layer without
+URL, a text layer without words and a box without colour are left out of that variant.
 
 Nothing is rendered or published here, and the store is not looked at.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import TypeVar
 
-from wanflow.errors import BadRow, ManifestError
+from wanflow.errors import BadRow, JobError, ManifestError
 from wanflow.inputs import Inputs
 from wanflow.job import BUILT_INS, Job
 from wanflow.manifest.clips import ClipMaker, default_templates
@@ -23,7 +24,7 @@ from wanflow.manifest.outputs import OutputMaker
 from wanflow.manifest.sharing import Sharing
 from wanflow.manifest.table import Table
 from wanflow.manifest.values import aspects_of, carried, identity, priority_of
-from wanflow.model import EngineSpec, Layer, Mode, Scene, Variant
+from wanflow.model import EngineSpec, Layer, Mode, Output, Scene, Variant
 from wanflow.suggest import did_you_mean
 from wanflow.templates import compile_template, unknown_names
 
@@ -41,11 +42,11 @@ def read_variants(
     limit: int | None = None,
     sharing: Sharing | None = None,
 ) -> Iterator[Variant | BadRow]:
-    """Each row of the job's manifest (times its matrix) as a Variant, or as one BadRow a reason, in the manifest's order.
+    """Each row of the job's manifest (times its matrix) as a Variant, or as one BadRow a reason, in their order.
 
     ``only`` is a condition beside ``manifest.where``; ``limit`` ends after so many rows; ``sharing`` counts along.
-    Raises ManifestError (table, columns, templates, conditions), JobError (outputs) and EngineError (cascade) before the
-    first row, and ManifestError when a file turns out broken on the way.
+    Raises ManifestError (table, columns, templates, conditions), JobError and EngineError (what would be wrong with
+    every row) before the first row, and ManifestError when a file turns out broken on the way.
     """
     table = Table(job.manifest.url, job.manifest.rename)
     columns = frozenset(table.columns) | frozenset(job.matrix)
@@ -59,7 +60,7 @@ def read_variants(
 
 
 def template_columns(job: Job) -> dict[str, frozenset[str]]:
-    """Place (``clip.prompt``) to the names whose values decide a clip there; a name need not be a column of the manifest."""
+    """Place (``clip.prompt``) to the names whose values decide a clip there; the manifest need not have them all."""
     known = {
         f"clip.{name}": frozenset({name})
         for name in ("prompt", "negative_prompt", "image", "seed", "aspect", "seconds")
@@ -124,8 +125,20 @@ class _VariantMaker:
         self.needed = frozenset({"variant_id", "seed", "aspect", "seconds", "priority"}).union(
             *(compile_template(text).names for text in made_of.values())
         )
+        self._check_constants(columns)
         self._rows_by_id: dict[str, int] = {}
         self._num_variants = 0
+
+    def _check_constants(self, columns: frozenset[str]) -> None:
+        """What would be wrong with every row is told once."""
+        aspects = self._clips.constant_aspects
+        if aspects is None or "aspect" in columns:
+            return
+        try:
+            outputs = self._outputs.applying(aspects)
+        except ValueError as exc:
+            raise JobError(f"clip.aspect and outputs: {exc}") from None
+        self._clips.check_constants(dict.fromkeys(output.aspect for output in outputs), columns)
 
     def variants(
         self, rows: Iterator[tuple[int, dict[str, object]]], sharing: Sharing | None
@@ -149,6 +162,8 @@ class _VariantMaker:
         self._num_variants += 1
         variant = self._num_variants
         reasons: list[str] = []
+        no_aspects: tuple[str, ...] = ()
+        no_outputs: tuple[Output, ...] = ()
 
         def attempt(make: Callable[[], T], fallback: T) -> T:
             try:
@@ -161,11 +176,11 @@ class _VariantMaker:
         if variant_id and (first := self._rows_by_id.setdefault(variant_id, row)) != row:
             reasons.append(f"variant_id: row {first} has it already; ids are unique")
         values["variant_id"], values["row"] = variant_id, row
-        aspects = attempt(lambda: aspects_of(values.get("aspect"), self._clips.aspects(values)), ())
-        outputs = attempt(lambda: self._outputs.applying(aspects), ()) if aspects else ()
+        aspects = attempt(lambda: aspects_of(values.get("aspect"), self._clips.aspects(values)), no_aspects)
+        outputs = attempt(lambda: self._outputs.applying(aspects), no_outputs) if aspects else ()
         clips = []
         for aspect in dict.fromkeys(output.aspect for output in outputs):
-            made = self._clips.make(aspect, values)
+            made = self._clips.make(aspect, {**values, "aspect": aspect})
             clips += [(aspect, made)] if not isinstance(made, list) else []
             reasons += made if isinstance(made, list) else []
         layers: list[Layer] = []
@@ -192,8 +207,6 @@ class _VariantMaker:
             if template is None or template.constant is not None or "aspect" in template.names:
                 continue
             for values in chunk:
-                try:
+                with contextlib.suppress(ValueError):  # told with its row
                     urls.add(template.render({**values, "row": 0} if "row" in template.names else values))
-                except ValueError:
-                    pass  # told with its row
         self._inputs.prefetch_images(sorted(urls))

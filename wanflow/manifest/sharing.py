@@ -1,7 +1,7 @@
 """Which columns multiply clips: counted while the rows go by, for the plan's lint.
 
-A clip is shared by all rows that give the same values to the columns of the clip templates. For each such column this counts
-how many clips there would be without it. It keeps one 64-bit hash a column and clip, not the rows.
+A clip is shared by all rows that give the same values to the columns of the clip templates. For each such column
+this counts how many clips there would be without it. It keeps one 64-bit hash a column and clip, not the rows.
 """
 
 from __future__ import annotations

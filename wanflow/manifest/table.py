@@ -1,14 +1,14 @@
 """The manifest as a table: Parquet, CSV or JSON Lines at any URL, read in batches, never the whole at once.
 
-:class:`Table` finds the files, reads their schemas and checks the columns that wanflow knows, so that a wrong type is one
-error and not one a row. :meth:`Table.rows` gives the rows that a condition takes, numbered as the files count them (1-based,
-over all files in order of their names), multiplied by ``matrix:``.
+:class:`Table` finds the files, reads their schemas and checks the columns that wanflow knows, so that a wrong type
+is one error and not one a row. :meth:`Table.rows` gives the rows that a condition takes, numbered as the files
+count them (1-based, over all files in order of their names), multiplied by ``matrix:``.
 
-In CSV, and in the folder names of a partitioned data set (``country=DE/``), a value is the text that is written: ``007``
-stays ``007``. Only seed, priority and seconds are numbers there. What a row means is not known here.
+In CSV, and in the folder names of a partitioned data set (``country=DE/``), a value is the text that is written:
+``007`` stays ``007``. Only seed, priority and seconds are numbers there. What a row means is not known here.
 
-Limits: nested columns are read whole; all files have one format; the columns of all files are looked at before the first row
-is read (for Parquet that is one footer a file).
+Limits: nested columns are read whole; all files have one format; the columns of all files are looked at before the
+first row is read (for Parquet that is one footer a file).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Table:
         conditions: Sequence[str] = (),
         matrix: Mapping[str, Sequence[Any]] | None = None,
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(row number, values) of the columns ``needed`` (those that exist) and of ``matrix``, where all ``conditions`` hold.
+        """(row number, values) of the columns ``needed`` that exist and of ``matrix``, where all ``conditions`` hold.
 
         Raises ManifestError for a condition that does not fit the columns, at once; for a file that turns out broken or
         a table without any row, while reading.
@@ -195,7 +195,7 @@ class Table:
 
     def _rename(self, rename: Mapping[str, str]) -> dict[str, str]:
         problems = [
-            f"manifest.rename.{ours}: there is no column `{theirs}` in {self.url}; {did_you_mean(theirs, self._schema.names)}"
+            f"manifest.rename.{ours}: {self.url} has no column `{theirs}`; {did_you_mean(theirs, self._schema.names)}"
             for ours, theirs in rename.items()
             if theirs not in self._schema.names
         ]
@@ -209,15 +209,16 @@ class Table:
         return {**rename, **kept}
 
     def _check_columns(self) -> None:
-        problems = []
+        problems = [
+            f"the column {name} {problem}"
+            for name in self.columns
+            if name in COLUMNS and (problem := wrong_type(name, self._schema.field(self._theirs[name]).type))
+        ]
         if "variant_id" not in self.columns:
             near = did_you_mean("variant_id", self.columns)
             problems.append(
                 f"there is no column variant_id; {near}; `manifest.rename: {{variant_id: YOURS}}` renames one"
             )
-        for name in self.columns:
-            if name in COLUMNS and (problem := wrong_type(name, self._schema.field(self._theirs[name]).type)):
-                problems.append(f"the column {name} {problem}")
         if problems:
             raise ManifestError("\n  ".join([f"{self.url}: the manifest cannot be used", *problems]))
 

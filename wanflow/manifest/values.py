@@ -1,10 +1,13 @@
-"""Single values of a row: what each must look like. ValueError says what is wrong, beginning with the column's name."""
+"""Single values of a row: what each must look like. ValueError says what is wrong, beginning with the column's
+name.
+"""
 
 from __future__ import annotations
 
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from wanflow.job.fields import check_ratio
 from wanflow.model import Scalar
@@ -22,7 +25,9 @@ def identity(value: object) -> str:
     if is_null(value):
         raise ValueError("variant_id: is empty; every row needs one")
     text = str(value)
-    if text != text.strip() or any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
+    if text != text.strip() or (
+        not text.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in text)
+    ):
         raise ValueError(f"variant_id: {text!r} has spaces around it or control characters in it")
     if len(text) > MAX_ID_CHARS:
         raise ValueError(f"variant_id: has {len(text)} characters; at most {MAX_ID_CHARS} are allowed")
@@ -32,11 +37,14 @@ def identity(value: object) -> str:
 def aspects_of(value: object, default: tuple[str, ...]) -> tuple[str, ...]:
     """``9x16,16x9`` or a list of ratios, in order; ``default`` where the row says nothing."""
     if is_null(value) or value == []:
-        parts: Sequence[object] = default
-    else:
-        parts = value if isinstance(value, list) else str(value).split(",")
+        return _ratios(default)
+    return _ratios(tuple(map(str, value if isinstance(value, list) else str(value).split(","))))
+
+
+@lru_cache(maxsize=1024)
+def _ratios(texts: tuple[str, ...]) -> tuple[str, ...]:
     try:
-        return tuple(dict.fromkeys(check_ratio("" if part is None else str(part).strip()) for part in parts))
+        return tuple(dict.fromkeys(check_ratio(text.strip()) for text in texts))
     except ValueError as exc:
         raise ValueError(f"aspect: {exc}") from None
 

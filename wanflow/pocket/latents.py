@@ -6,6 +6,7 @@ new words, new noise and a new time. A shard is a function of its name and the s
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 from dataclasses import asdict, dataclass
@@ -54,6 +55,7 @@ def make_shard(
     return path
 
 
+@functools.cache
 def load_shard(path: Path) -> Shard:
     """Read a shard; the latents stay on disk until touched."""
     raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

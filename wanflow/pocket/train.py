@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,8 +36,10 @@ from wanflow.pocket.train_denoiser import Diet, train_denoiser
 from wanflow.pocket.train_vae import SIZES, measure_latents, train_vae
 
 STAGES = ("vae", "latents", "denoiser", "experts", "export")
+#: Two thirds of the base size: what a scene looks like is learned at a third of the cost, position embeddings carry it over.
+SMALL_SIZES = ((64, 112), (112, 64), (80, 80))
 DOUBLE_SIZES = tuple((2 * h, 2 * w) for h, w in SIZES)
-#: Base clips by size: half are 16:9.
+#: Clips by shape: half are 16:9.
 SIZE_WEIGHTS = (0.5, 0.25, 0.25)
 
 
@@ -46,40 +49,43 @@ class Recipe:
 
     vae: Stage
     vae_batch: int
-    #: Shards of ``shard_clips`` clips for each base size, and for each doubled size.
-    num_shards: tuple[int, int, int]
-    num_double_shards: int
+    #: Shards of ``shard_clips`` clips by size.
+    num_shards: dict[tuple[int, int], int]
     shard_clips: int
+    #: The share of the denoiser's steps that are fed small clips only.
+    small_share: float
     denoiser: Stage
     high: Stage
     low: Stage
-    batch: int
-    double_batch: int
+    #: Clips a step at the small, base and doubled sizes.
+    batches: tuple[int, int, int]
 
 
 CPU = Recipe(
     vae=Stage("vae", 2800, 0.04, cooldown=0.45),
     vae_batch=2,
-    num_shards=(12, 6, 6),
-    num_double_shards=2,
-    shard_clips=500,
-    denoiser=Stage("denoiser", 6000, 0.02, warmup=100, cooldown=0.35, average=0.998),
+    num_shards={
+        **dict(zip(SMALL_SIZES, (20, 10, 10), strict=True)),
+        **dict(zip(SIZES, (8, 4, 4), strict=True)),
+        **dict(zip(DOUBLE_SIZES, (2, 1, 1), strict=True)),
+    },
+    shard_clips=200,
+    small_share=0.8,
+    denoiser=Stage("denoiser", 3500, 0.02, warmup=100, cooldown=0.35, average=0.998),
     high=Stage("high", 600, 0.008, warmup=20, cooldown=0.8, average=0.99),
     low=Stage("low", 800, 0.008, warmup=20, cooldown=0.8, average=0.99),
-    batch=12,
-    double_batch=3,
+    batches=(20, 12, 3),
 )
 GPU = replace(
     CPU,
     vae=Stage("vae", 6000, 0.03, cooldown=0.5),
     vae_batch=32,
-    num_shards=(40, 20, 20),
-    num_double_shards=8,
+    num_shards={size: 40 for size in (*SIZES, *DOUBLE_SIZES)},
+    small_share=0.0,
     denoiser=Stage("denoiser", 12000, 0.02, warmup=100, cooldown=0.5, average=0.999),
     high=Stage("high", 2500, 0.008, warmup=20, cooldown=0.8, average=0.998),
     low=Stage("low", 2500, 0.008, warmup=20, cooldown=0.8, average=0.998),
-    batch=128,
-    double_batch=32,
+    batches=(256, 128, 32),
 )
 
 
@@ -98,34 +104,36 @@ def train(
     set_latent_scale(vae, out, seed)
     if "latents" in stages:
         make_shards(vae, recipe, out, seed)
-    base_shards = [[shard_path(out, size, i) for i in range(n)] for size, n in zip(SIZES, recipe.num_shards, strict=True)]
-    double_shards = [[shard_path(out, size, i) for i in range(recipe.num_double_shards)] for size in DOUBLE_SIZES]
-    diet = Diet(base_shards, SIZE_WEIGHTS, (recipe.batch,) * 3)
+    small, middle, double = (feed(out, recipe, sizes, i) for i, sizes in enumerate((SMALL_SIZES, SIZES, DOUBLE_SIZES)))
     if "denoiser" in stages:
-        train_denoiser(
-            base, encoder, tokenizer, diet, recipe.denoiser, out, seed=seed, fused=fused, minutes=minutes
-        )
+        diets = {int(recipe.small_share * recipe.denoiser.num_steps): middle}
+        diets[0] = small if recipe.small_share else middle
+        train_denoiser(base, encoder, tokenizer, diets, recipe.denoiser, out, seed=seed, fused=fused, minutes=minutes)
     load_average(out / "denoiser.pt", joint, needed=bool(set(stages) & {"experts", "export"}))
     high.load_state_dict(base.state_dict())
     low.load_state_dict(base.state_dict())
     if "experts" in stages:
-        above = replace(diet, low=BOUNDARY)
-        train_denoiser(
-            high, encoder, tokenizer, above, recipe.high, out, seed=seed, train_text=False, fused=fused, minutes=minutes
-        )
-        below = Diet(
-            [*base_shards, *double_shards],
-            (*(0.6 * w for w in SIZE_WEIGHTS), *(0.4 * w for w in SIZE_WEIGHTS)),
-            (recipe.batch,) * 3 + (recipe.double_batch,) * 3,
+        encoder.requires_grad_(False)
+        both = Diet(
+            [*middle.shards, *double.shards],
+            (*(0.6 * w for w in middle.weights), *(0.4 * w for w in double.weights)),
+            (*middle.batches, *double.batches),
             high=BOUNDARY,
         )
-        train_denoiser(
-            low, encoder, tokenizer, below, recipe.low, out, seed=seed, train_text=False, fused=fused, minutes=minutes
-        )
+        for model, stage, diet in ((high, recipe.high, replace(middle, low=BOUNDARY)), (low, recipe.low, both)):
+            train_denoiser(
+                model, encoder, tokenizer, {0: diet}, stage, out, seed=seed, train_text=False, fused=fused, minutes=minutes
+            )
     if "export" in stages and rank() == 0:
         load_average(out / "high.pt", nn.ModuleDict({"transformer": high}), needed=False)
         load_average(out / "low.pt", nn.ModuleDict({"transformer": low}), needed=False)
         export(out / "checkpoint", vae.cpu(), encoder.cpu(), tokenizer, high.cpu(), low.cpu())
+
+
+def feed(out: Path, recipe: Recipe, sizes: Sequence[tuple[int, int]], place: int) -> Diet:
+    """The clips of three sizes, at their batch."""
+    paths = [[shard_path(out, size, i) for i in range(recipe.num_shards.get(size, 0))] for size in sizes]
+    return Diet(paths, SIZE_WEIGHTS, (recipe.batches[place],) * len(sizes))
 
 
 def set_latent_scale(vae: AutoencoderKLWan, out: Path, seed: int) -> None:
@@ -143,8 +151,7 @@ def set_latent_scale(vae: AutoencoderKLWan, out: Path, seed: int) -> None:
 
 def make_shards(vae: AutoencoderKLWan, recipe: Recipe, out: Path, seed: int) -> None:
     """Every missing shard, shared out among the processes."""
-    wanted = [(size, i) for i in range(max(recipe.num_shards)) for size, n in zip(SIZES, recipe.num_shards, strict=True) if i < n]
-    wanted += [(size, i) for i in range(recipe.num_double_shards) for size in DOUBLE_SIZES]
+    wanted = [(size, i) for size, n in recipe.num_shards.items() for i in range(n)]
     num_processes = dist.get_world_size() if dist.is_initialized() else 1
     for size, i in wanted[rank() :: num_processes]:
         make_shard(vae, size, i, out, seed=seed, num_clips=recipe.shard_clips)

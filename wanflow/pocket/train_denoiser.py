@@ -7,7 +7,7 @@ image-conditioned (their first latent frame is clean and its tokens are at time 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
 from wanflow.pocket.denoiser import denoise
 from wanflow.pocket.grammar import caption
-from wanflow.pocket.latents import Shard, load_shard
+from wanflow.pocket.latents import load_shard
 from wanflow.pocket.scenes import Scene
 from wanflow.pocket.stages import Stage, rank, run_stage
 from wanflow.pocket.text import encode_captions
@@ -54,7 +54,7 @@ def train_denoiser(
     transformer: WanTransformer3DModel,
     encoder: UMT5EncoderModel,
     tokenizer: PreTrainedTokenizerFast,
-    diet: Diet,
+    diets: Mapping[int, Diet],
     stage: Stage,
     out: Path,
     *,
@@ -64,16 +64,19 @@ def train_denoiser(
     minutes: float | None = None,
     on_save: Callable[[int], None] | None = None,
 ) -> bool:
-    """Train in place; whether the stage's last step was reached. ``fused`` compiles the blocks."""
+    """Train in place; whether the stage's last step was reached.
+
+    ``diets`` says from which step on what is fed, ``fused`` compiles the blocks.
+    """
     device = next(transformer.parameters()).device
-    shards = [[load_shard(path) for path in paths] for paths in diet.shards]
     modules = nn.ModuleDict({"transformer": transformer})
     encoder.requires_grad_(train_text)
     if train_text:
         modules["text"] = encoder
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        batch = draw_batch(random.Random(f"{stage.name} {seed} {step} {rank()}"), shards, diet, device)
+        diet = diets[max(start for start in diets if start <= step)]
+        batch = draw_batch(random.Random(f"{stage.name} {seed} {step} {rank()}"), diet, device)
         with torch.autocast(device.type, torch.bfloat16):
             context, bias = encode_captions(tokenizer, encoder, batch.captions)
             value = flow_loss(transformer, batch, context, bias, fused)
@@ -99,12 +102,12 @@ def flow_loss(
     return (error * weight).sum() / (weight.sum() * error.shape[1])
 
 
-def draw_batch(rng: random.Random, shards: Sequence[Sequence[Shard]], diet: Diet, device: torch.device) -> Batch:
+def draw_batch(rng: random.Random, diet: Diet, device: torch.device) -> Batch:
     """Clips of one size with captions, noise and times."""
-    size = rng.choices(range(len(shards)), diet.weights)[0]
+    size = rng.choices(range(len(diet.shards)), diet.weights)[0]
     latents, captions = [], []
     for _ in range(diet.batches[size]):
-        shard = rng.choice(shards[size])
+        shard = load_shard(rng.choice(diet.shards[size]))
         place = rng.randrange(len(shard.scenes))
         latents.append(shard.latents[place])
         captions.append(say(shard.scenes[place], rng, diet.empty_share))

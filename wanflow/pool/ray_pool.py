@@ -292,6 +292,8 @@ class RayPool:
 
 def init_ray(address: str | None) -> None:
     """Start Ray here, without its dashboard, or join the cluster at ``address``."""
+    # It says at each start that local tokens are used, which asks nothing of anybody.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     if address is None:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     else:

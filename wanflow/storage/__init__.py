@@ -191,10 +191,19 @@ class Store:
         skip = skip.rstrip("/") + "/" if skip else ""
         pages = self._files.list(prefix, skip)
         doing = f"list {redact(join(self.url, prefix))}"
-        # Pages are retried where they are asked for: a generator that raised is at its end, which must not look like
-        # the end of the listing.
-        while (found := call(lambda: next(pages, None), doing, tries=1)) is not None:
-            yield found
+        try:
+            # Pages are retried where they are asked for: a generator that raised is at its end, and asking it for
+            # more would make a short listing of a broken one.
+            yield from pages
+        except Exception as exc:  # told apart by call()
+            failed = exc
+        else:
+            return
+
+        def fail() -> None:
+            raise failed
+
+        call(fail, doing, tries=1)
 
     def folders(self, path: str = "") -> builtins.list[str]:
         """Names of the folders directly below the folder ``path``, sorted; empty when there are none."""

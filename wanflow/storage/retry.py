@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from wanflow.errors import Conflict, StoreError
+from wanflow.errors import Conflict, StoreError, WanflowError
 
 #: tries of one request; with the waits below a dead store is reported after some seconds, not minutes
 TRIES = 5
@@ -102,7 +102,13 @@ def call(
     for tried in range(1, tries + 1):
         try:
             return action()
-        except StoreError:
+        except (
+            WanflowError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            AssertionError,
+        ):  # said already, or our own bug
             raise
         except Exception as exc:  # every client library has its own tree of errors; told apart by diagnose()
             trouble = diagnose(exc)

@@ -1,0 +1,117 @@
+"""Quality: a file that is wrong is caught before it is published, whatever made it so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.assemble.conftest import FPS, NUM_FRAMES, Studio, moving, still
+from wanflow.assemble import ffmpeg
+from wanflow.errors import AssembleError
+from wanflow.model import Output, Placement, TextLayer
+from wanflow.quality import check_file, index_in_front
+
+SECONDS = NUM_FRAMES / FPS
+
+
+@pytest.fixture
+def story() -> Output:
+    return Output("story", "9x16", 270, 480, 8.0)
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Studio:
+    made = Studio(tmp_path)
+    made.film("m", moving(72, 128))
+    return made
+
+
+def again(path: Path, *options: str) -> Path:
+    """The file encoded once more with other options."""
+    target = path.with_name("again.mp4")
+    ffmpeg.run(["-y", "-i", str(path), *options, str(target)], timeout_s=60)
+    return target
+
+
+def test_good_file_passes_with_its_facts(studio: Studio, story: Output) -> None:
+    facts = check_file(studio.make([], story)["video"], story, SECONDS, [studio.masters["m"]])
+    assert (facts["width"], facts["height"], facts["num_frames"], facts["seconds"]) == (270, 480, 9, 1.125)
+    assert isinstance(facts["motion"], float)
+    assert facts["motion"] > 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"width": 272}, "it is 270x480, not 272x480"),
+        ({"fps": 24.0}, "it has 8.000 frames a second, not 24"),
+    ],
+)
+def test_wrong_shape_is_named(studio: Studio, story: Output, wrong: dict[str, float], words: str) -> None:
+    video = studio.make([], story)["video"]
+    with pytest.raises(AssembleError, match=words):
+        check_file(video, replace(story, **wrong), SECONDS)  # type: ignore[arg-type]
+
+
+def test_video_that_ends_early_is_caught(studio: Studio, story: Output) -> None:
+    """A scene lost on the way still plays; only its length tells."""
+    with pytest.raises(AssembleError, match=r"it lasts 1\.125 s, not 2\.125 s"):
+        check_file(studio.make([], story)["video"], story, 2.125)
+
+
+def test_black_video_is_caught(studio: Studio, story: Output) -> None:
+    """Half-precision overflow in a decoder gives black frames and no error."""
+    studio.film("black", still(72, 128, (0, 0, 0)))
+    with pytest.raises(AssembleError, match="every frame is black"):
+        check_file(studio.make([], story, ["black"])["video"], story, SECONDS)
+
+
+def test_dark_video_with_words_is_not_black(studio: Studio, story: Output) -> None:
+    studio.film("black", still(72, 128, (0, 0, 0)))
+    check_file(
+        studio.make([TextLayer("Soon", Placement("center"))], story, ["black"])["video"], story, SECONDS
+    )
+
+
+def test_file_that_stands_still_while_its_clip_moves_is_caught(studio: Studio, story: Output) -> None:
+    studio.film("frozen", still(72, 128))
+    frozen = studio.make([], story, ["frozen"])["video"]
+    check_file(frozen, story, SECONDS, [studio.masters["frozen"]])  # a clip may stand still
+    with pytest.raises(AssembleError, match="it stands still although its clips move"):
+        check_file(frozen, story, SECONDS, [studio.masters["m"]])
+
+
+def test_truncated_file_is_caught(studio: Studio, story: Output) -> None:
+    """A full disk leaves half a file behind."""
+    video = studio.make([], story)["video"]
+    whole = video.read_bytes()
+    video.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(AssembleError, match=r"cannot be decoded|it lasts"):
+        check_file(video, story, SECONDS)
+    video.write_bytes(whole[:100])
+    with pytest.raises(AssembleError, match=r"cannot be decoded|has no picture"):
+        check_file(video, story, SECONDS)
+
+
+def test_index_at_the_end_is_caught(studio: Studio, story: Output) -> None:
+    video = studio.make([], story)["video"]
+    assert index_in_front(video)
+    late = again(video, "-c", "copy")
+    assert not index_in_front(late)
+    with pytest.raises(AssembleError, match="its index is at the end"):
+        check_file(late, story, SECONDS)
+
+
+def test_pixels_that_phones_cannot_show_are_caught(studio: Studio, story: Output) -> None:
+    video = again(studio.make([], story)["video"], "-pix_fmt", "yuv444p", "-movflags", "+faststart")
+    with pytest.raises(AssembleError, match="its pixels are yuv444p, not yuv420p"):
+        check_file(video, story, SECONDS)
+
+
+def test_sound_without_a_picture_is_caught(studio: Studio, story: Output, tmp_path: Path) -> None:
+    path = tmp_path / "sound.mp4"
+    ffmpeg.run(["-y", "-f", "lavfi", "-i", "sine=duration=1", str(path)], timeout_s=60)
+    with pytest.raises(AssembleError, match="has no picture"):
+        check_file(path, story, SECONDS)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -220,6 +223,21 @@ def test_every_library_has_one_door() -> None:
         if within(target, library) and not any(within(module, door) for door in doors)
     ]
     assert broken == []
+
+
+def test_every_library_that_is_imported_is_a_dependency() -> None:
+    """It works here because something else brought it along; on a customer's machine nothing does."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = ["s3fs", "aiobotocore", "botocore", "gcsfs", "adlfs"]
+    declared = {re.split(r"[\[<>=!~ ]", text)[0].lower() for text in [*project["dependencies"], *extras]}
+    homes = importlib.metadata.packages_distributions()
+    roots = {target.partition(".")[0] for module in MODULES for target, _ in imports_of(module)}
+    foreign = roots - set(sys.stdlib_module_names) - {"wanflow"}
+    assert {
+        root
+        for root in foreign
+        if not declared & {name.lower().replace("_", "-") for name in homes.get(root, [])}
+    } == set()
 
 
 def test_no_side_door_for_processes() -> None:

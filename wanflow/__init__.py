@@ -29,7 +29,7 @@ _HOMES = {
     "run": "wanflow.driver",
 }
 
-__all__ = ["Job", "Outcome", "Plan", "__version__", "plan", "run"]  # noqa: F822 (loaded by __getattr__)
+__all__ = ["Job", "Outcome", "Plan", "__version__", "plan", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -80,11 +80,19 @@ def _parser() -> argparse.ArgumentParser:
         _add_job(sub)
         sub.add_argument("--only", metavar="EXPR", help="only rows where this holds: \"segment = 'gold'\"")
         sub.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows (after --only)")
-        sub.add_argument("--skip-bad-rows", action="store_true", help="bad rows end as failed, the rest goes on")
+        sub.add_argument(
+            "--skip-bad-rows", action="store_true", help="bad rows end as failed, the rest goes on"
+        )
         sub.add_argument("--json", action="store_true", help="end with one machine-readable line")
     plan.add_argument("--why", action="store_true", help="list every clip and variant with its reason")
-    run.add_argument("--address", metavar="URL", help="Ray cluster: auto or ray://HOST:10001 (default: Ray on this machine)")
-    run.add_argument("--pool", choices=("ray", "inline"), default="ray", help="inline: this process, without Ray")
+    run.add_argument(
+        "--address",
+        metavar="URL",
+        help="Ray cluster: auto or ray://HOST:10001 (default: Ray on this machine)",
+    )
+    run.add_argument(
+        "--pool", choices=("ray", "inline"), default="ray", help="inline: this process, without Ray"
+    )
 
     status = verb("status", _status, "show how the newest run (or RUN) stands")
     results = verb("results", _results, "show a run's results, a row a variant")
@@ -97,7 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     retry = verb("retry", _retry, "forget remembered failures, so that the next run tries them again")
     _add_job(retry)
 
-    doctor = verb("doctor", _doctor, "check this machine, and with JOB its store and checkpoint; says what to do")
+    doctor = verb(
+        "doctor", _doctor, "check this machine, and with JOB its store and checkpoint; says what to do"
+    )
     _add_job(doctor, optional=True)
     doctor.add_argument("--json", action="store_true", help="machine-readable: one line")
 
@@ -109,7 +119,11 @@ def _parser() -> argparse.ArgumentParser:
 def _add_job(sub: argparse.ArgumentParser, optional: bool = False) -> None:
     sub.add_argument("job", metavar="JOB", nargs="?" if optional else None, help="job file (YAML)")
     sub.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", help="override a value of the job (may be repeated)"
+        "--set",
+        action="append",
+        default=[],
+        metavar="A.B=C",
+        help="override a value of the job (may be repeated)",
     )
 
 
@@ -132,7 +146,7 @@ def _workspace(arguments: argparse.Namespace) -> Store:
     return Store(str(_load(arguments).workspace))
 
 
-# -- verbs ----------------------------------------------------------------------------------------------------------------
+# -- verbs ---------------------------------------------------------------------------------------------------
 
 
 def _init(arguments: argparse.Namespace) -> int:
@@ -234,10 +248,15 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
     found = list(checks(_load(arguments) if arguments.job else None))
     if arguments.json:
-        print(json.dumps([{"name": c.name, "state": c.status, "found": c.found, "todo": c.todo} for c in found]))
+        print(
+            json.dumps([{"name": c.name, "state": c.status, "found": c.found, "todo": c.todo} for c in found])
+        )
     else:
         for check in found:
-            print(f"{check.status:5} {check.name:12} {check.found}" + (f"\n      -> {check.todo}" if check.todo else ""))
+            print(
+                f"{check.status:5} {check.name:12} {check.found}"
+                + (f"\n      -> {check.todo}" if check.todo else "")
+            )
     return 1 if any(check.status == "fail" for check in found) else 0
 
 
@@ -249,7 +268,7 @@ def _schema(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# -- words ----------------------------------------------------------------------------------------------------------------
+# -- words ---------------------------------------------------------------------------------------------------
 
 
 def plan_facts(plan: Plan) -> dict[str, Any]:
@@ -280,7 +299,9 @@ def _print_plan(plan: Plan, why: bool) -> None:
     for bad in plan.bad_rows[:MAX_ROWS]:
         print(f"bad {bad}")
     clips = [(c.decision, c.num_variants, _shape(c), c.reason, c.task.clip.prompt[:60]) for c in plan.clips]
-    variants = [(v.variant.variant_id, v.status, v.reason) for v in plan.variants if why or v.files or v.reason]
+    variants = [
+        (v.variant.variant_id, v.status, v.reason) for v in plan.variants if why or v.files or v.reason
+    ]
     most = len(plan.variants) + len(clips) if why else MAX_ROWS
     if clips:
         print()
@@ -350,13 +371,17 @@ def _print_error(error: WanflowError, arguments: argparse.Namespace) -> None:
         bad_rows = error.bad_rows if isinstance(error, ManifestError) else ()
         rows = [{"row": bad.row, "variant_id": bad.variant_id, "reason": bad.reason} for bad in bad_rows]
         words = error.message if isinstance(error, ManifestError) else str(error)
-        print(json.dumps({"event": "Error", "exit_code": error.exit_code, "message": words, "bad_rows": rows}))
+        print(
+            json.dumps({"event": "Error", "exit_code": error.exit_code, "message": words, "bad_rows": rows})
+        )
 
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+    return (
+        f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The end of a run: from the plan and the scheduler's last state to results, catalog and outcome. Decides the exit code."""
+"""The end of a run: from the plan and the scheduler's last state to results, catalog, outcome and exit code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from wanflow.storage import Store
 GPU_STAGES = ("encode", "denoise", "cascade", "decode")
 
 
-def close_run(job: Job, ledger: Ledger, plan: Plan, scheduler: Scheduler | None, started_s: float, broken: str) -> Outcome:
+def close_run(
+    job: Job, ledger: Ledger, plan: Plan, scheduler: Scheduler | None, started_s: float, broken: str
+) -> Outcome:
     """Write results, catalog, index and outcome; return the outcome.
 
     ``scheduler`` is None when there was nothing to do. ``broken`` says why the run as a whole broke, or is empty.
@@ -44,9 +46,7 @@ def close_run(job: Job, ledger: Ledger, plan: Plan, scheduler: Scheduler | None,
     carry: dict[str, Mapping[str, Scalar]] = {
         path: dict(planned.variant.carry) for planned in plan.variants for _, path in planned.variant.outputs
     }
-    write_end(
-        ledger, target, outcome, rows, carry, plan.published, cache_control=job.publish.cache_control
-    )
+    write_end(ledger, target, outcome, rows, carry, plan.published, cache_control=job.publish.cache_control)
     return outcome
 
 
@@ -136,6 +136,12 @@ def _files(plan: Plan, variant: Variant, target: Store) -> tuple[ResultFile, ...
     )
 
 
-def _cost(job: Job, gpu_s: float) -> float | None:
+def price_per_s(job: Job) -> float | None:
+    """What a second of one replica costs, in the currency of ``resources.gpu_hour``."""
     hour = job.resources.gpu_hour
-    return None if hour is None else round(gpu_s / 3600 * hour * max(job.resources.gpus_per_replica or 1, 1), 6)
+    return None if hour is None else hour / 3600 * max(job.resources.gpus_per_replica or 1, 1)
+
+
+def _cost(job: Job, gpu_s: float) -> float | None:
+    price = price_per_s(job)
+    return None if price is None else round(gpu_s * price, 6)

@@ -14,17 +14,17 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from types import FrameType
 
-from wanflow.closing import close_run, measured_clips
+from wanflow.closing import close_run, measured_clips, price_per_s
 from wanflow.job import Job
-from wanflow.ledger import Ledger, new_run_id
 from wanflow.lease import Lease, claim_epoch
+from wanflow.ledger import Ledger, new_run_id
 from wanflow.model import AssembleVariant
 from wanflow.planning import ClipPlan, Plan, make_plan, plan_rows
 from wanflow.pool import LoadEngine, Pool, RunContext, load_real_engine
 from wanflow.records import remember_failure
 from wanflow.report import Outcome
 from wanflow.schedule import Policy, Scheduler
-from wanflow.schedule.actions import Action, Finish, Remember, Render
+from wanflow.schedule.actions import Finish, Remember, Render
 from wanflow.schedule.events import Event, RunStarted, StepDone, StopRequested, Tick, VariantPublished
 from wanflow.staging import stage_inputs
 from wanflow.storage import Store
@@ -89,7 +89,9 @@ def run(
                 epoch,
             )
             with view.live(), _stop_on_signals() as stop_asked:
-                finish = drive(scheduler, pool, ledger, made, view, lambda: stop_asked() or lease.lost or None)
+                finish = drive(
+                    scheduler, pool, ledger, made, view, lambda: stop_asked() or lease.lost or None
+                )
         finally:
             pool.close()
         save_timings(workspace, measured_clips(made, scheduler))
@@ -197,6 +199,8 @@ def _context(job: Job, made: Plan, ledger: Ledger, epoch: int, load_engine: Load
         renders=renders,
         assemblies=assemblies,
         nonce=(nonce_path, nonce),
+        sharing={planned.task.key: planned.num_variants for planned in made.to_render},
+        price_per_s=price_per_s(job),
         cache_control=job.publish.cache_control,
         load_engine=load_engine,
     )

@@ -1,7 +1,7 @@
 """What decides a result, hashed: one function a stage.
 
 A key is the SHA-256 of a canonical, length-safe encoding of everything that decides the pixels, plus the version of the
-stage's code. Each stage's key contains the key of the stage before, so a change re-renders from there on and no further.
+stage's code. Each stage's key contains the key of the stage before: a change re-renders from there on, no further.
 Execution choices (GPU, batch, tiling, ffmpeg build), URLs, names and paths stay out. Raise a version in ``VERSIONS``
 only when the stage's code makes different pixels: everybody's results of that stage are then made again.
 """
@@ -42,7 +42,7 @@ def canonical(value: object) -> bytes:
             return b"u%d:" % len(value) + b"".join(sorted(map(canonical, value)))
         case Mapping():
             return b"m%d:" % len(value) + b"".join(canonical(k) + canonical(value[k]) for k in sorted(value))
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         parts = [canonical(getattr(value, name)) for name in _compared_fields(type(value))]
         name = type(value).__name__.encode()
         return b"o%d:" % len(name) + name + b"%d:" % len(parts) + b"".join(parts)

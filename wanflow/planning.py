@@ -18,7 +18,6 @@ from wanflow.job import Job
 from wanflow.keys import master_key, output_key, stages
 from wanflow.manifest import Sharing, read_variants
 from wanflow.model import (
-    AssembleVariant,
     Clip,
     EngineSpec,
     Mode,
@@ -120,7 +119,12 @@ class Plan:
 
 
 def make_plan(
-    job: Job, workspace: Store, target: Store, only: str | None = None, limit: int | None = None, skip_bad_rows: bool = False
+    job: Job,
+    workspace: Store,
+    target: Store,
+    only: str | None = None,
+    limit: int | None = None,
+    skip_bad_rows: bool = False,
 ) -> Plan:
     """Compare ``job`` with the store.
 
@@ -139,7 +143,9 @@ def make_plan(
         wanted.update(needed)
         variants.append(_compare(item, published))
     if bad_rows and not skip_bad_rows:
-        raise ManifestError(f"{len(bad_rows)} problem(s) in the manifest; nothing was rendered", tuple(bad_rows))
+        raise ManifestError(
+            f"{len(bad_rows)} problem(s) in the manifest; nothing was rendered", tuple(bad_rows)
+        )
 
     clips, held = _plan_clips(workspace, variants)
     failed = {c.task.key: c.reason for c in clips if c.decision is ClipPlan.FAILED_BEFORE}
@@ -208,7 +214,9 @@ def _compare(variant: Variant, published: Published) -> PlannedVariant:
     return PlannedVariant(variant, tuple(files), Status.LEFT, ", ".join(dict.fromkeys(reasons)))
 
 
-def _plan_clips(workspace: Store, variants: Sequence[PlannedVariant]) -> tuple[list[PlannedClip], dict[str, Record]]:
+def _plan_clips(
+    workspace: Store, variants: Sequence[PlannedVariant]
+) -> tuple[list[PlannedClip], dict[str, Record]]:
     """The clips that changed variants need, each held, to render, or failed before; longest work first."""
     users: Counter[Clip] = Counter()
     priority: dict[Clip, int] = {}

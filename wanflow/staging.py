@@ -11,7 +11,17 @@ from dataclasses import replace
 
 from wanflow.errors import Conflict
 from wanflow.inputs import read_source
-from wanflow.model import AssembleVariant, Clip, ImageLayer, Layer, RenderClip, Scene, Source, TextLayer, Variant
+from wanflow.model import (
+    AssembleVariant,
+    Clip,
+    ImageLayer,
+    Layer,
+    RenderClip,
+    Scene,
+    Source,
+    TextLayer,
+    Variant,
+)
 from wanflow.storage import Store, is_local, join
 
 #: uploads at once
@@ -34,7 +44,9 @@ def stage_inputs(
         return Source(join(workspace.url, _path(source)), source.digest)
 
     staged_renders = {task.key: replace(task, clip=_clip(task.clip, moved)) for task in renders}
-    staged_assemblies = {task.key: replace(task, variant=_variant(task.variant, moved)) for task in assemblies}
+    staged_assemblies = {
+        task.key: replace(task, variant=_variant(task.variant, moved)) for task in assemblies
+    }
     with ThreadPoolExecutor(NUM_THREADS) as threads:
         list(threads.map(lambda source: _upload(workspace, source), local))
     return staged_renders, staged_assemblies

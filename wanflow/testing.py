@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from wanflow.engines import Latents, OnStep
 
-# -- an engine ----------------------------------------------------------------------------------------------------------
+# -- an engine -----------------------------------------------------------------------------------------------
 
 
 class FakeEngine:
@@ -97,7 +97,9 @@ class FakeEngine:
         return _tensor(np.concatenate([chunk.numpy()[:, :, :, ::8, ::8] for chunk in chunks], axis=2))
 
 
-def load_fake_engine(spec: EngineSpec, device: str | None = None, num_threads: int | None = None) -> FakeEngine:
+def load_fake_engine(
+    spec: EngineSpec, device: str | None = None, num_threads: int | None = None
+) -> FakeEngine:
     """A ``load_engine`` for ``run`` and the pools."""
     return FakeEngine(spec)
 
@@ -120,7 +122,7 @@ def _tensor(values: np.ndarray) -> Latents:
     return load_latents(save({"latents": values}))
 
 
-# -- a world in virtual time ----------------------------------------------------------------------------------------------
+# -- a world in virtual time ---------------------------------------------------------------------------------
 
 
 @dataclass
@@ -225,7 +227,9 @@ class FakePool:
         seconds = self._clip_s(key)
         cause = self._faults.always.get(key)
         if cause is None and self._happens(self._faults.render_fails):
-            cause = self._random.choice([Cause.OUT_OF_MEMORY, Cause.ITEM_ERROR, Cause.BAD_OUTPUT, Cause.STORAGE])
+            cause = self._random.choice(
+                [Cause.OUT_OF_MEMORY, Cause.ITEM_ERROR, Cause.BAD_OUTPUT, Cause.STORAGE]
+            )
         if cause is Cause.REPLICA_LOST or (cause is None and self._happens(self._faults.replica_dies)):
             if cause is None and self._happens(0.5):
                 self.records[key] = self.records.get(key, 0) + 1
@@ -259,7 +263,9 @@ class FakePool:
         if self._happens(self._faults.doubled):
             times.append(times[0] + self._random.random() * self._faults.delay_s)
         for at_s in times:
-            late_s = self._random.random() * self._faults.delay_s if self._happens(self._faults.delayed) else 0.0
+            late_s = (
+                self._random.random() * self._faults.delay_s if self._happens(self._faults.delayed) else 0.0
+            )
             self._count += 1
             timed = _at(event, at_s + late_s)
             heapq.heappush(self._coming, (at_s + late_s, self._count, timed))

@@ -21,7 +21,14 @@ NEWEST = 0.3
 def shape_key(clip: Clip) -> str:
     """Clips with the same key should take the same time on the same hardware."""
     return digest(
-        "shape", clip.weights, clip.mode, clip.width, clip.height, clip.num_frames, clip.sampling, clip.cascade
+        "shape",
+        clip.weights,
+        clip.mode,
+        clip.width,
+        clip.height,
+        clip.num_frames,
+        clip.sampling,
+        clip.cascade,
     )
 
 

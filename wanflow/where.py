@@ -247,7 +247,8 @@ class _Parser:
         kind, value, at = self._peek()
         self.next += 1
         if kind == "number":
-            return Literal(float(value) if any(c in value for c in ".eE") else int(value), at)
+            whole = not any(c in value for c in ".eE") and abs(int(value)) < 2**63
+            return Literal(int(value) if whole else float(value), at)
         if kind == "text":
             return Literal(value[1:-1].replace("''", "'"), at)
         if kind == "quoted":

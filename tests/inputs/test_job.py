@@ -193,7 +193,7 @@ def test_every_problem_is_told_at_once_with_its_path() -> None:
         ({"layers": [{"text": {"value": 1.5}}]}, "layers.0.text.value: `1.5` is a number; write text, in quotes"),
         ({"layers": [{"image": {"url": "a", "opacity": 3}}]}, "layers.0.image.opacity: `3` is not an opacity"),
         ({"outputs": [{"name": "a", "preset": "instagram"}]}, "outputs.0: there is no preset `instagram`; did you mean"),
-        ({"outputs": []}, "outputs: `[]`"),
+        ({"outputs": []}, "outputs: is an empty list; give one entry"),
         ({"outputs": [{"name": "a"}, {"name": "a"}]}, "two outputs are called `a`"),
         ({"outputs": [{"name": "a"}, {"name": "b"}], "publish": {"url": "o", "path": "{{ variant_id }}.mp4"}}, "one path for 2 outputs"),
         ({"publish": {"url": "o", "path": "video.mp4"}}, "one path for all variants"),

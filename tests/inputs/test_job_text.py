@@ -50,7 +50,8 @@ def test_a_key_written_twice_is_an_error_with_its_line(write_job: WriteJob) -> N
         ("- a\n- b\n", "is not a mapping"),
         ("a: [1, 2\n", "line 2"),
         ("a: 'x\n", "line"),
-        ("clip:\n  prompt: {{ product }}\n", "needs quotes"),
+        ("clip:\n  prompt: {{ product }}\n", "a value with {{ in it needs quotes"),
+        ("publish: {url: ${BUCKET}/a}\n", "a value with ${ in it needs quotes"),
         ("a: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
         ("a: &a [*a]\n", "endless"),
         ("a: &a [x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]\n" + "".join(
@@ -128,7 +129,7 @@ def test_a_set_that_fits_nowhere_is_an_error(write_job: WriteJob, assignment: st
 def test_the_environment_fills_strings_and_is_never_yaml(write_job: WriteJob) -> None:
     """A secret or a headline from the environment must not be able to add keys or change types."""
     path = write_job(
-        JOB.replace("out", "${BUCKET}/${PREFIX:-night}") + 'clip: {prompt: "${WORDS}", negative_prompt: "$${X} $5 $$"}\n'
+        JOB.replace("out", "'${BUCKET}/${PREFIX:-night}'") + 'clip: {prompt: "${WORDS}", negative_prompt: "$${X} $5 $$"}\n'
     )
     job = load_job(path, env={"BUCKET": "s3://b", "WORDS": "[1, 2]: {a: no}"})
     assert job.publish.url == "s3://b/night"
@@ -145,7 +146,7 @@ def test_a_number_may_come_from_the_environment(write_job: WriteJob) -> None:
 
 def test_missing_variables_are_all_named_with_their_place(write_job: WriteJob) -> None:
     """A CronJob without its environment must say so, not write to a bucket called ``${BUCKET}``."""
-    path = write_job(JOB.replace("out", "${BUCKT}/x") + 'clip: {prompt: "${A-b} ${C"}\nworkspace: "${NOWHERE}"\n')
+    path = write_job(JOB.replace("out", "'${BUCKT}/x'") + 'clip: {prompt: "${A-b} ${C"}\nworkspace: "${NOWHERE}"\n')
     with pytest.raises(JobError) as caught:
         load_job(path, env={"BUCKET": "b"})
     text = str(caught.value)

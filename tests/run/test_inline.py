@@ -84,7 +84,9 @@ def test_changed_cascade_keeps_the_base_latents(tmp_path: Path, checkpoint: str)
     made = plan(job)
     assert {c.decision.value for c in made.to_render} == {"resume"}
     engines: list[FakeEngine] = []
-    outcome = run(job, inline=True, load_engine=lambda spec, device, threads: engines.append(e := FakeEngine(spec)) or e)
+    outcome = run(
+        job, inline=True, load_engine=lambda spec, device, threads: engines.append(e := FakeEngine(spec)) or e
+    )
     assert outcome.counts["published"] == 3
     assert engines[0].rendered == [], "the base stage must come from the store"
 
@@ -142,7 +144,12 @@ def test_tolerated_failures_are_exit_0(tmp_path: Path, checkpoint: str) -> None:
 def test_plan_names_the_column_that_breaks_sharing(tmp_path: Path, checkpoint: str) -> None:
     """`{{ variant_id }}` in the prompt makes a clip of every customer; the plan says so before the bill does."""
     rows = [{"variant_id": f"c{i}", "prompt": "waves", "headline": "x", "segment": "s"} for i in range(30)]
-    job = make_job(tmp_path, checkpoint, rows, clip={"prompt": "{{ prompt }} for {{ variant_id }}", "aspect": "1x1", "seconds": 0.5})
+    job = make_job(
+        tmp_path,
+        checkpoint,
+        rows,
+        clip={"prompt": "{{ prompt }} for {{ variant_id }}", "aspect": "1x1", "seconds": 0.5},
+    )
     made = plan(job)
     assert [str(lint) for lint in made.lints] == ["variant_id in clip.prompt: 30 clips; without it 1"]
 

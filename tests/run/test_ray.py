@@ -142,7 +142,9 @@ def test_killed_driver_leaves_the_rest_to_the_next_run(tmp_path: Path, checkpoin
 
 def test_ctrl_c_ends_with_exit_5_and_the_next_run_goes_on(tmp_path: Path, checkpoint: str) -> None:
     """A person stops the batch; what is done stays done, and the results say what is left."""
-    job = write_job(tmp_path, checkpoint, engine={"checkpoint": checkpoint, **SLOW}, resources={"replicas": 1})
+    job = write_job(
+        tmp_path, checkpoint, engine={"checkpoint": checkpoint, **SLOW}, resources={"replicas": 1}
+    )
     run = Run(job)
     run.until("StepDone")
     run.process.send_signal(signal.SIGINT)
@@ -171,6 +173,8 @@ def test_replica_that_sees_another_store_ends_the_run_with_words(tmp_path: Path,
 
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    context = RunContext("r", 1, str(workspace), str(tmp_path), {}, {}, {}, nonce=("runs/r/nonce", "what the driver wrote"))
+    context = RunContext(
+        "r", 1, str(workspace), str(tmp_path), {}, {}, {}, nonce=("runs/r/nonce", "what the driver wrote")
+    )
     with pytest.raises(EngineError, match="cannot be seen from this node"):
         Replica(context, "w", None, None)

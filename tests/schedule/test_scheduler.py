@@ -47,7 +47,9 @@ from wanflow.schedule.state import ClipStatus, VariantStatus
 
 
 def render(key: str, weights: str = "w") -> RenderClip:
-    clip = Clip(Mode.T2V, weights, key, "", None, 0, 64, 64, 5, 8.0, Sampling(2, 1.0, None, 3.0, "unipc", None))
+    clip = Clip(
+        Mode.T2V, weights, key, "", None, 0, 64, 64, 5, 8.0, Sampling(2, 1.0, None, 3.0, "unipc", None)
+    )
     return RenderClip(clip, (Stage("master", key),))
 
 

@@ -17,7 +17,9 @@ from wanflow.testing import FakePool, Faults
 NUM_WORLDS = 2000
 
 
-def play(seed: int, faults: Faults | None = None, stop_at_s: float | None = None) -> tuple[Scheduler, FakePool]:
+def play(
+    seed: int, faults: Faults | None = None, stop_at_s: float | None = None
+) -> tuple[Scheduler, FakePool]:
     """One random job in one random world, validated after every event."""
     draw = random.Random(seed)
     weights = {f"c{i}": draw.choice(["w1", "w2"]) for i in range(draw.randint(1, 12))}
@@ -108,7 +110,11 @@ def test_poisonous_clip_does_not_take_the_others_with_it() -> None:
 @pytest.mark.parametrize("num_clips", [2_000, 20_000])
 def test_decisions_stay_cheap_at_size(num_clips: int) -> None:
     """Twenty thousand clips on a hundred replicas: heaps stay consistent and the run ends."""
-    pool = FakePool(lambda key: 1.0 + int(key) % 7, {f"{i}.mp4": frozenset({str(i)}) for i in range(num_clips)}, max_replicas=100)
+    pool = FakePool(
+        lambda key: 1.0 + int(key) % 7,
+        {f"{i}.mp4": frozenset({str(i)}) for i in range(num_clips)},
+        max_replicas=100,
+    )
     scheduler = Scheduler(
         [(render(str(i)), 0, 1.0 + i % 7, False) for i in range(num_clips)],
         [(assembly(str(i), str(i)), 0) for i in range(num_clips)],

@@ -69,6 +69,8 @@ def _words(item: Any, path: list[str], schema: Mapping[str, Any]) -> str:
         return f"{_shown(value)}; write a mapping{f' with keys such as {names}' if names else ''}"
     if kind in ("tuple_type", "list_type"):
         return f"{_shown(value)}; write a list"
+    if kind == "too_short":
+        return "is an empty list; give one entry, or leave the line out"
     if kind.startswith(("int_", "float_", "bool_")) or kind == "finite_number":
         wanted = (
             "true or false"

@@ -54,11 +54,8 @@ def parse_yaml(text: str, where: str) -> Any:
     except MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        hint = (
-            " (a value that begins with `{{` needs quotes)"
-            if "{{" in str(exc) or "unhashable" in str(exc)
-            else ""
-        )
+        source = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+        hint = next((f" (a value with {s} in it needs quotes)" for s in ("{{", "${") if s in source), "")
         raise JobError(f"{where}{line}: {exc.problem or exc.context}{hint}") from None
     except (YAMLError, ValueError, TypeError, RecursionError) as exc:
         raise JobError(f"{where}: cannot be read as YAML: {str(exc) or type(exc).__name__}") from None

@@ -126,7 +126,8 @@ class _Compiler:
         if len(set(map(self._sort, targets))) > 1:
             fail(self.text, column.at, f"`{column.name}` is compared with values of different kinds")
         target = self.pa.float64() if self.pa.float64() in targets else targets[0]
-        values = self.pa.array([literal.value for literal in literals])
+        plain = [float(x.value) if target == self.pa.float64() else x.value for x in literals]
+        values = self.pa.array(plain)
         return (field if target == kind else field.cast(target, safe=False)), values.cast(target)
 
     def _target(self, column: Column, kind: Any, literal: Literal) -> Any:
@@ -149,7 +150,7 @@ class _Compiler:
                 f"`{column.name}` is {wanted} ({kind}) and cannot be compared with {shown}{hint}",
             )
         if wanted == "number":
-            whole = isinstance(literal.value, int) and abs(literal.value) < 2**63
+            whole = isinstance(literal.value, int)
             exact = whole and self.pa.types.is_integer(kind) and not self.pa.types.is_uint64(kind)
             return self.pa.int64() if exact else self.pa.float64()
         return kind

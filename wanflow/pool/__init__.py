@@ -8,7 +8,7 @@ in this process, one thing after the other, without Ray. Both take a :class:`Run
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from wanflow.engines import Engine, load_engine
@@ -39,6 +39,10 @@ class RunContext:
     assemblies: Mapping[str, AssembleVariant]
     #: path of a small file in the workspace, and its content: a replica that cannot read it sees another store
     nonce: tuple[str, str]
+    #: variants that share the GPU time of each master that this run renders; masters that were held are not in it
+    sharing: Mapping[str, int] = field(default_factory=dict)
+    #: price of a second of one replica; None: no price was given
+    price_per_s: float | None = None
     #: Cache-Control of published files; None: the store's default
     cache_control: str | None = None
     load_engine: LoadEngine = load_real_engine

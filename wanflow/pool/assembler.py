@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,12 @@ from pathlib import Path
 from wanflow import assemble, quality
 from wanflow.errors import AssembleError, InputError, StoreError, WanflowError
 from wanflow.inputs import read_source
-from wanflow.model import AssembleVariant, Attempt, Cause, ImageLayer, Record, Source, TextLayer, Variant
+from wanflow.model import AssembleVariant, Attempt, Cause, ImageLayer, Record, Scalar, Source, TextLayer, Variant
 from wanflow.pool import RunContext
 from wanflow.publish import publish
 from wanflow.records import clip_record
 from wanflow.storage import Store
+
 
 class MasterMissing(WanflowError):
     """Masters that the plan counted on are not in the store."""
@@ -59,7 +60,8 @@ def assemble_variant(context: RunContext, task: AssembleVariant, attempt: Attemp
     workspace, target = Store(context.workspace), Store(context.target)
     cache = cache_folder(context.run_id)
     started_s = time.perf_counter()
-    masters = _fetch_masters(workspace, task, cache)
+    records_of_masters = _master_records(workspace, task)
+    masters = {key: _fetch_master(workspace, record, cache) for key, record in records_of_masters.items()}
     sources = {source.digest: _fetch_source(source, cache) for source in _sources(task.variant)}
     seconds = {"fetch": time.perf_counter() - started_s, "assemble": 0.0, "publish": 0.0}
     records = []
@@ -70,6 +72,7 @@ def assemble_variant(context: RunContext, task: AssembleVariant, attempt: Attemp
             expect_s = sum(scene.clip(file.output.aspect).seconds for scene in task.variant.scenes)
             facts = quality.check_file(local["video"], file.output, expect_s)
             seconds["assemble"] += time.perf_counter() - since_s
+            facts |= _gpu_facts(context, [records_of_masters[key] for key in file.masters])
             since_s = time.perf_counter()
             record = publish(
                 target,
@@ -108,23 +111,36 @@ def cache_folder(run_id: str) -> Path:
     return folder
 
 
-def _fetch_masters(workspace: Store, task: AssembleVariant, cache: Path) -> Mapping[str, Path]:
-    found, missing = {}, []
-    for key in sorted(task.masters):
-        path = cache / f"{key}.mp4"
-        if not path.exists():
-            record = clip_record(workspace, key)
-            try:
-                if record is None:
-                    raise FileNotFoundError(key)
-                _place(path, partial(workspace.fetch, record.files[0].path))
-            except FileNotFoundError:
-                missing.append(key)
-                continue
-        found[key] = path
+def _master_records(workspace: Store, task: AssembleVariant) -> dict[str, Record]:
+    found = {key: clip_record(workspace, key) for key in sorted(task.masters)}
+    missing = tuple(key for key, record in found.items() if record is None)
     if missing:
-        raise MasterMissing(tuple(missing))
-    return found
+        raise MasterMissing(missing)
+    return {key: record for key, record in found.items() if record is not None}
+
+
+def _fetch_master(workspace: Store, record: Record, cache: Path) -> Path:
+    path = cache / f"{record.key}.mp4"
+    if not path.exists():
+        try:
+            _place(path, partial(workspace.fetch, record.files[0].path))
+        except FileNotFoundError:  # deleted since its record was read
+            raise MasterMissing((record.key,)) from None
+    return path
+
+
+def _gpu_facts(context: RunContext, masters: list[Record]) -> dict[str, Scalar]:
+    """A file's share of the GPU seconds that its masters cost in this run."""
+    seconds = 0.0
+    for record in masters:
+        if record.key in context.sharing:
+            info = dict(record.info)
+            spent = sum(float(value or 0) for name, value in info.items() if name.startswith("seconds_"))
+            seconds += spent / context.sharing[record.key]
+    facts: dict[str, Scalar] = {"gpu_seconds": round(seconds, 3)}
+    if context.price_per_s is not None:
+        facts["cost"] = round(seconds * context.price_per_s, 6)
+    return facts
 
 
 def _fetch_source(source: Source, cache: Path) -> Path:

@@ -90,7 +90,9 @@ class InlinePool:
     def _render(self, order: Render) -> Event:
         def on_step(stage: str, step: int, num_steps: int) -> None:
             if self._on_progress:
-                done = StepDone(self._clock(), order.replica, order.key, order.attempt, stage, step, num_steps)
+                done = StepDone(
+                    self._clock(), order.replica, order.key, order.attempt, stage, step, num_steps
+                )
                 self._on_progress(done)
 
         task = self._context.renders[order.key]
@@ -106,7 +108,7 @@ class InlinePool:
         attempt: Attempt = order.attempt
         try:
             made = assemble_variant(self._context, self._context.assemblies[order.key], attempt)
-        except Exception as error:  # one variant's trouble, whatever it is, must not end the run
+        except Exception as error:  # noqa: BLE001 - one variant's trouble must not end the run
             why = failure_of(error)
             return AssembleFailed(self._clock(), order.key, attempt, why.cause, why.message, why.missing)
         return VariantPublished(self._clock(), order.key, attempt, made.seconds, made.records)

@@ -27,7 +27,16 @@ from wanflow.pool import RunContext
 from wanflow.pool.assembler import Assembled, Failed, assemble_variant, cache_folder, failure_of
 from wanflow.pool.replica import Replica, Seconds
 from wanflow.records import clip_record
-from wanflow.schedule.actions import Action, Assemble, Cancel, Probe, Render, RetireReplica, Stage, StartReplica
+from wanflow.schedule.actions import (
+    Action,
+    Assemble,
+    Cancel,
+    Probe,
+    Render,
+    RetireReplica,
+    Stage,
+    StartReplica,
+)
 from wanflow.schedule.events import (
     AssembleFailed,
     ClipFound,
@@ -53,7 +62,9 @@ Progress = tuple[str, Attempt, str, int, int]
 class ReplicaActor:
     """The remote end. ``load`` and ``render`` run one at a time; the control methods beside them."""
 
-    def __init__(self, context: RunContext, weights: str, device: str | None, num_threads: int | None) -> None:
+    def __init__(
+        self, context: RunContext, weights: str, device: str | None, num_threads: int | None
+    ) -> None:
         self._arguments = (context, weights, device, num_threads)
         self._replica: Replica | None = None
         self._cancelled: set[Attempt] = set()
@@ -97,7 +108,7 @@ def _assemble(context: RunContext, task: AssembleVariant, attempt: Attempt) -> A
     """What the CPU task does: its failure is a value, so that Ray logs no traceback of it."""
     try:
         return assemble_variant(context, task, attempt)
-    except Exception as error:  # one variant's trouble, whatever it is, must not end the run
+    except Exception as error:  # noqa: BLE001 - one variant's trouble must not end the run
         return failure_of(error)
 
 
@@ -115,8 +126,8 @@ OnError = Callable[[Exception], Event | None]
 class RayPool:
     """``address``: None starts Ray on this machine; ``auto`` or ``ray://...`` joins a cluster.
 
-    ``gpus_per_replica`` None: one where the cluster has GPUs now, else the CPU; a number waits for GPUs that the cluster
-    may still add. ``max_replicas`` None: as many as there is room for now (two on CPUs).
+    ``gpus_per_replica`` None: one where the cluster has GPUs now, else the CPU; a number waits for GPUs that the
+    cluster may still add. ``max_replicas`` None: as many as there is room for now (two on CPUs).
     """
 
     def __init__(
@@ -227,7 +238,9 @@ class RayPool:
             return VariantPublished(self._clock(), key, attempt, made.seconds, made.records)
 
         def failed(error: Exception) -> Event:
-            return AssembleFailed(self._clock(), key, attempt, Cause.ITEM_ERROR, f"assembly worker lost: {error}")
+            return AssembleFailed(
+                self._clock(), key, attempt, Cause.ITEM_ERROR, f"assembly worker lost: {error}"
+            )
 
         reference = self._assembler.remote(self._context, self._local_context.assemblies[key], attempt)
         self._waiting[reference] = (assembled, failed)
@@ -305,5 +318,3 @@ def _with_groups(actor: type[ReplicaActor]) -> type[ReplicaActor]:
     for name, group in (("poll", "progress"), ("cancel", "control"), ("stage", "control")):
         setattr(actor, name, ray.method(concurrency_group=group)(getattr(actor, name)))
     return actor
-
-

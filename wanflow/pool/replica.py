@@ -32,7 +32,9 @@ Seconds = tuple[tuple[str, float], ...]
 class Replica:
     """One engine, ready to render. Raises EngineError or StoreError when it cannot be made."""
 
-    def __init__(self, context: RunContext, weights: str, device: str | None, num_threads: int | None) -> None:
+    def __init__(
+        self, context: RunContext, weights: str, device: str | None, num_threads: int | None
+    ) -> None:
         self._store = Store(context.workspace)
         check_same_store(self._store, context)
         self._engine: Engine = context.load_engine(context.engines[weights], device, num_threads)
@@ -70,7 +72,7 @@ class Replica:
             if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
                 raise RenderError(f"out of memory: {error}", Cause.OUT_OF_MEMORY) from error
             raise RenderError(f"{type(error).__name__}: {error}") from error
-        except Exception as error:  # one clip's trouble, whatever it is, must not end the replica
+        except Exception as error:  # one clip's trouble must not end the replica
             raise RenderError(f"{type(error).__name__}: {error}") from error
         finally:
             self._images.pop(task.clip.image.digest if task.clip.image else "", None)
@@ -106,11 +108,17 @@ class Replica:
             path = Path(folder, MASTER)
             num_frames = master.encode(self._engine.decode(latents), clip.fps, path)
             if num_frames != clip.num_frames:
-                raise RenderError(f"{num_frames} frames decoded, {clip.num_frames} asked for", Cause.BAD_OUTPUT)
+                raise RenderError(
+                    f"{num_frames} frames decoded, {clip.num_frames} asked for", Cause.BAD_OUTPUT
+                )
             on_step("decode", 1, 1)
             timer.enter("store")
-            info: dict[str, Scalar] = {"stage": stage.name, "num_frames": num_frames, "device": self._engine.device}
-            info |= {f"seconds_{name}": round(value, 3) for name, value in timer.seconds()}
+            info: dict[str, Scalar] = {
+                "stage": stage.name,
+                "num_frames": num_frames,
+                "device": self._engine.device,
+            }
+            info |= {f"seconds_{name}": round(value, 3) for name, value in timer.seconds() if name != "store"}
             put_clip(self._store, stage.key, attempt, {MASTER: path}, info)
 
     def _deepest_record(self, task: RenderClip) -> tuple[int, Record] | None:

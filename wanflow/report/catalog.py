@@ -7,14 +7,16 @@ jobs that publish to the same place stay in it for as long as they are live.
 from __future__ import annotations
 
 import io
+from collections import ChainMap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from wanflow.errors import Conflict, StoreError
 from wanflow.model import Record, Scalar
 from wanflow.publish import CATALOG, Published
+from wanflow.records import in_parallel
 from wanflow.report.columns import carried_columns
-from wanflow.storage import Store, join
+from wanflow.storage import Stat, Store, join
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,39 +54,75 @@ def build_catalog(
     target_url: str,
     carry: Mapping[str, Mapping[str, Scalar]],
     before: pa.Table | None = None,
+    visible: Mapping[str, Stat] | None = None,
 ) -> pa.Table:
     """A row a live file, sorted by path.
 
     ``carry`` maps the path of a video to its carried columns as the manifest says them now. Paths that it lacks keep
     those of ``before``, the former catalog, from which rows of other jobs' live files are taken over too.
+    ``visible``: what is live of those (default: ``published.visible``).
     """
     import pyarrow as pa
 
     plain = schema()
-    former = {} if before is None else {row["path"]: row for row in before.to_pylist()}
+    former = {row["path"]: row for row in _former(published, before, carry)}
     rows: dict[str, tuple[dict[str, Any], Mapping[str, Scalar]]] = {}
-    for path, row in former.items():
-        stat = published.visible.get(path)
-        if stat is not None and stat.etag == row["etag"] and stat.size_bytes == row["size_bytes"]:
-            rows[path] = {name: row[name] for name in plain.names}, _carried(row, plain.names)
     for path, record in published.records.items():
+        cells = _rows(target_url, record) if published.key_of(path) is not None else []
+        now = (
+            {_free(name, plain.names): value for name, value in carry[path].items()}
+            if path in carry
+            else None
+        )
         for file in record.files:
-            rows.pop(file.path, None)
-        if published.key_of(path) is None:
-            continue
-        for cells in _rows(target_url, record):
-            old = _carried(former.get(cells["path"], {}), plain.names)
-            rows[cells["path"]] = (
-                cells,
-                {_free(name, plain.names): value for name, value in carry[path].items()}
-                if (path in carry)
-                else old,
-            )
+            old = former.pop(file.path, None)
+            for row in cells:
+                if row["path"] == file.path:
+                    rows[file.path] = row, now if now is not None else _carried(old or {}, plain.names)
+    for path, row in former.items():
+        if _same(row, (published.visible if visible is None else visible).get(path)):
+            rows[path] = {name: row[name] for name in plain.names}, _carried(row, plain.names)
     ordered = [rows[path] for path in sorted(rows)]
     table = pa.Table.from_pylist([cells for cells, _ in ordered], schema=plain)
     for name, column in carried_columns([carried for _, carried in ordered], plain.names).items():
         table = table.append_column(name, column)
     return table
+
+
+def _former(
+    published: Published, before: pa.Table | None, carry: Mapping[str, Mapping[str, Scalar]]
+) -> list[dict[str, Any]]:
+    """The former rows that still matter: not those of files whose record and carried columns are known."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if before is None:
+        return []
+    known = [
+        file.path for path, record in published.records.items() if path in carry for file in record.files
+    ]
+    rows: list[dict[str, Any]] = before.filter(
+        pc.invert(pc.is_in(before["path"], value_set=pa.array(known, pa.string())))
+    ).to_pylist()
+    return rows
+
+
+def _now_visible(
+    target: Store, published: Published, before: pa.Table | None, carry: Mapping[str, Mapping[str, Scalar]]
+) -> Mapping[str, Stat]:
+    """The snapshot, brought up to date for rows of other jobs, which may have published since it was taken."""
+    ours = {file.path for record in published.records.values() for file in record.files}
+    doubtful = [
+        row["path"]
+        for row in _former(published, before, carry)
+        if row["path"] not in ours and not _same(row, published.visible.get(row["path"]))
+    ]
+    fresh = {stat.path: stat for stat in in_parallel(target.stat, doubtful) if stat is not None}
+    return ChainMap(fresh, published.visible)
+
+
+def _same(row: Mapping[str, Any], stat: Stat | None) -> bool:
+    return stat is not None and stat.etag == row["etag"] and stat.size_bytes == row["size_bytes"]
 
 
 def update_catalog(
@@ -99,7 +137,8 @@ def update_catalog(
 
     for _ in range(5):
         before, etag = _read(target)
-        table = build_catalog(published, target.url, carry, before)
+        visible = _now_visible(target, published, before, carry)
+        table = build_catalog(published, target.url, carry, before, visible)
         if before is not None and table.equals(before):
             return table
         file = io.BytesIO()

@@ -54,7 +54,9 @@ def backoff(policy: Policy, failures: tuple[Cause, ...]) -> float:
     return float(min(policy.max_backoff_s, policy.backoff_s * 2 ** (failures.count(Cause.STORAGE) - 1)))
 
 
-def choose_engine(backlog: Mapping[str, float], replicas: Mapping[str, int], clips: Mapping[str, int]) -> str | None:
+def choose_engine(
+    backlog: Mapping[str, float], replicas: Mapping[str, int], clips: Mapping[str, int]
+) -> str | None:
     """Which weights the next replica should load: those with most waiting work for each replica they have.
 
     ``backlog`` is waiting work by weights, ``replicas`` those started, ``clips`` the clips that wait. An engine with as
@@ -62,4 +64,6 @@ def choose_engine(backlog: Mapping[str, float], replicas: Mapping[str, int], cli
     """
     needy = [w for w in sorted(backlog) if clips[w] > replicas.get(w, 0)]
     # An engine without any replica comes first: its work cannot move at all.
-    return max(needy, key=lambda w: (replicas.get(w, 0) == 0, backlog[w] / (replicas.get(w, 0) + 1)), default=None)
+    return max(
+        needy, key=lambda w: (replicas.get(w, 0) == 0, backlog[w] / (replicas.get(w, 0) + 1)), default=None
+    )

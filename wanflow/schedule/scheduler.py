@@ -59,7 +59,11 @@ class Scheduler:
     """State of one run. ``handle`` events in the order they come; ``finished`` after ``Finish`` was returned."""
 
     def __init__(
-        self, renders: Iterable[PlannedRender], assemblies: Iterable[PlannedAssembly], policy: Policy, epoch: int
+        self,
+        renders: Iterable[PlannedRender],
+        assemblies: Iterable[PlannedAssembly],
+        policy: Policy,
+        epoch: int,
     ) -> None:
         self.policy = policy
         self.epoch = epoch
@@ -240,11 +244,11 @@ class Scheduler:
         if self.stopping is not None:
             return []
         self.stopping = message
-        cancels: list[Action] = []
-        for replica in self.replicas.values():
-            if replica.running and (attempt := self.clips[replica.running].attempt):
-                cancels.append(Cancel(replica.replica, replica.running, attempt, Reason.STOPPING))
-        return cancels
+        return [
+            Cancel(replica.replica, replica.running, attempt, Reason.STOPPING)
+            for replica in self.replicas.values()
+            if replica.running and (attempt := self.clips[replica.running].attempt)
+        ]
 
     # -- decisions ----------------------------------------------------------------------------------------------
 
@@ -274,14 +278,22 @@ class Scheduler:
                 if clip is None:
                     continue
                 replica.staged = None
-                clip.status, clip.replica, clip.attempt = ClipStatus.RUNNING, replica.replica, self._next_attempt()
+                clip.status, clip.replica, clip.attempt = (
+                    ClipStatus.RUNNING,
+                    replica.replica,
+                    self._next_attempt(),
+                )
                 clip.num_attempts += 1
                 replica.status, replica.running = ReplicaStatus.BUSY, clip.key
                 reason = Reason.RETRY if clip.failures else Reason.STAGED if staged else Reason.NEXT_IN_ORDER
                 actions.append(Render(replica.replica, clip.key, clip.attempt, reason))
         for replica in self.replicas.values():
             # Staging comes second, so that no clip waits behind a busy replica while another one is idle.
-            if replica.status is ReplicaStatus.BUSY and replica.staged is None and (clip := self._pop(replica.weights)):
+            if (
+                replica.status is ReplicaStatus.BUSY
+                and replica.staged is None
+                and (clip := self._pop(replica.weights))
+            ):
                 clip.status, clip.replica = ClipStatus.STAGED, replica.replica
                 replica.staged = clip.key
                 actions.append(Stage(replica.replica, clip.key, Reason.NEXT_IN_ORDER))
@@ -436,11 +448,15 @@ class Scheduler:
                 assert not variant.missing, f"{variant.key}: assembled before its clips"
         if self.finished:
             open_variants = (VariantStatus.WAITING, VariantStatus.READY, VariantStatus.ASSEMBLING)
-            assert not any(v.status in open_variants for v in self.variants.values()), "finished with open variants"
+            assert not any(v.status in open_variants for v in self.variants.values()), (
+                "finished with open variants"
+            )
             assert not self.replicas, "finished with replicas"
         elif self.stopping is None:
             idle = [r for r in self.replicas.values() if r.status is ReplicaStatus.IDLE]
-            assert not any(self._num_pending[r.weights] for r in idle), "a replica is idle while a clip waits for it"
+            assert not any(self._num_pending[r.weights] for r in idle), (
+                "a replica is idle while a clip waits for it"
+            )
 
 
 def _add_seconds(total: dict[str, float], seconds: Sequence[tuple[str, float]]) -> None:

@@ -17,6 +17,7 @@ import os
 import secrets
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -270,9 +271,13 @@ def client() -> Any:
         return client
     with _lock:
         if where not in _clients:
+            import aiobotocore.session
             import s3fs
 
+            session = aiobotocore.session.AioSession()
+            session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
             client = s3fs.S3FileSystem(
+                session=session,
                 skip_instance_cache=True,
                 use_listings_cache=False,
                 config_kwargs={
@@ -288,6 +293,16 @@ def client() -> Any:
             client.retries = 1
             _clients[where] = client
         return _clients[where]
+
+
+def _time(value: str) -> datetime:
+    """Listings are full of dates; the client's own way to read them takes four fifths of a listing's time."""
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        from botocore.utils import parse_timestamp
+
+        return cast(datetime, parse_timestamp(value))
 
 
 def _md5(data: bytes) -> str:

@@ -21,7 +21,7 @@ INK = {"white": 0xFFFFFFFF, "dark": 0xFF17181C}
 
 
 def argb(colour: str, alpha: float = 1.0) -> int:
-    return int(round(255 * alpha)) << 24 | int(colour.lstrip("#"), 16)
+    return round(255 * alpha) << 24 | int(colour.lstrip("#"), 16)
 
 
 def shade(colour: str, amount: float) -> str:
@@ -31,7 +31,9 @@ def shade(colour: str, amount: float) -> str:
     return "#" + "".join(f"{round(p + (target - p) * abs(amount)):02x}" for p in parts)
 
 
-def paint(shader: skia.Shader | None = None, colour: int = 0, blur: float = 0.0, stroke: float = 0.0) -> skia.Paint:
+def paint(
+    shader: skia.Shader | None = None, colour: int = 0, blur: float = 0.0, stroke: float = 0.0
+) -> skia.Paint:
     made = skia.Paint(AntiAlias=True, Dither=True)
     if shader is not None:
         made.setShader(shader)
@@ -52,15 +54,17 @@ def linear(x0: float, y0: float, x1: float, y1: float, *stops: tuple[float, str]
 
 
 def radial(x: float, y: float, radius: float, *stops: tuple[float, str]) -> skia.Shader:
-    return skia.GradientShader.MakeRadial(skia.Point(x, y), radius, [argb(c) for _, c in stops], [p for p, _ in stops])
+    return skia.GradientShader.MakeRadial(
+        skia.Point(x, y), radius, [argb(c) for _, c in stops], [p for p, _ in stops]
+    )
 
 
 def cylinder(left: float, right: float, colour: str) -> skia.Shader:
     """A round body lit from the upper left: core shadow on the right, reflected light at its edge."""
     return linear(
         left, 0, right, 0,
-        (0.0, shade(colour, -0.30)), (0.10, shade(colour, -0.05)), (0.26, shade(colour, 0.38)), (0.40, shade(colour, 0.08)),
-        (0.72, shade(colour, -0.34)), (0.92, shade(colour, -0.52)), (1.0, shade(colour, -0.30)),
+        (0.0, shade(colour, -0.30)), (0.10, shade(colour, -0.05)), (0.26, shade(colour, 0.38)),
+        (0.40, shade(colour, 0.08)), (0.72, shade(colour, -0.34)), (0.92, shade(colour, -0.52)), (1.0, shade(colour, -0.30)),
     )  # fmt: skip
 
 
@@ -102,7 +106,9 @@ def bottle(canvas: skia.Canvas, colour: str) -> None:
     canvas.restore()
     canvas.drawRoundRect(skia.Rect.MakeLTRB(300, 150, 420, 192), 8, 8, paint(cylinder(300, 420, "#c9ced4")))
     loop = svg("M322 96 C322 36 398 36 398 96")
-    canvas.drawPath(loop, paint(linear(310, 0, 410, 0, (0, "#55595f"), (0.4, "#2f3236"), (1, "#17181a")), stroke=22))
+    canvas.drawPath(
+        loop, paint(linear(310, 0, 410, 0, (0, "#55595f"), (0.4, "#2f3236"), (1, "#17181a")), stroke=22)
+    )
     canvas.drawRoundRect(skia.Rect.MakeLTRB(296, 86, 424, 160), 16, 16, paint(cylinder(296, 424, "#3a3e43")))
     for y in (104, 118, 132):
         canvas.drawRect(skia.Rect.MakeLTRB(298, y, 422, y + 3), paint(colour=argb("#000000", 0.25)))
@@ -131,11 +137,20 @@ def cup(canvas: skia.Canvas, colour: str) -> None:
     canvas.drawPath(bean, paint(colour=argb("#fff7ec", 0.95)))
     canvas.drawPath(svg("M6 -58 C-26 -20 26 20 -6 58"), paint(colour=argb(shade(colour, -0.28)), stroke=8))
     canvas.restore()
-    canvas.drawPath(svg("M192 138 L528 138 L520 182 C440 196 280 196 200 182 Z"), paint(cylinder(192, 528, "#3b2f2a")))
+    canvas.drawPath(
+        svg("M192 138 L528 138 L520 182 C440 196 280 196 200 182 Z"), paint(cylinder(192, 528, "#3b2f2a"))
+    )
     canvas.drawRoundRect(skia.Rect.MakeLTRB(184, 118, 536, 146), 14, 14, paint(cylinder(184, 536, "#4a3c35")))
-    canvas.drawPath(svg("M222 118 L236 74 C238 66 244 62 252 62 L468 62 C476 62 482 66 484 74 L498 118 Z"),
-                    paint(cylinder(222, 498, "#40342e")))  # fmt: skip
-    canvas.drawRoundRect(skia.Rect.MakeLTRB(240, 58, 480, 74), 8, 8, paint(linear(240, 0, 480, 0, (0, "#6a5850"), (1, "#2c231f"))))
+    canvas.drawPath(
+        svg("M222 118 L236 74 C238 66 244 62 252 62 L468 62 C476 62 482 66 484 74 L498 118 Z"),
+        paint(cylinder(222, 498, "#40342e")),
+    )
+    canvas.drawRoundRect(
+        skia.Rect.MakeLTRB(240, 58, 480, 74),
+        8,
+        8,
+        paint(linear(240, 0, 480, 0, (0, "#6a5850"), (1, "#2c231f"))),
+    )
     canvas.drawRoundRect(skia.Rect.MakeLTRB(330, 60, 390, 68), 4, 4, paint(colour=argb("#120d0b")))
 
 
@@ -143,26 +158,60 @@ def headphones(canvas: skia.Canvas, colour: str) -> None:
     """Over-ear headphones from the front, slightly turned."""
     ground_shadow(canvas, 360, 690, 420)
     arc = svg("M150 452 C138 236 226 92 360 92 C494 92 582 236 570 452")
-    canvas.drawPath(arc, paint(linear(130, 90, 590, 450, (0, shade(colour, 0.22)), (0.45, colour), (1, shade(colour, -0.55))), stroke=46))
-    canvas.drawPath(svg("M168 330 C186 196 260 120 360 120 C460 120 534 196 552 330"),
-                    paint(linear(160, 110, 560, 330, (0, "#2c2d33"), (0.5, "#17181c"), (1, "#0c0c0f")), stroke=22))  # fmt: skip
-    canvas.drawPath(svg("M176 250 C208 158 276 104 350 98"), paint(colour=argb("#ffffff", 0.42), stroke=7, blur=4))
+    canvas.drawPath(
+        arc,
+        paint(
+            linear(130, 90, 590, 450, (0, shade(colour, 0.22)), (0.45, colour), (1, shade(colour, -0.55))),
+            stroke=46,
+        ),
+    )
+    canvas.drawPath(
+        svg("M168 330 C186 196 260 120 360 120 C460 120 534 196 552 330"),
+        paint(linear(160, 110, 560, 330, (0, "#2c2d33"), (0.5, "#17181c"), (1, "#0c0c0f")), stroke=22),
+    )
+    canvas.drawPath(
+        svg("M176 250 C208 158 276 104 350 98"), paint(colour=argb("#ffffff", 0.42), stroke=7, blur=4)
+    )
     for side in (-1, 1):
         canvas.save()
         canvas.translate(360 + side * 208, 520)
         canvas.scale(side, 1)
-        canvas.drawRoundRect(skia.Rect.MakeLTRB(-6, -140, 24, -40), 12, 12, paint(linear(-6, 0, 24, 0, (0, "#d7dade"), (1, "#7d8288"))))
-        canvas.drawRoundRect(skia.Rect.MakeLTRB(-92, -128, -12, 128), 40, 40,
-                             paint(linear(-92, 0, -12, 0, (0, "#0d0d10"), (0.5, "#33353b"), (1, "#141518"))))  # fmt: skip
+        canvas.drawRoundRect(
+            skia.Rect.MakeLTRB(-6, -140, 24, -40),
+            12,
+            12,
+            paint(linear(-6, 0, 24, 0, (0, "#d7dade"), (1, "#7d8288"))),
+        )
+        canvas.drawRoundRect(
+            skia.Rect.MakeLTRB(-92, -128, -12, 128),
+            40,
+            40,
+            paint(linear(-92, 0, -12, 0, (0, "#0d0d10"), (0.5, "#33353b"), (1, "#141518"))),
+        )
         shell = skia.RRect.MakeRectXY(skia.Rect.MakeLTRB(-34, -146, 76, 146), 52, 62)
         light = -40.0 if side < 0 else 60.0
-        canvas.drawRRect(shell, paint(radial(20 + (30 if side < 0 else -30), -86, 260,
-                                             (0, shade(colour, 0.45)), (0.35, colour), (1, shade(colour, -0.62)))))  # fmt: skip
-        canvas.drawRRect(skia.RRect.MakeRectXY(skia.Rect.MakeLTRB(-16, -112, 58, 112), 37, 44),
-                         paint(linear(light, -112, 40, 112, (0, shade(colour, -0.30)), (1, shade(colour, 0.16)))))  # fmt: skip
+        canvas.drawRRect(
+            shell,
+            paint(
+                radial(
+                    20 + (30 if side < 0 else -30),
+                    -86,
+                    260,
+                    (0, shade(colour, 0.45)),
+                    (0.35, colour),
+                    (1, shade(colour, -0.62)),
+                )
+            ),
+        )
+        canvas.drawRRect(
+            skia.RRect.MakeRectXY(skia.Rect.MakeLTRB(-16, -112, 58, 112), 37, 44),
+            paint(linear(light, -112, 40, 112, (0, shade(colour, -0.30)), (1, shade(colour, 0.16)))),
+        )
         canvas.drawCircle(21, 0, 20, paint(colour=argb("#ffffff", 0.85), stroke=5))
         canvas.restore()
-    canvas.drawPath(svg("M122 440 C112 480 112 540 124 600"), paint(colour=argb("#ffffff", 0.38), stroke=8, blur=5))
+    canvas.drawPath(
+        svg("M122 440 C112 480 112 540 124 600"), paint(colour=argb("#ffffff", 0.38), stroke=8, blur=5)
+    )
 
 
 def sneaker(canvas: skia.Canvas, colour: str) -> None:
@@ -185,30 +234,53 @@ def sneaker(canvas: skia.Canvas, colour: str) -> None:
         " C304 226 316 224 326 232 C392 288 440 336 500 368 C556 396 640 398 676 436 C690 452 690 466 668 472"
         " C480 496 250 486 84 452 Z"
     )
-    canvas.drawPath(upper, paint(linear(150, 230, 420, 520, (0, shade(colour, 0.30)), (0.5, colour), (1, shade(colour, -0.42)))))
+    canvas.drawPath(
+        upper,
+        paint(linear(150, 230, 420, 520, (0, shade(colour, 0.30)), (0.5, colour), (1, shade(colour, -0.42)))),
+    )
     canvas.save()
     canvas.clipPath(upper, skia.ClipOp.kIntersect, True)
     toe = svg("M520 372 C490 420 494 470 520 500 L720 500 L720 380 Z")
-    canvas.drawPath(toe, paint(linear(500, 380, 690, 480, (0, shade(colour, -0.10)), (1, shade(colour, -0.50)))))
+    canvas.drawPath(
+        toe, paint(linear(500, 380, 690, 480, (0, shade(colour, -0.10)), (1, shade(colour, -0.50))))
+    )
     heel = svg("M60 240 C110 300 150 380 150 500 L40 500 Z")
-    canvas.drawPath(heel, paint(linear(70, 260, 150, 480, (0, shade(colour, -0.18)), (1, shade(colour, -0.55)))))
+    canvas.drawPath(
+        heel, paint(linear(70, 260, 150, 480, (0, shade(colour, -0.18)), (1, shade(colour, -0.55))))
+    )
     for i in range(7):
         x = 200 + 34 * i
-        canvas.drawPath(svg(f"M{x} 300 C{x + 10} 360 {x + 14} 420 {x + 6} 490"), paint(colour=argb("#000000", 0.10), stroke=4))
-    canvas.drawPath(svg("M176 452 L252 336 L300 404 L352 322 L426 470"), paint(colour=argb("#ffffff", 0.96), stroke=19))
-    canvas.drawPath(svg("M84 452 C250 490 480 496 680 466"), paint(colour=argb("#000000", 0.38), stroke=16, blur=7))
-    canvas.drawPath(svg("M330 242 C400 300 450 346 512 378 C560 400 620 404 660 428"), paint(colour=argb("#ffffff", 0.40), stroke=7, blur=4))
+        canvas.drawPath(
+            svg(f"M{x} 300 C{x + 10} 360 {x + 14} 420 {x + 6} 490"),
+            paint(colour=argb("#000000", 0.10), stroke=4),
+        )
+    canvas.drawPath(
+        svg("M176 452 L252 336 L300 404 L352 322 L426 470"), paint(colour=argb("#ffffff", 0.96), stroke=19)
+    )
+    canvas.drawPath(
+        svg("M84 452 C250 490 480 496 680 466"), paint(colour=argb("#000000", 0.38), stroke=16, blur=7)
+    )
+    canvas.drawPath(
+        svg("M330 242 C400 300 450 346 512 378 C560 400 620 404 660 428"),
+        paint(colour=argb("#ffffff", 0.40), stroke=7, blur=4),
+    )
     canvas.restore()
     collar = svg("M92 270 C98 248 112 246 126 256 C150 274 190 288 232 280 C262 274 282 258 298 236")
     canvas.drawPath(collar, paint(colour=argb(shade(colour, -0.62)), stroke=16))
     tongue = svg("M276 262 C284 220 300 190 326 184 C344 182 352 196 346 214 L334 246 Z")
-    canvas.drawPath(tongue, paint(linear(280, 190, 350, 250, (0, shade(colour, 0.1)), (1, shade(colour, -0.5)))))
+    canvas.drawPath(
+        tongue, paint(linear(280, 190, 350, 250, (0, shade(colour, 0.1)), (1, shade(colour, -0.5))))
+    )
     for i in range(5):
         x, y = 334 + 32 * i, 262 + 27 * i
-        canvas.drawPath(svg(f"M{x - 26} {y + 20} C{x - 10} {y - 6} {x + 8} {y - 8} {x + 16} {y + 2}"),
-                        paint(colour=argb("#000000", 0.30), stroke=13, blur=3))  # fmt: skip
-        canvas.drawPath(svg(f"M{x - 26} {y + 16} C{x - 10} {y - 10} {x + 8} {y - 12} {x + 16} {y - 2}"),
-                        paint(colour=argb("#f7f8fa"), stroke=11))  # fmt: skip
+        canvas.drawPath(
+            svg(f"M{x - 26} {y + 20} C{x - 10} {y - 6} {x + 8} {y - 8} {x + 16} {y + 2}"),
+            paint(colour=argb("#000000", 0.30), stroke=13, blur=3),
+        )
+        canvas.drawPath(
+            svg(f"M{x - 26} {y + 16} C{x - 10} {y - 10} {x + 8} {y - 12} {x + 16} {y - 2}"),
+            paint(colour=argb("#f7f8fa"), stroke=11),
+        )
     canvas.restore()
 
 
@@ -224,7 +296,9 @@ def mark(canvas: skia.Canvas, brand: str, ink: int) -> None:
             x = 14 + 18 * i
             canvas.drawLine(x, 50 - height / 2, x, 50 + height / 2, paint(colour=ink, stroke=10))
     else:
-        canvas.drawPath(svg("M50 92 C4 66 4 34 50 8 C96 34 96 66 50 92 Z M50 92 L50 44"), paint(colour=ink, stroke=9))
+        canvas.drawPath(
+            svg("M50 92 C4 66 4 34 50 8 C96 34 96 66 50 92 Z M50 92 L50 44"), paint(colour=ink, stroke=9)
+        )
 
 
 def logo(brand: str, name: str, ink: int) -> skia.Image:
@@ -251,7 +325,9 @@ def cut(picture: skia.Image) -> skia.Image:
     import numpy as np
 
     rows, columns = np.nonzero(picture.toarray()[..., 3] > 2)
-    return picture.makeSubset(skia.IRect.MakeLTRB(int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1))
+    return picture.makeSubset(
+        skia.IRect.MakeLTRB(int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+    )
 
 
 def main() -> None:

@@ -3,8 +3,9 @@
     python manifests/make_ad_variants.py
 
 A campaign is a backdrop: one clip. Three brands use each one, so 12 clips serve 36 variants; nothing that belongs to a
-brand may appear in a campaign. Half of the campaigns start from a picture (image-to-video), which is drawn here. Logos and
-product cut-outs come from ``ad_pictures.py``. Paths in the table are relative to the job file, ``jobs/ad_variants.yaml``.
+brand may appear in a campaign. Half of the campaigns start from a picture (image-to-video), which is drawn here. Logos
+and product cut-outs come from ``ad_pictures.py``. Paths in the table are relative to the job file,
+``jobs/ad_variants.yaml``.
 """
 
 from __future__ import annotations
@@ -40,23 +41,23 @@ class Campaign:
 
 CAMPAIGNS = [
     Campaign("tide", "9x16", "large blue waves drifting left over navy, calm",
-             Scene("waves", "blue", "navy", "left", "large", 11), "northlane onda verda"),
+             Scene("waves", "blue", "navy", "left", "large", 11), "kavo onda verda"),
     Campaign("blossom", "9x16", "large pink bokeh rising over maroon, elegant",
              Scene("bokeh", "pink", "maroon", "up", "large", 5), "kavo onda northlane", from_image=True),
     Campaign("lagoon", "9x16", "large cyan waves rising over teal, soft light",
              Scene("waves", "cyan", "teal", "up", "large", 3), "verda northlane kavo"),
     Campaign("ember", "9x16", "large orange glow drifting right over maroon, cinematic",
-             Scene("gradient", "orange", "maroon", "right", "large", 8), "kavo onda verda", from_image=True),
+             Scene("gradient", "orange", "maroon", "right", "large", 8), "northlane onda verda", from_image=True),
     Campaign("gold", "1x1", "large yellow bokeh rising over black, premium",
              Scene("bokeh", "yellow", "black", "up", "large", 2), "kavo onda verda"),
     Campaign("meadow", "1x1", "large green waves drifting right over teal, gentle",
-             Scene("waves", "green", "teal", "right", "large", 7), "verda northlane kavo", from_image=True),
+             Scene("waves", "green", "teal", "right", "large", 7), "onda northlane kavo", from_image=True),
     Campaign("dusk", "1x1", "large purple gradient growing over navy, smooth",
-             Scene("gradient", "purple", "navy", "growing", "large", 4), "onda northlane verda"),
+             Scene("gradient", "purple", "navy", "growing", "large", 4), "kavo northlane verda"),
     Campaign("silk", "1x1", "large white waves drifting left over gray, minimal",
              Scene("waves", "white", "gray", "left", "large", 6), "kavo northlane onda", from_image=True, ink="dark"),
     Campaign("velvet", "16x9", "large red waves drifting right over maroon, premium",
-             Scene("waves", "red", "maroon", "right", "large", 9), "kavo onda northlane"),
+             Scene("waves", "red", "maroon", "right", "large", 9), "verda onda northlane"),
     Campaign("lights", "16x9", "large cyan bokeh drifting left over navy, cinematic",
              Scene("bokeh", "cyan", "navy", "left", "large", 12), "onda northlane verda", from_image=True),
     Campaign("dawn", "16x9", "large pink glow drifting left over beige, soft light",
@@ -77,16 +78,17 @@ class Brand:
 
 BRANDS = {
     "kavo": Brand("Kavo Coffee", "#d9622b", "Find your roast", (
-        "Slow mornings, to go", "Roasted this week", "Your corner café, anywhere", "Small batch. Big day.",
-        "Made for the walk", "Better before nine", "A warmer kind of fast", "Taste the first hour", "Night shift, sorted",
+        "Slow mornings, to go", "Roasted this week", "Your corner café, anywhere",
+        "Small batch. Big day.", "Made for the walk", "Better before nine",
+        "A warmer kind of fast", "Taste the first hour", "Night shift, sorted",
     )),
     "northlane": Brand("Northlane", "#2f6bff", "Shop the drop", (
         "Run lighter", "Every street is a track", "Made to move", "Leave the noise behind", "Go the long way home",
         "Softer landings", "One more mile", "Find your pace", "Outrun the weather",
     )),
     "onda": Brand("Onda Audio", "#7b4dff", "Hear it first", (
-        "Silence, tuned", "Turn the city down", "Sound you can feel", "Every note, in its place", "Lose the wire. Keep the soul.",
-        "Press play on quiet", "Forty hours, one charge", "Front row, all day", "Listen closer",
+        "Silence, tuned", "Turn the city down", "Sound you can feel", "Every note, in its place",
+        "Lose the wire. Keep the soul.", "Press play on quiet", "Forty hours, one charge", "Front row, all day", "Listen closer",
     )),
     "verda": Brand("Verda", "#159a78", "Refill, not landfill", (
         "Cold for 24 hours", "Drink to the planet", "One bottle, every day", "Made to be kept", "Pure, simple, steel",

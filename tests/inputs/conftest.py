@@ -28,7 +28,9 @@ SPEC = EngineSpec(
     frame_stride=4,
     sizes=((160, 96), (96, 160), (128, 128)),
     num_frames=17,
-    sampling=Sampling(steps=12, guidance=4.0, guidance_low=None, flow_shift=3.0, scheduler="euler", boundary=None),
+    sampling=Sampling(
+        steps=12, guidance=4.0, guidance_low=None, flow_shift=3.0, scheduler="euler", boundary=None
+    ),
 )
 ENGINES = {Mode.T2V: SPEC, Mode.I2V: SPEC}
 
@@ -69,7 +71,9 @@ class Case:
     def read(self, engines: Any = None, **sections: Any) -> list[Variant | BadRow]:
         only, limit = sections.pop("only", None), sections.pop("limit", None)
         return list(
-            read_variants(self.job(**sections), engines or ENGINES, Inputs(self.folder), only=only, limit=limit)
+            read_variants(
+                self.job(**sections), engines or ENGINES, Inputs(self.folder), only=only, limit=limit
+            )
         )
 
     def variants(self, **sections: Any) -> list[Variant]:

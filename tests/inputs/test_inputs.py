@@ -23,7 +23,12 @@ def png_header(width: int, height: int) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
 
 
 def gif() -> bytes:
@@ -48,7 +53,10 @@ def test_an_image_is_known_by_its_bytes(case: Case, name: str) -> None:
     [
         (b"", "is an empty file"),
         (b"hello", "is not an image that can be read; use PNG"),
-        (b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>", "is SVG, which has no pixels; export it as PNG"),
+        (
+            b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>",
+            "is SVG, which has no pixels; export it as PNG",
+        ),
         (b"<!DOCTYPE html><html>login</html>", "is a web page, not an image"),
         (b"<Error><Code>AccessDenied</Code></Error>", "is XML, not an image"),
         (b"%PDF-1.7", "is a PDF"),
@@ -59,7 +67,9 @@ def test_an_image_is_known_by_its_bytes(case: Case, name: str) -> None:
         (png_header(100, 100), "is broken or cut off"),
     ],
 )
-def test_a_file_that_is_no_usable_image_is_named_with_what_it_is(tmp_path: Path, content: bytes, words: str) -> None:
+def test_a_file_that_is_no_usable_image_is_named_with_what_it_is(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
     """The row's owner has to fix it, so the message says what the file is, not what Pillow thinks."""
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(InputError, match=words):

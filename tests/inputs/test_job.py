@@ -79,7 +79,13 @@ def test_every_line_of_the_documented_job_is_understood(write_job: WriteJob) -> 
 def test_what_is_left_out_has_a_sane_default() -> None:
     """A first job is seven lines; the rest must not surprise."""
     job = Job.from_dict(
-        {"wanflow": 1, "name": "a", "manifest": "m.csv", "engine": {"checkpoint": "pocket"}, "publish": {"url": "out"}},
+        {
+            "wanflow": 1,
+            "name": "a",
+            "manifest": "m.csv",
+            "engine": {"checkpoint": "pocket"},
+            "publish": {"url": "out"},
+        },
         "/jobs",
     )
     assert job.clip.seed == 0
@@ -134,7 +140,11 @@ def test_every_problem_is_told_at_once_with_its_path() -> None:
             name=5,
             clip={"prompt": "{{ a }", "seed": -3, "aspect": "16:9", "size": "big"},
             engine={"checkpoint": "pocket", "schedler": "euler", "steps": 0, "profile": "exakt"},
-            layers=[{"image": {"url": "x.png", "hight": "8%"}}, {"text": {"value": "a", "style": "headlin"}}, {}],
+            layers=[
+                {"image": {"url": "x.png", "hight": "8%"}},
+                {"text": {"value": "a", "style": "headlin"}},
+                {},
+            ],
             outputs=[{"name": "a", "fit": "crop"}, {"name": "b/c"}],
             limits={"max_failed": "many", "deadline": "6"},
             publish={"ulr": "out"},
@@ -210,7 +220,9 @@ def test_a_mistake_is_answered_with_the_right_spelling(sections: dict[str, Any],
     assert words in problems(job_dict(**sections))
 
 
-@pytest.mark.parametrize(("allowed", "failures"), [(0, 0), (3, 3), ("0.5%", 5), ("100%", 1000), ("0%", 0), ("3", 3)])
+@pytest.mark.parametrize(
+    ("allowed", "failures"), [(0, 0), (3, 3), ("0.5%", 5), ("100%", 1000), ("0%", 0), ("3", 3)]
+)
 def test_tolerance_is_a_count_or_a_share(allowed: Any, failures: int) -> None:
     """0.5 % of a thousand are five; of a hundred, none."""
     limits = Job.from_dict(job_dict(limits={"max_failed": allowed})).limits

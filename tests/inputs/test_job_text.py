@@ -129,7 +129,8 @@ def test_a_set_that_fits_nowhere_is_an_error(write_job: WriteJob, assignment: st
 def test_the_environment_fills_strings_and_is_never_yaml(write_job: WriteJob) -> None:
     """A secret or a headline from the environment must not be able to add keys or change types."""
     path = write_job(
-        JOB.replace("out", "'${BUCKET}/${PREFIX:-night}'") + 'clip: {prompt: "${WORDS}", negative_prompt: "$${X} $5 $$"}\n'
+        JOB.replace("out", "'${BUCKET}/${PREFIX:-night}'")
+        + 'clip: {prompt: "${WORDS}", negative_prompt: "$${X} $5 $$"}\n'
     )
     job = load_job(path, env={"BUCKET": "s3://b", "WORDS": "[1, 2]: {a: no}"})
     assert job.publish.url == "s3://b/night"
@@ -139,14 +140,18 @@ def test_the_environment_fills_strings_and_is_never_yaml(write_job: WriteJob) ->
 
 def test_a_number_may_come_from_the_environment(write_job: WriteJob) -> None:
     """``${SEED}`` is text, and still a seed."""
-    job = load_job(write_job(JOB + 'clip: {seed: "${SEED}"}\nresources: {replicas: "${N:-3}"}\n'), env={"SEED": "12"})
+    job = load_job(
+        write_job(JOB + 'clip: {seed: "${SEED}"}\nresources: {replicas: "${N:-3}"}\n'), env={"SEED": "12"}
+    )
     assert job.clip.seed == 12
     assert job.resources.replicas.max == 3
 
 
 def test_missing_variables_are_all_named_with_their_place(write_job: WriteJob) -> None:
     """A CronJob without its environment must say so, not write to a bucket called ``${BUCKET}``."""
-    path = write_job(JOB.replace("out", "'${BUCKT}/x'") + 'clip: {prompt: "${A-b} ${C"}\nworkspace: "${NOWHERE}"\n')
+    path = write_job(
+        JOB.replace("out", "'${BUCKT}/x'") + 'clip: {prompt: "${A-b} ${C"}\nworkspace: "${NOWHERE}"\n'
+    )
     with pytest.raises(JobError) as caught:
         load_job(path, env={"BUCKET": "b"})
     text = str(caught.value)

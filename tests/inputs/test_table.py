@@ -21,7 +21,9 @@ ROWS = [
 ]
 
 
-def read(url: Any, needed: tuple[str, ...] = ("variant_id", "prompt"), **options: Any) -> list[tuple[int, dict[str, Any]]]:
+def read(
+    url: Any, needed: tuple[str, ...] = ("variant_id", "prompt"), **options: Any
+) -> list[tuple[int, dict[str, Any]]]:
     table = Table(str(url), options.pop("rename", None))
     return list(table.rows(needed, **options))
 
@@ -71,14 +73,15 @@ def test_csv_values_are_the_text_that_is_written(tmp_path: Path) -> None:
     """Excel's CSV: a byte order mark, ids with zeros in front, line breaks in quotes, gaps."""
     path = tmp_path / "m.csv"
     path.write_text(
-        'variant_id,prompt,seed,OPTED_IN,price\n007,"two\nlines",5,true,1.10\n008,,,false,\n', encoding="utf-8-sig"
+        'variant_id,prompt,seed,OPTED_IN,price\n007,"two\nlines",5,true,1.10\n008,,,false,\n',
+        encoding="utf-8-sig",
     )
     assert read(path, ("variant_id", "prompt", "seed", "price")) == [
         (1, {"variant_id": "007", "prompt": "two\nlines", "seed": 5, "price": "1.10"}),
         (2, {"variant_id": "008", "prompt": None, "seed": None, "price": None}),
     ]
     assert [n for n, _ in read(path, conditions=["OPTED_IN = true and price > 1"])] == [1]
-    with pytest.raises(ManifestError, match="cannot be converted|cannot be read|Failed to parse"):
+    with pytest.raises(ManifestError, match="only where all of it is numbers"):
         read(path, conditions=["prompt > 3"])
 
 
@@ -113,8 +116,12 @@ def test_renamed_columns_have_our_names_everywhere(case: Case) -> None:
     path = case.rows([{"CUSTOMER_ID": 7, "TEXT": "x", "prompt": "old"}])
     table = Table(str(path), {"variant_id": "CUSTOMER_ID", "prompt": "TEXT"})
     assert set(table.columns) == {"variant_id", "prompt"}
-    assert list(table.rows(["variant_id", "prompt"], ["variant_id = 7"])) == [(1, {"variant_id": 7, "prompt": "x"})]
-    with pytest.raises(ManifestError, match=r"rename\.variant_id: .* has no column `CUSTOMERID`; did you mean `CUSTOMER_ID`"):
+    assert list(table.rows(["variant_id", "prompt"], ["variant_id = 7"])) == [
+        (1, {"variant_id": 7, "prompt": "x"})
+    ]
+    with pytest.raises(
+        ManifestError, match=r"rename\.variant_id: .* has no column `CUSTOMERID`; did you mean `CUSTOMER_ID`"
+    ):
         Table(str(path), {"variant_id": "CUSTOMERID"})
 
 
@@ -125,14 +132,21 @@ def test_matrix_multiplies_rows_and_conditions_see_its_values(case: Case) -> Non
     assert [(n, row["locale"], row["size"]) for n, row in found] == [
         (1, "de", 1), (1, "no", 1), (2, "de", 1), (2, "no", 1),
     ]  # fmt: skip
-    only = read(path, ("variant_id",), matrix={"locale": ["de", "no"]}, conditions=["locale = 'no' and n = 1"])
+    only = read(
+        path, ("variant_id",), matrix={"locale": ["de", "no"]}, conditions=["locale = 'no' and n = 1"]
+    )
     assert only == [(1, {"variant_id": "a", "locale": "no"})]
 
 
 def test_files_whose_columns_grew_are_one_table(case: Case) -> None:
     """Yesterday's file has no ``badge`` column, and its numbers were narrower."""
-    case.rows(pa.table({"variant_id": ["a"], "n": pa.array([1], pa.int32()), "e": pa.nulls(1)}), "d/1.parquet")
-    case.rows(pa.table({"variant_id": ["b"], "n": pa.array([2], pa.int64()), "e": ["x"], "badge": ["new"]}), "d/2.parquet")
+    case.rows(
+        pa.table({"variant_id": ["a"], "n": pa.array([1], pa.int32()), "e": pa.nulls(1)}), "d/1.parquet"
+    )
+    case.rows(
+        pa.table({"variant_id": ["b"], "n": pa.array([2], pa.int64()), "e": ["x"], "badge": ["new"]}),
+        "d/2.parquet",
+    )
     found = read(case.folder / "d", ("variant_id", "n", "e", "badge"))
     assert [row for _, row in found] == [
         {"variant_id": "a", "n": 1, "e": None, "badge": None},
@@ -144,7 +158,9 @@ def test_files_that_disagree_about_a_column_are_named(case: Case) -> None:
     """One export wrote ids as numbers, the other as text: say which, not "schema mismatch"."""
     case.rows([{"variant_id": "a", "n": 1}], "d/1.parquet")
     case.rows([{"variant_id": "b", "n": "one"}], "d/2.parquet")
-    with pytest.raises(ManifestError, match=r"column `n` is int64 in .*1\.parquet and string in .*2\.parquet"):
+    with pytest.raises(
+        ManifestError, match=r"column `n` is int64 in .*1\.parquet and string in .*2\.parquet"
+    ):
         Table(str(case.folder / "d"))
 
 
@@ -163,7 +179,11 @@ def test_a_large_manifest_is_never_whole_in_memory(case: Case) -> None:
 
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
     """The most frequent failure of a nightly job: last night's export did not happen."""
-    for name, words in (("m.parquet", "no such file or directory"), ("*.csv", "no file matches"), ("d", "no such file")):
+    for name, words in (
+        ("m.parquet", "no such file or directory"),
+        ("*.csv", "no file matches"),
+        ("d", "no such file"),
+    ):
         with pytest.raises(ManifestError, match=words):
             Table(str(tmp_path / name))
     (tmp_path / "d").mkdir()
@@ -189,7 +209,9 @@ def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
         ("m.jsonl", b"", "is not a readable json file"),
     ],
 )
-def test_an_unreadable_manifest_is_answered_in_words(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+def test_an_unreadable_manifest_is_answered_in_words(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
     """Whatever was uploaded under the manifest's name, exit 4 says what it is."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ManifestError, match=words):
@@ -198,7 +220,9 @@ def test_an_unreadable_manifest_is_answered_in_words(tmp_path: Path, name: str, 
 
 def test_a_file_that_breaks_in_the_middle_is_named(case: Case) -> None:
     """A copy that was cut off has a footer or it has not; damage in between shows only while reading."""
-    path = case.rows(pa.table({"variant_id": [str(i) for i in range(20_000)], "prompt": ["words " * 3] * 20_000}))
+    path = case.rows(
+        pa.table({"variant_id": [str(i) for i in range(20_000)], "prompt": ["words " * 3] * 20_000})
+    )
     data = bytearray(path.read_bytes())
     data[100:4000] = b"\0" * 3900
     path.write_bytes(bytes(data))

@@ -100,7 +100,8 @@ def test_a_template_that_fails_on_a_row_says_why(text: str, words: str) -> None:
 def test_unknown_names_are_told_once_with_the_nearest_column() -> None:
     """``{{ prodct }}`` in the prompt is one error, not twenty thousand."""
     found = unknown_names(
-        {"clip.prompt": "{{ prodct }} {{ product }}", "publish.path": "{{ xyz }}"}, lambda place: ["product", "row"]
+        {"clip.prompt": "{{ prodct }} {{ product }}", "publish.path": "{{ xyz }}"},
+        lambda place: ["product", "row"],
     )
     assert found == [
         "clip.prompt: there is no column `prodct`; did you mean `product`?",
@@ -143,7 +144,9 @@ def test_a_template_is_compiled_once() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.dictionaries(st.sampled_from(["a", "b"]), st.text(max_size=40) | st.integers() | st.none(), min_size=2))
+@given(
+    st.dictionaries(st.sampled_from(["a", "b"]), st.text(max_size=40) | st.integers() | st.none(), min_size=2)
+)
 def test_the_short_cut_and_jinja_agree(values: dict[str, object]) -> None:
     """The fast path for plain names is an optimisation, so it may not be seen."""
     fast, slow = Template("<{{ a }}|{{ b }}>"), Template("{% if true %}<{{ a }}|{{ b }}>{% endif %}")

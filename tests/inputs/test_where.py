@@ -12,7 +12,21 @@ from hypothesis import strategies as st
 
 from wanflow.errors import ManifestError
 from wanflow.manifest.conditions import compile_where
-from wanflow.where import MAX_CHARS, And, Column, Compare, In, IsNull, Literal, Node, Not, Or, Truth, columns_of, parse_where
+from wanflow.where import (
+    MAX_CHARS,
+    And,
+    Column,
+    Compare,
+    In,
+    IsNull,
+    Literal,
+    Node,
+    Not,
+    Or,
+    Truth,
+    columns_of,
+    parse_where,
+)
 
 TABLE = pa.table(
     {
@@ -21,7 +35,9 @@ TABLE = pa.table(
         "s": pa.array(["a", "it's", None, ""]),
         "b": pa.array([True, False, None, True]),
         "first name": pa.array(["x", "y", "z", None]),
-        "d": pa.array([datetime.date(2026, 1, 1), datetime.date(2026, 6, 1), None, datetime.date(2027, 1, 1)]),
+        "d": pa.array(
+            [datetime.date(2026, 1, 1), datetime.date(2026, 6, 1), None, datetime.date(2027, 1, 1)]
+        ),
         "c": pa.array(["a", "b", "a", None]).dictionary_encode(),
         "t": pa.array(["1", "true", None, "2.5"]),
     }

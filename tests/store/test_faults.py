@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from wanflow.errors import Conflict, StoreError
-from wanflow.ledger import Ledger
 from wanflow.lease import Lease, claim_epoch
+from wanflow.ledger import Ledger
 from wanflow.model import Attempt, Output, OutputFile
 from wanflow.publish import Published, publish
 from wanflow.records import put_clip

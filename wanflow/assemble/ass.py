@@ -82,7 +82,7 @@ def _draw(block: Block) -> list[str]:
     color = layer.color or style.color or _readable_on(style.background or "#000000")
     if style.background is None:
         soft = f"\\bord{0.02 * block.size:.1f}\\blur{0.13 * block.size:.1f}"
-        events += _words(block, "#000000", 0.50 * place.opacity, 0.05 * block.size, soft + fade)
+        events += _words(block, _behind(color), 0.50 * place.opacity, 0.05 * block.size, soft + fade)
     return events + _words(block, color, place.opacity, 0.0, "\\bord0" + fade)
 
 
@@ -125,9 +125,19 @@ def _shape(block: Block, color: str, opacity: float, radius: float, tags: str) -
 
 
 def _readable_on(background: str) -> str:
-    """Near-black or white, whichever stands out more (relative luminance of WCAG 2, approximated with gamma 2.2)."""
-    red, green, blue = ((c / 255) ** 2.2 for c in parse_color(background))
-    return "#141414" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.30 else "#ffffff"
+    """Near-black or white, whichever stands out more."""
+    return "#141414" if _luminance(background) > 0.30 else "#ffffff"
+
+
+def _behind(color: str) -> str:
+    """The colour of a soft shadow (behind light words) or glow (behind dark ones)."""
+    return "#000000" if _luminance(color) > 0.15 else "#ffffff"
+
+
+def _luminance(color: str) -> float:
+    """Relative luminance of WCAG 2, 0..1, with its curve approximated by gamma 2.2."""
+    red, green, blue = ((c / 255) ** 2.2 for c in parse_color(color))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def font_name(font: FontFile) -> str:

@@ -45,6 +45,8 @@ def check_size_text(text: str) -> tuple[int, int]:
 
 def parse_seed(value: object) -> int:
     """A seed from a number or its text; ValueError unless it is a whole number from 0 to 2**63-1."""
+    if value == "":
+        raise ValueError("is empty; give a whole number, 0 or more")
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"`{value}` is not a whole number")
     try:

@@ -61,8 +61,15 @@ class _Choice:
         if not self.conditions:
             return None
         numbered = _with(table, self.setting).append_column(_POSITION, pa.array(range(table.num_rows)))
-        for condition in self.conditions:
-            numbered = numbered.filter(condition)
+        try:
+            for condition in self.conditions:
+                numbered = numbered.filter(condition)
+        except pa.ArrowInvalid as exc:
+            text = " ".join(str(exc).split())
+            raise ManifestError(
+                f"the condition on the rows cannot be tried: {text}; text can be compared with a number only where "
+                "all of it is numbers"
+            ) from None
         return frozenset(numbered.column(_POSITION).to_pylist())
 
 

@@ -44,8 +44,12 @@ VAE_CONFIG: dict[str, Any] = {
 
 
 def build_vae(config: dict[str, Any] | None = None) -> AutoencoderKLWan:
-    """A fresh VAE; ``config`` overrides single entries."""
-    return AutoencoderKLWan(**{**VAE_CONFIG, **(config or {})})
+    """A fresh VAE; ``config`` overrides single entries. Its latents start almost without noise, or it would first
+    have to learn to whisper."""
+    vae = AutoencoderKLWan(**{**VAE_CONFIG, **(config or {})})
+    with torch.no_grad():
+        vae.quant_conv.bias[vae.config.z_dim :] = -5.0
+    return vae
 
 
 def encode_whole(vae: AutoencoderKLWan, video: Tensor) -> tuple[Tensor, Tensor]:

@@ -195,7 +195,7 @@ class Store:
             # Pages are retried where they are asked for: a generator that raised is at its end, and asking it for
             # more would make a short listing of a broken one.
             yield from pages
-        except Exception as exc:  # told apart by call()
+        except Exception as exc:  # noqa: BLE001 - told apart by call()
             failed = exc
         else:
             return

@@ -65,14 +65,9 @@ def diagnose(exc: BaseException) -> Trouble:
         if isinstance(response, dict):
             status = status or int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
             code = code or str(response.get("Error", {}).get("Code") or "")
-        for name in ("status_code", "code", "status"):
-            value = getattr(seen, name, None)
-            if (
-                not status
-                and isinstance(value, (int, str))
-                and str(value).isdigit()
-                and 300 <= int(value) < 600
-            ):
+        for name in ("status", "status_code", "code"):
+            value = None if status else getattr(seen, name, None)
+            if isinstance(value, (int, str)) and str(value).isdigit() and 300 <= int(value) < 600:
                 status = int(value)
         transient = transient or bool(_TRANSIENT_NAMES & {kind.__name__ for kind in type(seen).__mro__})
         if isinstance(seen, OSError) and seen.errno in _TRANSIENT_ERRNO and not status:
@@ -112,8 +107,7 @@ def call(
             raise
         except Exception as exc:  # every client library has its own tree of errors; told apart by diagnose()
             trouble = diagnose(exc)
-            missing = isinstance(exc, FileNotFoundError) and trouble.code != "NoSuchBucket"
-            if absent and (missing or trouble.code in {"NoSuchKey", "BlobNotFound"}):
+            if absent and _is_absent(exc, trouble):
                 raise FileNotFoundError(f"cannot {doing}: there is no such file") from None
             if trouble.status == 412 or isinstance(exc, FileExistsError):
                 raise Conflict(f"cannot {doing}: somebody else wrote it first") from exc
@@ -123,6 +117,14 @@ def call(
                 raise StoreError(_message(doing, exc, trouble, tried)) from exc
             sleep(chance() * min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**tried))
     raise AssertionError("unreachable")
+
+
+def _is_absent(exc: BaseException, trouble: Trouble) -> bool:
+    """No such file, as opposed to no such bucket and to servers in trouble, which some clients call so too."""
+    if trouble.code in {"NoSuchKey", "BlobNotFound"}:
+        return True
+    said = isinstance(exc, FileNotFoundError) and trouble.code != "NoSuchBucket"
+    return said and trouble.status in {0, 404, 410} and not trouble.transient
 
 
 def _message(doing: str, exc: BaseException, trouble: Trouble, tried: int) -> str:

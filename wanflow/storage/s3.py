@@ -2,8 +2,8 @@
 
 Single puts and multipart uploads carry ``If-None-Match: *`` or ``If-Match``. Whether the server heeds them is tried
 once a bucket and process; where it does not, and for multipart uploads (some servers heed conditions at single puts
-only), a write looks first and then writes, which narrows a race. Listing caches are off. Retries are the caller's (``retry.py``): the client's own are turned off, so that
-one rule counts. Integrity: parts and single puts carry Content-MD5.
+only), a write looks first and then writes, which narrows a race. Listing caches are off. Retries are the caller's
+(``retry.py``): the client's own are turned off, so that one rule counts. Parts and single puts carry Content-MD5.
 """
 
 from __future__ import annotations

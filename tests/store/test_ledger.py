@@ -1,0 +1,146 @@
+"""The run directory: its files, their order and their columns; what a crash leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from wanflow.errors import StoreError
+from wanflow.ledger import BUFFERED_ROWS, EVENT_COLUMNS, Ledger, latest_run, new_run_id, run_ids
+from wanflow.storage import Store
+
+_CRASH = """
+import os, signal, sys
+from wanflow.ledger import Ledger
+from wanflow.storage import Store
+ledger = Ledger(Store(sys.argv[1]), "run-1")
+ledger.write_job("wanflow: 1")
+for number in range(5):
+    ledger.append({"time_s": float(number), "event": "RenderOrdered", "task": f"clip-{number}"}, durable=True)
+    ledger.append({"time_s": number + 0.5, "event": "StepDone", "task": f"clip-{number}"})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_run_directory_has_the_files_of_its_contract(store_url: str) -> None:
+    """Other programs read it; a renamed file is a broken promise."""
+    store = Store(store_url)
+    ledger = Ledger(store, "run-1")
+    ledger.write_job("wanflow: 1\n")
+    ledger.write_plan([{"variant_id": "anna", "status": "left"}])
+    ledger.append({"time_s": 1.0, "event": "Render", "task": "k", "attempt": "1.1", "gpu": 3})
+    ledger.write_results([{"variant_id": "anna", "status": "published"}])
+    ledger.write_outcome({"exit_code": 0})
+    assert sorted(stat.path for stat in store.list("runs/run-1")) == [
+        "runs/run-1/events/000000.parquet",
+        "runs/run-1/job.yaml",
+        "runs/run-1/outcome.json",
+        "runs/run-1/plan.parquet",
+        "runs/run-1/results.parquet",
+    ]
+    reader = Ledger(store, "run-1")
+    events = reader.read_events()
+    assert tuple(events.column_names) == EVENT_COLUMNS
+    assert events.to_pylist() == [
+        {
+            "time_s": 1.0,
+            "event": "Render",
+            "task": "k",
+            "attempt": "1.1",
+            "replica": "",
+            "reason": "",
+            "data": '{"gpu": 3}',
+        }
+    ]
+    assert reader.read_job() == "wanflow: 1\n"
+    plan, results = reader.read_plan(), reader.read_results()
+    assert plan is not None
+    assert results is not None
+    assert plan.to_pylist() == [{"variant_id": "anna", "status": "left"}]
+    assert results.num_rows == 1
+    assert reader.read_outcome() == {"exit_code": 0}
+
+
+def test_what_is_absent_is_none(store_url: str) -> None:
+    """`wanflow status` of a run that has only just begun."""
+    ledger = Ledger(Store(store_url), "run-1")
+    assert ledger.read_job() is None
+    assert ledger.read_plan() is None
+    assert ledger.read_results() is None
+    assert ledger.read_outcome() is None
+    assert ledger.read_events().num_rows == 0
+    assert ledger.stop_asked() is None
+    ledger.ask_stop("Friday evening")
+    assert ledger.stop_asked() == "Friday evening"
+
+
+def test_a_crash_loses_no_durable_event_and_only_buffered_ones(tmp_path: Path) -> None:
+    """kill -9: whatever was ordered before is on record, in order."""
+    done = subprocess.run([sys.executable, "-c", _CRASH, str(tmp_path)], timeout=60, env=os.environ)
+    assert done.returncode == -signal.SIGKILL
+    events = Ledger(Store(str(tmp_path)), "run-1").read_events()
+    ordered = [row for row in events.to_pylist() if row["event"] == "RenderOrdered"]
+    assert [row["task"] for row in ordered] == [f"clip-{number}" for number in range(5)]
+    assert events.column("time_s").to_pylist() == sorted(events.column("time_s").to_pylist())
+    assert events.num_rows == 9, "of the ten rows the last, buffered one is lost"
+
+
+def test_a_full_buffer_is_written_by_itself(store_url: str) -> None:
+    """Thousands of small events must not wait in memory for the end of a long run."""
+    ledger = Ledger(Store(store_url), "run-1")
+    for number in range(BUFFERED_ROWS + 3):
+        ledger.append({"time_s": float(number), "event": "StepDone"})
+    assert ledger.read_events().num_rows == BUFFERED_ROWS
+    ledger.flush()
+    ledger.flush()
+    assert ledger.read_events().column("time_s").to_pylist() == [float(n) for n in range(BUFFERED_ROWS + 3)]
+    assert len(list(ledger.workspace.list("runs/run-1/events"))) == 2
+
+
+def test_a_ledger_that_is_opened_again_goes_on_behind_what_is_there(store_url: str) -> None:
+    """`wanflow stop` and the driver may both hold it; no event file is overwritten."""
+    store = Store(store_url)
+    Ledger(store, "run-1").append({"event": "a"}, durable=True)
+    Ledger(store, "run-1").append({"event": "b"}, durable=True)
+    assert Ledger(store, "run-1").read_events().column("event").to_pylist() == ["a", "b"]
+
+
+def test_threads_append_without_losing_or_doubling(store_url: str) -> None:
+    """Events come from the pool's threads."""
+    ledger = Ledger(Store(store_url), "run-1")
+    with ThreadPoolExecutor(8) as pool:
+        list(
+            pool.map(lambda n: ledger.append({"event": "e", "task": str(n)}, durable=n % 10 == 0), range(60))
+        )
+    ledger.flush()
+    assert sorted(map(int, ledger.read_events().column("task").to_pylist())) == list(range(60))
+
+
+def test_the_latest_run_is_the_youngest_of_the_job(store_url: str) -> None:
+    """Several jobs share a workspace; `status` of one shows its own."""
+    store = Store(store_url)
+    assert latest_run(store) is None
+    names = [
+        new_run_id(1_790_000_000.0 + number, name)
+        for number, name in enumerate(["Spring sale", "other", "Spring sale", "spring-sale-2", "other"])
+    ]
+    assert names == sorted(names)
+    for name in reversed(names):
+        Ledger(store, name).write_job("x")
+    assert run_ids(store) == names
+    assert latest_run(store) == names[4]
+    assert latest_run(store, "Spring sale") == names[2]
+    assert latest_run(store, "nobody") is None
+
+
+def test_a_damaged_outcome_says_which_file_it_is(store_url: str) -> None:
+    ledger = Ledger(Store(store_url), "run-1")
+    ledger.workspace.write("runs/run-1/outcome.json", b"{")
+    with pytest.raises(StoreError, match=r"outcome\.json is damaged"):
+        ledger.read_outcome()

@@ -64,7 +64,8 @@ def cylinder(left: float, right: float, colour: str) -> skia.Shader:
     return linear(
         left, 0, right, 0,
         (0.0, shade(colour, -0.30)), (0.10, shade(colour, -0.05)), (0.26, shade(colour, 0.38)),
-        (0.40, shade(colour, 0.08)), (0.72, shade(colour, -0.34)), (0.92, shade(colour, -0.52)), (1.0, shade(colour, -0.30)),
+        (0.40, shade(colour, 0.08)), (0.72, shade(colour, -0.34)), (0.92, shade(colour, -0.52)),
+        (1.0, shade(colour, -0.30)),
     )  # fmt: skip
 
 
@@ -333,7 +334,7 @@ def cut(picture: skia.Image) -> skia.Image:
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for brand, (name, draw, colour) in PRODUCTS.items():
-        surface = skia.Surface(SIZE, SIZE)
+        surface = skia.Surface(SIZE, SIZE + 80)  # shadows are soft
         with surface as canvas:
             draw(canvas, colour)
         cut(surface.makeImageSnapshot()).save(str(FOLDER / f"{brand}-product.png"), skia.kPNG)

@@ -55,9 +55,9 @@ CAMPAIGNS = [
     Campaign("dusk", "1x1", "large purple gradient growing over navy, smooth",
              Scene("gradient", "purple", "navy", "growing", "large", 4), "kavo northlane verda"),
     Campaign("silk", "1x1", "large white waves drifting left over gray, minimal",
-             Scene("waves", "white", "gray", "left", "large", 6), "kavo northlane onda", from_image=True, ink="dark"),
+             Scene("waves", "white", "gray", "left", "large", 6), "verda northlane onda", from_image=True, ink="dark"),
     Campaign("velvet", "16x9", "large red waves drifting right over maroon, premium",
-             Scene("waves", "red", "maroon", "right", "large", 9), "verda onda northlane"),
+             Scene("waves", "red", "maroon", "right", "large", 9), "kavo onda northlane"),
     Campaign("lights", "16x9", "large cyan bokeh drifting left over navy, cinematic",
              Scene("bokeh", "cyan", "navy", "left", "large", 12), "onda northlane verda", from_image=True),
     Campaign("dawn", "16x9", "large pink glow drifting left over beige, soft light",
@@ -88,7 +88,8 @@ BRANDS = {
     )),
     "onda": Brand("Onda Audio", "#7b4dff", "Hear it first", (
         "Silence, tuned", "Turn the city down", "Sound you can feel", "Every note, in its place",
-        "Lose the wire. Keep the soul.", "Press play on quiet", "Forty hours, one charge", "Front row, all day", "Listen closer",
+        "Lose the wire. Keep the soul.", "Press play on quiet", "Forty hours, one charge", "Front row, all day",
+        "Listen closer",
     )),
     "verda": Brand("Verda", "#159a78", "Refill, not landfill", (
         "Cold for 24 hours", "Drink to the planet", "One bottle, every day", "Made to be kept", "Pure, simple, steel",

@@ -12,9 +12,9 @@ import functools
 import importlib.metadata
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -382,16 +382,15 @@ def test_light_packages_load_nothing_heavy() -> None:
 
 
 def test_help_answers_within_half_a_second_and_loads_nothing_heavy() -> None:
-    """Best of five, because the machine may be busy; the list says which import to look at when it is slow."""
+    """Processor time, best of three: on an idle machine it is the wait, on a busy one still the truth about us."""
     script = Path(sys.executable).with_name("wanflow")
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([script, "--help"], capture_output=True, text=True, check=False)
-        best = min(best, time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert done.returncode == 0, done.stderr
-        if best < 0.5:
-            break
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
     profile = subprocess.run(
         [script, "--help"], capture_output=True, text=True, env=environment, check=False
@@ -401,7 +400,7 @@ def test_help_answers_within_half_a_second_and_loads_nothing_heavy() -> None:
     }
     assert "wanflow.cli" in loaded
     assert [name for name in NOT_FOR_HELP if name in loaded] == []
-    assert best < 0.5
+    assert min(seconds) < 0.5
 
 
 PUBLIC = {"Job", "Outcome", "Plan", "plan", "run", "__version__"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -43,15 +43,21 @@ class Inputs:
     """Every input of a run, by the URL that asked for it."""
 
     def __init__(
-        self, directory: str | Path, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
+        self,
+        directory: str | Path,
+        max_bytes: int = MAX_BYTES,
+        max_pixels: int = MAX_PIXELS,
+        verified: Collection[str] = (),
     ) -> None:
+        """``verified`` are digests that an earlier run has checked: such files are read, but not decoded again."""
         self.directory = Path(directory).absolute()
         self.max_bytes = max_bytes
         self.max_pixels = max_pixels
+        self._verified = frozenset(verified)
         self._known: dict[tuple[str, str], Source | InputError] = {}
 
     def image(self, url: str) -> Source:
-        """The image at ``url`` (relative: below the directory). InputError says why it cannot be used."""
+        """The image at ``url`` (relative: below the directory). InputError: it is unusable; StoreError: an outage."""
         return self._get("image", url)
 
     def font(self, url: str) -> Source:
@@ -88,8 +94,10 @@ class Inputs:
         data = _read(place, self.max_bytes)
         if not data:
             raise InputError(f"{place}: is an empty file")
-        check(place, data)
-        return Source(place, hashlib.sha256(data).hexdigest())
+        digest = hashlib.sha256(data).hexdigest()
+        if digest not in self._verified:
+            check(place, data)
+        return Source(place, digest)
 
     def _check_image(self, place: str, data: bytes) -> None:
         """Raise InputError unless ``data`` is a whole picture of a known format and a sane size."""
@@ -116,7 +124,7 @@ class Inputs:
 def read_source(source: Source, store: Store | None = None, max_bytes: int = MAX_BYTES) -> bytes:
     """The bytes of ``source``: from ``inputs/<digest>`` of ``store`` (the workspace) if they are there, else its URL.
 
-    InputError when they cannot be read or are no longer those that were planned with.
+    InputError when they cannot be read or are no longer those that were planned with; StoreError in an outage.
     """
     data = None
     if store is not None:
@@ -133,6 +141,7 @@ def read_source(source: Source, store: Store | None = None, max_bytes: int = MAX
 
 def _read(place: str, max_bytes: int) -> bytes:
     from wanflow.storage import read_url
+    from wanflow.storage.retry import diagnose
 
     try:
         return read_url(place, max_bytes)
@@ -141,6 +150,8 @@ def _read(place: str, max_bytes: int) -> bytes:
     except IsADirectoryError:
         raise InputError(f"{place}: is a directory, not a file") from None
     except (StoreError, OSError) as exc:
+        if isinstance(exc, StoreError) and exc.__cause__ and diagnose(exc.__cause__).transient:
+            raise  # an outage is not the row's fault
         raise InputError(f"{place}: cannot be read: {exc}") from None
 
 

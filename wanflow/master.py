@@ -3,11 +3,9 @@
 H.264, 4:4:4, 8 bits, limited range, BT.709 throughout and tagged so: any ffmpeg reads it, and nothing is
 guessed. Full chroma because brand colours and thin edges are subsampled once already in the output; quality
 so high that the second encoding decides what is seen. Frames stream in and out. 4:4:4 takes any size; it is
-the outputs' 4:2:0 that needs even
-sides (every model's grid gives those).
+the outputs' 4:2:0 that needs even sides (every model's grid gives those).
 
-Owns the codec's settings; raise ``VERSION`` (and ``keys.VERSIONS["master"]``) when they change. Knows no
-clips or stores.
+Owns the codec's settings; raise ``keys.VERSIONS["master"]`` when they change. Knows no clips or stores.
 """
 
 from __future__ import annotations
@@ -23,7 +21,6 @@ from wanflow.model import Cause
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 1
 
 #: Measured on a noisy 832x480 clip: 47.8 dB, no value off by more than 7, 9 bits a pixel (lossless in 8-bit
 #: YCbCr: 52 dB, 11 bits). x264 quantises 4:4:4 chroma harder by 6 and bends the bits towards what pleases the

@@ -97,7 +97,7 @@ class Sampling:
     scheduler: str
     #: share of the 1000 training timesteps at which the low-noise expert takes over; None: one expert
     boundary: float | None
-    #: ``exact``, ``fast`` or ``turbo``
+    #: ``exact``: the model's own arithmetic
     profile: str = "exact"
 
 

@@ -79,6 +79,7 @@ def publish(
     for _ in range(OVERWRITES):
         try:
             stat = workspace.replace(record_path, dump_record(record), if_match=held_etag)
+            _clear_away(target, held, record)
             return replace(record, etag=stat.etag)
         except Conflict:
             held, held_etag = _load(workspace, record_path)
@@ -87,6 +88,14 @@ def publish(
             if held is not None and _epoch(held) > attempt.epoch:
                 raise Conflict(f"{file.path}: a newer run ({held.attempt}) is publishing it") from None
     raise StoreError(f"{file.path}: its record kept changing; is another run publishing to {target.url}?")
+
+
+def _clear_away(target: Store, before: Record | None, now: Record) -> None:
+    """Delete files of the former publication that the new one lacks (a poster that is no longer asked for)."""
+    kept = {file.path for file in now.files}
+    for file in before.files if before is not None else ():
+        if file.path not in kept and _same(target.stat(file.path), file):
+            target.delete(file.path)
 
 
 def _overwrite(target: Store, path: str, local: Path, cache_control: str | None) -> StoredFile:
@@ -113,6 +122,8 @@ class Published:
     visible: dict[str, Stat] = field(default_factory=dict)
     #: how many record bodies the index did not have; 0 when nothing changed since it was written
     num_read: int = 0
+    #: whether :meth:`save` would write anything new
+    unsaved: bool = True
 
     @classmethod
     def load(cls, target: Store, workspace: Store) -> Published:
@@ -143,7 +154,7 @@ class Published:
             if record is not None and record.files:
                 records[record.files[0].path] = record
         visible = {path: stat for path, stat in visible.items() if not path.startswith(f"{CATALOG}/")}
-        return cls(records, visible, len(unknown))
+        return cls(records, visible, len(unknown), unsaved=bool(unknown) or len(known) != len(stats))
 
     def key_of(self, path: str) -> str | None:
         """The key that is published at ``path``, if the visible files are those of its record, else None."""
@@ -171,11 +182,14 @@ class Published:
     def add(self, record: Record) -> None:
         """Take in what :func:`publish` has just returned."""
         self.records[record.files[0].path] = record
+        self.unsaved = True
         for file in record.files:
             self.visible[file.path] = Stat(file.path, file.size_bytes, file.etag)
 
     def save(self, target: Store, workspace: Store) -> None:
-        """Write the index, so that the next load reads no record that it knows."""
+        """Write the index if it would change, so that the next load reads no record that it knows."""
+        if not self.unsaved:
+            return
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -191,6 +205,7 @@ class Published:
         file = io.BytesIO()
         pq.write_table(table, file, compression="zstd")
         workspace.write(_index_path(target, workspace), file.getvalue())
+        self.unsaved = False
 
     def _live(self, record: Record) -> bool:
         return all(_same(self.visible.get(file.path), file) for file in record.files)

@@ -56,10 +56,10 @@ cascade:
 # What is laid over the clip, lowest first. This costs no GPU: change a headline, and only ffmpeg runs again.
 # An empty value leaves its layer out. Sizes are shares of the picture.
 layers:
-  - image: {url: "{{ product }}", at: center, height: 46%}
+  - image: {url: "{{ product }}", at: center, height: 36%}
   - image: {url: "{{ logo }}", at: top-left, height: 12%}
-  - box: {color: "{{ color }}", at: bottom, width: 100%, height: 24%, margin: 0, opacity: 0.8}
-  - text: {value: "{{ headline }}", at: lower-third, style: headline, color: "#ffffff"}
+  - box: {color: "{{ color }}", at: bottom, width: 100%, height: 30%, margin: 0, opacity: 0.8}
+  - text: {value: "{{ headline }}", at: bottom, margin: 8%, style: headline, color: "#ffffff"}
 
 # The files of each variant. `from` is the aspect of the clip that a file is made from.
 outputs:
@@ -90,7 +90,7 @@ ROWS = (
         "logo": "images/aurora.png", "product": "images/bottle.png", "color": "#0b5f63", "priority": "",
     },
     {
-        "variant_id": "borealis-1", "customer": "borealis", "prompt": _PROMPTS[0], "headline": "Neu: 20 % günstiger",
+        "variant_id": "borealis-1", "customer": "borealis", "prompt": _PROMPTS[0], "headline": "Jetzt für 9 €",
         "logo": "images/borealis.png", "product": "images/jar.png", "color": "#7a2348", "priority": "",
     },
     {

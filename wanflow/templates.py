@@ -108,7 +108,10 @@ class Template:
             return _limited(
                 "".join([part if name is None else _text(values[name]) for name, part in self._parts])
             )
-        key = tuple([values[name] for name in self.names])
+        shown = [_shown(values[name]) for name in self.names]
+        key = tuple(
+            [(value.__class__, value) for value in shown]
+        )  # 1, 1.0 and true are equal, and read differently
         try:
             known = self._remembered.get(key)
         except TypeError:  # a list or struct column cannot be remembered

@@ -89,7 +89,7 @@ def test_killed_ffmpeg_is_an_error_with_its_signal_and_words(tmp_path: Path) -> 
             os.kill(process_of(fifo), signal.SIGKILL)
         with pytest.raises(AssembleError, match="was killed by SIGKILL; out of memory") as caught:
             run.result()
-    assert "testsrc" in caught.value.stderr
+    assert "rawvideo" in caught.value.stderr
 
 
 def process_of(argument: Path) -> int:

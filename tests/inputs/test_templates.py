@@ -138,6 +138,12 @@ def test_a_template_with_expressions_is_evaluated_once_for_equal_values() -> Non
     assert len(calls) == 4
 
 
+def test_equal_values_that_read_differently_stay_apart() -> None:
+    """``matrix: {n: [1, true, 1.0]}``: equal in Python, three texts on the picture."""
+    template = Template("{{ n|string }}")
+    assert [template.render({"n": n}) for n in (1, True, 1.0, math.nan)] == ["1", "True", "1.0", ""]
+
+
 def test_a_template_is_compiled_once() -> None:
     """Compiling costs a millisecond; a job mentions the same template in many places."""
     assert compile_template("{{ a }}-{{ b }}") is compile_template("{{ a }}-{{ b }}")

@@ -39,10 +39,18 @@ class Network:
         self.rule = rule
 
 
-@pytest.fixture
-def network(s3: Any, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Network]:
-    """The way to the S3 server for this test; ``s3_url`` is reached through it."""
-    network = Network()
+@dataclass
+class Proxy:
+    """The proxy's address, and the network that it is for the test at hand."""
+
+    url: str
+    network: Network
+
+
+@pytest.fixture(scope="session")
+def proxy(s3: Any) -> Iterator[Proxy]:
+    """One proxy for the session: a client for each would cost more than the tests."""
+    proxy = Proxy("", Network())
     host = s3.endpoint.removeprefix("http://")
 
     class Handler(BaseHTTPRequestHandler):
@@ -50,7 +58,7 @@ def network(s3: Any, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
         def forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            verdict = network.judge(self.command, self.path)
+            verdict = proxy.network.judge(self.command, self.path)
             if verdict == "drop":
                 self.close_connection = True
                 return
@@ -86,8 +94,16 @@ def network(s3: Any, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
-    monkeypatch.setattr("wanflow.storage.retry.FIRST_WAIT_S", 0.0001)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
-    yield network
+    proxy.url = f"http://127.0.0.1:{server.server_address[1]}"
+    yield proxy
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def network(proxy: Proxy, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Network:
+    """The way to the S3 server for this test; ``s3_url`` is reached through it."""
+    proxy.network = Network()
+    monkeypatch.setattr("wanflow.storage.retry.FIRST_WAIT_S", 0.0001)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    return proxy.network

@@ -77,7 +77,7 @@ def test_an_absent_input_is_told_from_trouble(store_url: str, tmp_path: Path) ->
         with pytest.raises(FileNotFoundError, match=r"no\.png"):
             read()
     assert list_url(url) == []
-    assert list(tmp_path.glob("*no.png")) == []
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []
 
 
 def test_directories_and_globs_are_listed_in_order(store_url: str) -> None:

@@ -68,7 +68,7 @@ def test_a_living_holder_is_waited_for_however_long_it_works(store_url: str) -> 
     beaten = [time.now]
 
     def meanwhile(now: float) -> None:
-        if now > 1400:
+        if now > 1200:
             first.release()
         elif now - beaten[0] >= HEARTBEAT_S:
             beaten[0] = now
@@ -78,10 +78,10 @@ def test_a_living_holder_is_waited_for_however_long_it_works(store_url: str) -> 
     second = lease(store, time, on_wait=messages.append)
     second.acquire()
     assert second.waited
-    assert 1400 < time.now < 1410
+    assert 1200 < time.now < 1210
     assert first.lost == ""
     assert "another run (yesterday process" in messages[0]
-    assert 10 <= len(messages) <= 20
+    assert 5 <= len(messages) <= 10
 
 
 def test_a_holder_that_stands_still_is_taken_over_by_the_observers_clock(store_url: str) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from wanflow.errors import StoreError
+from wanflow.errors import Conflict, StoreError
 from wanflow.storage import Store
 
 _LIMITED = """
@@ -87,6 +89,35 @@ def test_a_reader_never_sees_a_half_made_file(tmp_path: Path) -> None:
     end.set()
     watcher.join()
     assert seen <= set(sizes)
+
+
+def test_check_and_write_are_one_step_between_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process is between its check and its write: mine waits for it, and then sees what it wrote."""
+    store = Store(str(tmp_path))
+    seen = store.create("record.json", b"old")
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    waiting = threading.Event()
+    lock = fcntl.flock
+
+    def announce(descriptor: int, operation: int) -> None:
+        waiting.set()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr("wanflow.storage.local.fcntl.flock", announce)
+    with ThreadPoolExecutor(1) as pool:
+        mine = pool.submit(store.replace, "record.json", b"mine", if_match=seen.etag)
+        try:
+            assert waiting.wait(10)
+            (tmp_path / "theirs").write_bytes(b"theirs")
+            os.replace(tmp_path / "theirs", tmp_path / "record.json")
+        finally:
+            os.close(folder)
+        with pytest.raises(Conflict):
+            mine.result()
+    assert store.read("record.json") == b"theirs"
 
 
 def test_leftovers_of_a_killed_writer_are_not_listed(tmp_path: Path) -> None:

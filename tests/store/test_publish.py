@@ -22,13 +22,19 @@ class Desk:
         self.target, self.workspace, self.folder = target, workspace, folder
 
     def put(
-        self, path: str, key: str, epoch: int = 1, number: int = 1, content: bytes | None = None
+        self,
+        path: str,
+        key: str,
+        epoch: int = 1,
+        number: int = 1,
+        content: bytes | None = None,
+        posters: bool = True,
     ) -> Record:
         video, poster = self.folder / "v.mp4", self.folder / "p.jpg"
         video.write_bytes(content or f"video {key} {epoch}.{number}".encode())
         poster.write_bytes(f"poster {key}".encode())
         file = OutputFile(OUTPUT, path, key, ("m",))
-        local = {"video": video, "poster": poster}
+        local = {"video": video, "poster": poster} if posters else {"video": video}
         info = {"gpu_seconds": 2.5, "cost": 0.01}
         return publish(
             self.target, self.workspace, file, "anna", local, Attempt(epoch, number), f"run-{epoch}", info
@@ -65,6 +71,14 @@ def test_a_missing_poster_makes_the_video_unpublished(desk: Desk) -> None:
     found = desk.load()
     assert found.key_of("anna/story.mp4") is None
     assert found.reason("anna/story.mp4") == "poster is missing"
+
+
+def test_a_poster_that_is_no_longer_asked_for_goes_away(desk: Desk) -> None:
+    """Yesterday's picture beside today's video would belong to nobody."""
+    desk.put("anna/story.mp4", "k1")
+    desk.put("anna/story.mp4", "k2", epoch=2, posters=False)
+    assert set(desk.load().visible) == {"anna/story.mp4"}
+    assert desk.load().key_of("anna/story.mp4") == "k2"
 
 
 def test_a_crash_between_file_and_record_is_repaired_by_the_next_run(desk: Desk) -> None:
@@ -113,6 +127,9 @@ def test_only_records_that_the_index_does_not_know_are_read(desk: Desk) -> None:
     again = desk.load()
     assert again.num_read == 1
     assert again.key_of("ben/story.mp4") == "k-ben-2"
+    index = next(stat for stat in desk.workspace.list() if stat.path.startswith("published-"))
+    loaded.save(desk.target, desk.workspace)
+    assert desk.workspace.stat(index.path) == index, "nothing new, nothing written"
     loaded.add(record)
     loaded.save(desk.target, desk.workspace)
     assert desk.load().num_read == 0

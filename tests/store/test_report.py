@@ -170,6 +170,19 @@ def test_jobs_that_publish_to_one_place_keep_each_others_rows(store_url: str, tm
     ]
 
 
+def test_a_catalog_made_from_an_older_snapshot_keeps_what_is_younger(store_url: str, tmp_path: Path) -> None:
+    """A run with nothing to do ends beside one that publishes: it must not put yesterday's ETags back."""
+    target = Store(store_url)
+    workspace = target.child(".wanflow")
+    put(target, workspace, tmp_path, "anna/s.mp4")
+    old = Published.load(target, workspace)
+    put(target, workspace, tmp_path, "anna/s.mp4", epoch=2)
+    carry: dict[str, dict[str, Scalar]] = {"anna/s.mp4": {"segment": "vip"}}
+    young = update_catalog(target, Published.load(target, workspace), carry)
+    assert update_catalog(target, old, carry).equals(young)
+    assert young.column("run_id").to_pylist() == ["run-2", "run-2"]
+
+
 def test_an_unchanged_catalog_is_not_written_again(store_url: str, tmp_path: Path) -> None:
     """Its readers see by its ETag that nothing is new."""
     target = Store(store_url)

@@ -1,7 +1,8 @@
 """Assembly: masters, layers and an output's preset become a finished file and its poster, in one ffmpeg run.
 
 :func:`assemble` is the whole interface. It prepares pictures and words in a work directory of its own, builds the graph
-(``graph.py``, pure) and runs it (``ffmpeg.py``). The same inputs give the same bytes.
+(``graph.py``, pure) and runs it (``ffmpeg.py``). The same inputs give the same bytes. Raise ``keys.VERSIONS["output"]``
+when the same job would look otherwise (graph, styles, packaged fonts).
 
 Knows nothing of keys, stores, Ray or engines. Limits: H.264, no sound yet, hard cuts between scenes.
 """
@@ -21,8 +22,6 @@ from wanflow.model import ImageLayer, Layer, Output, OutputFile, Scene, Variant
 if TYPE_CHECKING:
     from wanflow.assemble import graph
 
-#: Grows whenever the same job would look otherwise (graph, styles, packaged fonts): part of every key.
-VERSION = 1
 #: An assembly that takes longer than this times the video's length (at 1080p) is stuck.
 _TIMEOUT_BASE_S = 120.0
 _TIMEOUT_PER_SECOND = 120.0

@@ -136,7 +136,7 @@ def _behind(color: str) -> str:
 
 def _luminance(color: str) -> float:
     """Relative luminance of WCAG 2, 0..1, with its curve approximated by gamma 2.2."""
-    red, green, blue = ((c / 255) ** 2.2 for c in parse_color(color))
+    red, green, blue = (float((c / 255) ** 2.2) for c in parse_color(color))
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 

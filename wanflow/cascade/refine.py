@@ -1,11 +1,11 @@
 """``refine``: upscale a clip, put some noise back, and let the low-noise expert draw the detail at the larger
 size.
 
-Latents of Wan's VAE do not survive interpolation (it washes out texture and shifts colours), so the picture
-is decoded, scaled with a bicubic filter and encoded again, a chunk of frames at a time: neither size is ever
-held whole. ``strength`` is the share of noise in the mix (sigma): 0.3 keeps the composition and lets edges
-and texture be redrawn; near 0.6 shapes begin to change. It must stay below the boundary, above which the
-low-noise expert was never trained.
+The picture is decoded, scaled with a bicubic filter and encoded again, a chunk of frames at a time, so neither size
+is ever held whole. Scaling the latents instead would be cheaper, but they end up further from those of the real
+larger picture (0.60 against 0.38 RMSE, an early version of pocket's autoencoder on five drawn scenes). ``strength`` is
+the share of noise in the mix (sigma), not of the schedule's steps, so 0.3 means the same whatever the model's flow
+shift. It must stay below the boundary, above which the low-noise expert was never trained.
 
 An image-to-video clip is conditioned on its source image at the larger size, so its first frame gains real
 detail.

@@ -24,7 +24,7 @@ class PaddedTextAttention:
     """
 
     def __init__(self, shared: Context) -> None:
-        self._inner = WanAttnProcessor()  # type: ignore[no-untyped-call]
+        self._inner = WanAttnProcessor()
         self._shared = shared
 
     def __call__(

@@ -48,7 +48,7 @@ def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     index = json.loads((directory / "model_index.json").read_text())
     scheduler = directory / "scheduler" / "scheduler_config.json"
@@ -68,7 +68,7 @@ def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int
     return WanEngine(
         spec=spec,
         device=device,
-        text=TextEncoder(tokenizer, text.to(device).eval(), dtype),  # type: ignore[arg-type]
+        text=TextEncoder(tokenizer, text.to(device).eval(), dtype),
         experts=[expert.eval() for expert in experts],
         vae=vae.eval(),
         expand_timesteps=bool(index.get("expand_timesteps")),

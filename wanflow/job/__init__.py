@@ -1,6 +1,6 @@
 """The job: the YAML file a user writes, read, checked and frozen.
 
-:func:`load_job` reads a file, :meth:`Job.from_dict` takes the same as a mapping. Both find every problem at once and
+:meth:`Job.load` reads a file, :meth:`Job.from_dict` takes the same as a mapping. Both find every problem at once and
 raise one JobError that lists them. Paths are relative to the job file; those of the job itself (manifest, checkpoint,
 publish.url, workspace) are absolute afterwards, those in templates are resolved for each row by ``wanflow.inputs``.
 
@@ -16,10 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from wanflow.errors import JobError
-from wanflow.job.fields import BUILT_INS, Matrix, Name
+from wanflow.job.fields import BUILT_INS, Matrix, Name, OptionalText
 from wanflow.job.layers import LayerEntry
 from wanflow.job.problems import describe
 from wanflow.job.sections import (
@@ -59,8 +59,8 @@ class Job(Section):
     )
     limits: LimitsSection = Field(default=LimitsSection(), description="When to give up.")
     publish: PublishSection = Field(description="Where the finished videos go.")
-    workspace: Annotated[str, AfterValidator(str.strip)] | None = Field(
-        default=None,
+    workspace: OptionalText = Field(
+        default="",
         description="Prefix of clips, steps and runs; several jobs may share one. Default: <publish.url>/.wanflow.",
     )
     resources: ResourcesSection = Field(default=ResourcesSection(), description="What a run may take.")
@@ -74,6 +74,27 @@ class Job(Section):
     ) -> Self:
         """The job that ``data`` says; relative paths are below ``directory``. JobError lists every problem."""
         return cls._build(data, Path(directory), json.dumps(data, indent=2, default=str), source)
+
+    @classmethod
+    def load(cls, path: str | Path, sets: Sequence[str] = (), env: Mapping[str, str] | None = None) -> Self:
+        """The job in the file ``path``, after each ``--set`` of ``sets`` (``a.b=c``) and with ``${VAR}`` from ``env``.
+
+        ``env`` is the process's environment by default. Raises JobError that lists every problem with its dotted path.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            raise JobError(f"{path}: is not UTF-8 text; is it a job file?") from None
+        except OSError as exc:
+            raise JobError(
+                f"{path}: cannot be read: {exc.strerror}; `wanflow init DIR` writes a job to start from"
+            ) from None
+        data = parse_yaml(text, str(path))
+        if data is None:
+            raise JobError(f"{path}: is empty; a job begins with `wanflow: 1`")
+        data = substitute(apply_sets(data, sets), os.environ if env is None else env)
+        return cls._build(data, path.absolute().parent, text, str(path))
 
     @classmethod
     def _build(cls, data: object, directory: Path, text: str, source: str) -> Self:
@@ -97,7 +118,7 @@ class Job(Section):
 
     @property
     def text(self) -> str:
-        """The job file as it was written (or the mapping as JSON, which is YAML too)."""
+        """The job file as it was written, ``${VAR}`` unfilled (or the mapping as JSON, which is YAML too)."""
         return self._text
 
     def cascade_steps(self) -> tuple[CascadeStep, ...]:
@@ -127,29 +148,13 @@ class Job(Section):
     def _consistent(self) -> Self:
         problems = list(_inconsistencies(self))
         if problems:
-            raise ValueError("\n  ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
 
 def load_job(path: str | Path, sets: Sequence[str] = (), env: Mapping[str, str] | None = None) -> Job:
-    """The job in the file ``path``, after each ``--set`` of ``sets`` (``a.b=c``) and with ``${VAR}`` from ``env``.
-
-    Raises JobError that lists every problem with its dotted path.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise JobError(f"{path}: is not UTF-8 text; is it a job file?") from None
-    except OSError as exc:
-        raise JobError(
-            f"{path}: cannot be read: {exc.strerror}; `wanflow init DIR` writes a job to start from"
-        ) from None
-    data = parse_yaml(text, str(path))
-    if data is None:
-        raise JobError(f"{path}: is empty; a job begins with `wanflow: 1`")
-    data = substitute(apply_sets(data, sets), os.environ if env is None else env)
-    return Job._build(data, path.absolute().parent, text, str(path))
+    """:meth:`Job.load`."""
+    return Job.load(path, sets, env)
 
 
 def job_schema() -> dict[str, Any]:
@@ -185,7 +190,7 @@ def _inconsistencies(job: Job) -> Iterator[str]:
         yield f"publish.path: `{path}` is one path for {len(names)} outputs; put {{{{ output }}}} into it"
     if not is_template(path):
         yield f"publish.path: `{path}` is one path for all variants; put {{{{ variant_id }}}} into it"
-    workspace, url = str(job.workspace).rstrip("/"), job.publish.url.rstrip("/")
+    workspace, url = job.workspace.rstrip("/"), job.publish.url.rstrip("/")
     if workspace == url:
         yield f"workspace: is the same as publish.url ({url}); leave it out, or give it a place of its own"
 

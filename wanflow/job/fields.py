@@ -44,7 +44,10 @@ def check_size_text(text: str) -> tuple[int, int]:
 
 
 def parse_seed(value: object) -> int:
-    """A seed from a number or its text; ValueError unless it is a whole number from 0 to 2**63-1."""
+    """A seed from a number or its text; ValueError unless it is a whole number from 0 to 2**32-1.
+
+    The noise is drawn by torch's CPU generator, which reads 32 bits: larger seeds would only be other names of these.
+    """
     if value == "":
         raise ValueError("is empty; give a whole number, 0 or more")
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -55,8 +58,8 @@ def parse_seed(value: object) -> int:
         raise ValueError(f"`{value}` is not a whole number") from None
     if number < 0:
         raise ValueError(f"{number} is negative; a seed is 0 or more")
-    if number >= 2**63:
-        raise ValueError(f"{number} is too large; a seed is below 2**63")
+    if number >= 2**32:
+        raise ValueError(f"{number} is too large; a seed is below 2**32")
     return number
 
 
@@ -208,6 +211,9 @@ Value = Annotated[
 Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many, json_schema_input_type=str | list[str])]
 
 
+OptionalText = Annotated[
+    str, BeforeValidator(lambda value: "" if value is None else value, json_schema_input_type=str | None)
+]
 Aspects = Annotated[
     tuple[str, ...],
     BeforeValidator(_aspects, json_schema_input_type=str | Annotated[list[str], Field(min_length=1)]),

@@ -12,10 +12,11 @@ from wanflow.suggest import did_you_mean
 
 def describe(error: ValidationError, schema: Mapping[str, Any]) -> list[str]:
     """Every problem of ``error``; ``schema`` (JSON Schema of the model) knows the names that exist at each place."""
-    lines = []
+    lines: list[str] = []
     for item in error.errors(include_url=False):
         path = [str(part) for part in item["loc"] if not _is_type_name(part)]
-        lines.append(f"{'.'.join(path) or 'the job'}: {_words(item, path, schema)}")
+        words = _words(item, path, schema)
+        lines += [f"{'.'.join(path)}: {words}"] if path else words.split("\n")
     return list(dict.fromkeys(lines))
 
 

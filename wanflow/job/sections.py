@@ -96,8 +96,8 @@ class EngineSection(Section):
     ] = Field(
         description="`pocket`, a directory, a URL or a hub id in diffusers' layout; or {t2v: ..., i2v: ...}."
     )
-    profile: Literal["exact", "fast", "turbo"] = Field(
-        default="exact", description="exact: the reference; fast and turbo trade quality for speed."
+    profile: Literal["exact"] = Field(
+        default="exact", description="exact: the model's own arithmetic, the only profile so far."
     )
     steps: Annotated[Count, Field(ge=1, le=1000)] | None = Field(default=None, description="Denoising steps.")
     guidance: Annotated[Number, Field(ge=0, le=100)] | None = Field(

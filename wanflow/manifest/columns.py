@@ -38,7 +38,7 @@ COLUMNS: dict[str, Known] = {
     "negative_prompt": Known("What the clip should not show.", {"type": ["string", "null"]}, "text"),
     "seed": Known(
         "Seed of the noise; empty: the job's clip.seed.",
-        {"type": ["integer", "null"], "minimum": 0, "exclusiveMaximum": 2**63},
+        {"type": ["integer", "null"], "minimum": 0, "exclusiveMaximum": 2**32},
         "whole",
     ),
     "aspect": Known(

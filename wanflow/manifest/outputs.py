@@ -20,7 +20,7 @@ class OutputMaker:
         self._sections = job.outputs
         self._template = compile_template(job.publish.path)
         self._url = job.publish.url
-        self._inside = _inside(job.publish.url, str(job.workspace))
+        self._inside = _inside(job.publish.url, job.workspace)
         self._applying: dict[tuple[str, ...], tuple[Output, ...] | str] = {}
         self._owners: dict[str, tuple[int, int, str]] = {}
 

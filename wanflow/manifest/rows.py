@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -61,21 +62,17 @@ def read_variants(
 
 def template_columns(job: Job) -> dict[str, frozenset[str]]:
     """Place (``clip.prompt``) to the names whose values decide a clip there; the manifest need not have them all."""
-    known = {
-        f"clip.{name}": frozenset({name})
-        for name in ("prompt", "negative_prompt", "image", "seed", "aspect", "seconds")
-    }
     found = {
-        place: compile_template(text).names - {"aspect", "output"}
-        for place, text in job.clip_templates().items()
-        if not place.startswith("clip.aspect")
+        f"clip.{name}": {name} for name in ("prompt", "negative_prompt", "image", "seed", "aspect", "seconds")
     }
-    own = {
-        place: names | found.get(place, frozenset())
-        for place, names in known.items()
-        if place in ("clip.seed", "clip.seconds")
-    }
-    return {**known, **found, **own}
+    given = job.clip_templates()
+    for place in ("clip.prompt", "clip.negative_prompt", "clip.image"):  # a template stands in for the column
+        if place in given:
+            found[place] = set()
+    for place, text in given.items():
+        section = "clip.aspect" if place.startswith("clip.aspect") else place
+        found[section] |= compile_template(text).names - ({"aspect"} if section != "clip.aspect" else set())
+    return {place: frozenset(names) for place, names in found.items()}
 
 
 def _check_names(job: Job, table_columns: tuple[str, ...], columns: frozenset[str]) -> None:
@@ -131,13 +128,13 @@ class _VariantMaker:
 
     def _check_constants(self, columns: frozenset[str]) -> None:
         """What would be wrong with every row is told once."""
+        outputs: tuple[Output, ...] = ()
         aspects = self._clips.constant_aspects
-        if aspects is None or "aspect" in columns:
-            return
-        try:
-            outputs = self._outputs.applying(aspects)
-        except ValueError as exc:
-            raise JobError(f"clip.aspect and outputs: {exc}") from None
+        if aspects is not None and "aspect" not in columns:
+            try:
+                outputs = self._outputs.applying(aspects)
+            except ValueError as exc:
+                raise JobError(f"clip.aspect and outputs: {exc}") from None
         self._clips.check_constants(dict.fromkeys(output.aspect for output in outputs), columns)
 
     def variants(
@@ -153,10 +150,10 @@ class _VariantMaker:
                     continue
                 if told[0] != row:
                     told = (row, set())
-                yield from (
-                    bad for bad in made if bad.reason not in told[1]
-                )  # the matrix repeats a row, and its reasons
-                told[1].update(bad.reason for bad in made)
+                # the matrix repeats a row, and with it most reasons
+                new = [bad for bad in made if bad.reason not in told[1]]
+                told[1].update(bad.reason for bad in new)
+                yield from new
 
     def _make(self, row: int, values: dict[str, object], sharing: Sharing | None) -> Variant | list[BadRow]:
         self._num_variants += 1
@@ -180,19 +177,23 @@ class _VariantMaker:
         outputs = attempt(lambda: self._outputs.applying(aspects), no_outputs) if aspects else ()
         clips = []
         for aspect in dict.fromkeys(output.aspect for output in outputs):
-            made = self._clips.make(aspect, {**values, "aspect": aspect})
-            clips += [(aspect, made)] if not isinstance(made, list) else []
-            reasons += made if isinstance(made, list) else []
+            clip = self._clips.make(aspect, {**values, "aspect": aspect})
+            if isinstance(clip, list):
+                reasons += clip
+            else:
+                clips.append((aspect, clip))
         layers: list[Layer] = []
         for maker in self._layers:
             layer = maker.make(values)
-            layers += [layer] if layer is not None and not isinstance(layer, list) else []
-            reasons += layer if isinstance(layer, list) else []
+            if isinstance(layer, list):
+                reasons += layer
+            elif layer is not None:
+                layers.append(layer)
         priority = attempt(lambda: priority_of(values.get("priority")), 0)
-        paths = []
-        for output in outputs if variant_id else ():
-            path = attempt(lambda output=output: self._outputs.path(output, values, row, variant), "")  # type: ignore[misc]
-            paths.append((output, path))
+        paths = [
+            (output, attempt(partial(self._outputs.path, output, values, row, variant), ""))
+            for output in (outputs if variant_id else ())
+        ]
         if reasons:
             return [BadRow(row, variant_id, reason) for reason in dict.fromkeys(reasons)]
         if sharing is not None:

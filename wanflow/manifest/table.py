@@ -20,7 +20,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from wanflow.errors import ManifestError, WanflowError
+from wanflow.errors import ManifestError, StoreError, WanflowError
 from wanflow.manifest.columns import COLUMNS, wrong_type
 from wanflow.manifest.conditions import compile_where
 from wanflow.manifest.formats import READERS, SCHEMAS
@@ -143,9 +143,7 @@ class Table:
                     for batch in READERS[self._format](handle, wanted):
                         yield _fitted(batch, file, theirs, names, self._schema)
             except (pa.ArrowException, OSError, ValueError, KeyError) as exc:
-                raise ManifestError(
-                    f"{file.url}: cannot be read: {_first_line(exc)}{self._advice(exc)}"
-                ) from None
+                raise _trouble(f"{file.url}: cannot be read", exc, self._advice(exc)) from exc
 
     def _schema_of(self, url: str) -> pa.Schema:
         import pyarrow as pa
@@ -154,13 +152,11 @@ class Table:
             with _opened(url) as handle:
                 schema = SCHEMAS[self._format](handle)
         except (pa.ArrowException, OSError, ValueError, KeyError) as exc:
-            raise ManifestError(
-                f"{url}: is not a readable {self._format} file: {_first_line(exc)}{self._advice(exc)}"
-            ) from None
+            raise _trouble(f"{url}: is not a readable {self._format} file", exc, self._advice(exc)) from exc
         twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
         if twice:
             raise ManifestError(f"{url}: two columns are called `{twice[0]}`; rename one of them")
-        return schema
+        return pa.schema([_plain(field) for field in schema])
 
     def _advice(self, exc: Exception) -> str:
         text = str(exc)
@@ -230,6 +226,13 @@ class Table:
             raise ManifestError("\n  ".join([f"{self.url}: the manifest cannot be used", *problems]))
 
 
+def _plain(field: pa.Field) -> pa.Field:
+    """Dictionary-encoded values are a way to store values; files differ in it."""
+    import pyarrow as pa
+
+    return pa.field(field.name, field.type.value_type if pa.types.is_dictionary(field.type) else field.type)
+
+
 def _columns_of(text: str) -> frozenset[str]:
     try:
         return columns_of(parse_where(text))
@@ -272,8 +275,8 @@ def _find_files(url: str) -> tuple[list[str], str]:
         found = list_url(url)
     except FileNotFoundError:
         found = []
-    except WanflowError as exc:
-        raise ManifestError(f"{url}: cannot be listed: {exc}") from None
+    except StoreError as exc:
+        raise _trouble(f"manifest {url}", exc) from exc
     if not found:
         what = (
             "no file matches"
@@ -281,7 +284,7 @@ def _find_files(url: str) -> tuple[list[str], str]:
             else "there is no such file or directory, or it is empty"
         )
         raise ManifestError(f"manifest {url}: {what}")
-    if found == [url] and not _suffix(url):
+    if len(found) == 1 and url.endswith(found[0]) and not _suffix(url):
         return found, "parquet"
     tables = [name for name in found if _suffix(name)]
     formats = {_suffix(name) for name in tables}
@@ -314,8 +317,22 @@ def _opened(url: str) -> Any:
         return open_url(url)
     except FileNotFoundError:
         raise ManifestError(f"manifest {url}: does not exist") from None
-    except PermissionError:
-        raise ManifestError(f"manifest {url}: may not be read; check its permissions") from None
+    except StoreError as exc:
+        raise _trouble(f"manifest {url}", exc) from exc
+
+
+def _trouble(what: str, exc: Exception, advice: str = "") -> WanflowError:
+    """A StoreError for what may pass (a retry helps), else a ManifestError."""
+    from wanflow.storage.retry import diagnose
+
+    cause = exc.__cause__ if isinstance(exc, StoreError) and exc.__cause__ else exc
+    if diagnose(cause).transient:
+        return (
+            exc
+            if isinstance(exc, StoreError)
+            else StoreError(f"{what}: {_first_line(exc)}; a later run may succeed")
+        )
+    return ManifestError(f"{what}: {_first_line(exc)}{advice}")
 
 
 def _first_line(exc: Exception) -> str:

@@ -3,9 +3,6 @@
 diffusers runs AutoencoderKLWan chunk by chunk with cached features, which is right for long videos and slow for training.
 Every layer is causal in time, so one pass over the whole clip is the same function: ``encode_whole`` and ``decode_whole``
 equal ``vae.encode`` and ``vae.decode`` (a test holds them to it) at a fraction of the time.
-
-The blocks are Wan 2.2's (``is_residual``): their shortcuts average and repeat pixels, so a fresh VAE already passes the
-coarse picture and learns only the rest.
 """
 
 from __future__ import annotations
@@ -26,10 +23,9 @@ from torch import Tensor
 
 VAE_CONFIG: dict[str, Any] = {
     "base_dim": 24,
-    "decoder_base_dim": 32,
+    "decoder_base_dim": 40,
     "z_dim": 16,
     "dim_mult": [1, 2, 2],
-    "is_residual": True,
     "num_res_blocks": 1,
     "attn_scales": [],
     "temperal_downsample": [True, True],
@@ -55,13 +51,8 @@ def build_vae(config: dict[str, Any] | None = None) -> AutoencoderKLWan:
 def encode_whole(vae: AutoencoderKLWan, video: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and log variance of the latents of ``video`` (batch, 3, 4k+1, height, width) in -1..1."""
     x = vae.encoder.conv_in(patchify(video, vae.config.patch_size))
-    for block in vae.encoder.down_blocks:
-        y = x
-        for resnet in block.resnets:
-            y = _residual(resnet, y)
-        if block.downsampler is not None:
-            y = _down(block.downsampler, y)
-        x = y + block.avg_shortcut(x)
+    for layer in vae.encoder.down_blocks:
+        x = _down(layer, x) if isinstance(layer, WanResample) else _residual(layer, x)
     x = vae.encoder.conv_out(_norm_silu(vae.encoder.norm_out, _middle(vae.encoder.mid_block, x)))
     mean, logvar = vae.quant_conv(x).chunk(2, dim=1)
     return mean, logvar.clamp(-30.0, 20.0)
@@ -71,12 +62,10 @@ def decode_whole(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     """The video of ``latents``, not clamped: what the loss needs."""
     x = _middle(vae.decoder.mid_block, vae.decoder.conv_in(vae.post_quant_conv(latents)))
     for block in vae.decoder.up_blocks:
-        y = x
         for resnet in block.resnets:
-            y = _residual(resnet, y)
-        if block.upsampler is not None:
-            y = _up(block.upsampler, y)
-        x = y if block.avg_shortcut is None else y + block.avg_shortcut(x, first_chunk=True)
+            x = _residual(resnet, x)
+        if block.upsamplers is not None:
+            x = _up(block.upsamplers[0], x)
     x = vae.decoder.conv_out(_norm_silu(vae.decoder.norm_out, x))
     return unpatchify(x, vae.config.patch_size)
 
@@ -100,7 +89,9 @@ class _NormSilu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gamma: Tensor, scale: float) -> Tensor:
-        inverse = (scale / torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32).clamp_min(1e-12)).to(x.dtype)
+        inverse = (
+            scale / torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32).clamp_min(1e-12)
+        ).to(x.dtype)
         unit = x * inverse
         y = unit * gamma.to(x.dtype)
         ctx.save_for_backward(unit, inverse, gamma, y)

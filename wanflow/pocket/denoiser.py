@@ -84,7 +84,9 @@ def _compiled_block() -> Callable[..., Tensor]:
 
 def _per_token(values: Tensor, first: int, rest: int) -> tuple[Tensor, ...]:
     """(batch, 2, parts, dim) to one (batch, tokens, dim) a part."""
-    whole = torch.cat([v.expand(-1, n, -1, -1) for v, n in ((values[:, :1], first), (values[:, 1:], rest))], dim=1)
+    whole = torch.cat(
+        [v.expand(-1, n, -1, -1) for v, n in ((values[:, :1], first), (values[:, 1:], rest))], dim=1
+    )
     return whole.unbind(2)
 
 
@@ -102,7 +104,9 @@ def _block(
     first: int,
     rest: int,
 ) -> Tensor:
-    shift, scale, gate, shift2, scale2, gate2 = _per_token((block.scale_shift_table + spread).to(x.dtype), first, rest)
+    shift, scale, gate, shift2, scale2, gate2 = _per_token(
+        (block.scale_shift_table + spread).to(x.dtype), first, rest
+    )
     y = _modulate(x, scale, shift)
     x = torch.addcmul(x, _attention(block.attn1, y, y, None, rotation), gate)
     y = F.layer_norm(x, x.shape[-1:], block.norm2.weight, block.norm2.bias, 1e-6)
@@ -113,7 +117,11 @@ def _block(
 
 
 def _attention(
-    layer: WanAttention, x: Tensor, context: Tensor, bias: Tensor | None, rotation: tuple[Tensor, Tensor] | None
+    layer: WanAttention,
+    x: Tensor,
+    context: Tensor,
+    bias: Tensor | None,
+    rotation: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     q = layer.norm_q(layer.to_q(x)).unflatten(2, (layer.heads, -1))
     k = layer.norm_k(layer.to_k(context)).unflatten(2, (layer.heads, -1))

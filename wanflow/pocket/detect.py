@@ -46,10 +46,10 @@ def detect(video: npt.NDArray[Any]) -> Seen:
 def detect_at(video: npt.NDArray[Any], frame: int) -> tuple[str, str]:
     """Kind and subject colour on one frame alone: is the subject still what it was?"""
     frames = _shrink(video)
-    colour, background = detect_colours(frames)
+    _, background = detect_colours(frames)
     one = frames[[frame]]
-    masks = subject_masks(one, detect_colours(one, background)[0], background)
-    return detect_kind(masks), detect_colours(one, background)[0]
+    colour, _ = detect_colours(one, background)
+    return detect_kind(subject_masks(one, colour, background)), colour
 
 
 def _shrink(video: npt.NDArray[Any]) -> Array:
@@ -162,7 +162,11 @@ def shape_misfits(mask: Array) -> dict[str, float]:
     x = (np.arange(width, dtype=np.float32) + 0.5) / short
     y = (np.arange(height, dtype=np.float32) + 0.5) / short
     cx, cy = float((solid * x).sum() / solid.sum()), float((solid * y[:, None]).sum() / solid.sum())
-    grid_x, grid_y, truth = torch.from_numpy(x).view(1, -1), torch.from_numpy(y).view(-1, 1), torch.from_numpy(solid)
+    grid_x, grid_y, truth = (
+        torch.from_numpy(x).view(1, -1),
+        torch.from_numpy(y).view(-1, 1),
+        torch.from_numpy(solid),
+    )
     found = {}
     for kind in SHAPES:
         unit_area, unit_x, unit_y = _template(kind)
@@ -210,7 +214,9 @@ def _centroid(mask: Array) -> tuple[float, float]:
     weight = np.square(mask)
     total = float(weight.sum()) + 1e-6
     height, width = mask.shape
-    return float((weight * np.arange(width)).sum()) / total, float((weight * np.arange(height)[:, None]).sum()) / total
+    return float((weight * np.arange(width)).sum()) / total, float(
+        (weight * np.arange(height)[:, None]).sum()
+    ) / total
 
 
 def _wave_motion(masks: Array, first: Array, last: Array, short: int) -> str:
@@ -230,7 +236,11 @@ def _drift(masks: Array) -> tuple[float, float]:
     """How far the picture moves over the clip in shorter sides, by least squares on blurred frames (Lucas and Kanade)."""
     f, h, w = masks.shape
     cell = max(1, min(h, w) // 24)
-    small = masks[:, : h // cell * cell, : w // cell * cell].reshape(f, h // cell, cell, w // cell, cell).mean((2, 4))
+    small = (
+        masks[:, : h // cell * cell, : w // cell * cell]
+        .reshape(f, h // cell, cell, w // cell, cell)
+        .mean((2, 4))
+    )
     for _ in range(2):
         small = (np.roll(small, 1, 1) + 2 * small + np.roll(small, -1, 1)) / 4
         small = (np.roll(small, 1, 2) + 2 * small + np.roll(small, -1, 2)) / 4
@@ -238,7 +248,9 @@ def _drift(masks: Array) -> tuple[float, float]:
     middle = (small[1:] + small[:-1]) / 2
     gy, gx = np.gradient(middle, axis=1), np.gradient(middle, axis=2)
     gt = small[1:] - small[:-1]
-    system = np.array([[(gx * gx).sum(), (gx * gy).sum()], [(gx * gy).sum(), (gy * gy).sum()]]) + 1e-6 * np.eye(2)
+    system = np.array(
+        [[(gx * gx).sum(), (gx * gy).sum()], [(gx * gy).sum(), (gy * gy).sum()]]
+    ) + 1e-6 * np.eye(2)
     u, v = np.linalg.solve(system, -np.array([(gx * gt).sum(), (gy * gt).sum()]))
     scale = cell * (f - 1) / min(h, w)
     return float(u) * scale, float(v) * scale

@@ -15,25 +15,27 @@ from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 from wanflow.pocket.denoiser import BOUNDARY
 from wanflow.pocket.scenes import FPS, NUM_FRAMES
 
-#: Defaults of a render. Sizes are (height, width).
+#: Defaults of a render. Sizes are (width, height).
 DEFAULTS: dict[str, Any] = {
     "name": "pocket",
     "version": 1,
     "fps": FPS,
     "num_frames": NUM_FRAMES,
-    "sizes": {"16x9": [96, 160], "1x1": [128, 128], "9x16": [160, 96]},
+    "sizes": [[160, 96], [96, 160], [128, 128]],
     "steps": 12,
     "guidance": {"high": 4.0, "low": 2.0},
     "flow_shift": 3.0,
     "refine": {"scale": 2, "strength": 0.3, "steps": 4},
-    "license": "Apache-2.0",
 }
 
 
 def build_scheduler(flow_shift: float) -> UniPCMultistepScheduler:
     """Wan's own scheduler with pocket's shift."""
     return UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=flow_shift, num_train_timesteps=1000
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        flow_shift=flow_shift,
+        num_train_timesteps=1000,
     )
 
 
@@ -63,7 +65,9 @@ def export(
         for part in (vae, encoder, high, low):
             for value in [*part.parameters(), *part.buffers()]:
                 value.data = value.data.contiguous()
-        originals = {part: {k: v.clone() for k, v in part.state_dict().items()} for part in (vae, encoder, high, low)}
+        originals = {
+            part: {k: v.clone() for k, v in part.state_dict().items()} for part in (vae, encoder, high, low)
+        }
         for part in originals:
             torch.nn.Module.to(part, torch.bfloat16)
         pipeline.save_pretrained(fresh, safe_serialization=True)

@@ -77,9 +77,39 @@ SCALE_WORDS: dict[str, tuple[str, ...]] = {
 }
 BEHIND = ("over", "on", "on a", "against", "against a", "in front of a", "across", "upon", "above a")
 PLACES = ("background", "background", "backdrop", "wall", "surface", "canvas")
-MANNERS = ("calm", "premium", "elegant", "minimal", "cinematic", "soft light", "studio", "smooth", "clean", "gentle", "slow motion")
+MANNERS = (
+    "calm",
+    "premium",
+    "elegant",
+    "minimal",
+    "cinematic",
+    "soft light",
+    "studio",
+    "smooth",
+    "clean",
+    "gentle",
+    "slow motion",
+)
 ADJECTIVES = ("soft", "shiny", "glossy", "beautiful", "single", "bright", "simple", "elegant", "calm")
-FILLERS = ("video", "of", "with", "the", "and", "scene", "shot", "view", "is", "an", "ad", "for", "our", "product", "in", "style", "a")
+FILLERS = (
+    "video",
+    "of",
+    "with",
+    "the",
+    "and",
+    "scene",
+    "shot",
+    "view",
+    "is",
+    "an",
+    "ad",
+    "for",
+    "our",
+    "product",
+    "in",
+    "style",
+    "a",
+)
 
 _SPLIT = re.compile(r"[^a-z0-9]+")
 
@@ -100,7 +130,9 @@ def vocabulary() -> list[str]:
 
 def plain_caption(scene: Scene) -> str:
     """The shortest full caption: "a small red star drifting left over navy"."""
-    motion = {"left": "drifting left", "right": "drifting right", "up": "rising", "down": "falling"}.get(scene.motion, scene.motion)
+    motion = {"left": "drifting left", "right": "drifting right", "up": "rising", "down": "falling"}.get(
+        scene.motion, scene.motion
+    )
     article = "" if scene.kind in ("waves", "bokeh") else "a "
     return f"{article}{scene.scale} {scene.colour} {scene.kind} {motion} over {scene.background}"
 
@@ -157,7 +189,12 @@ def read_caption(text: str) -> dict[str, str]:
     ground = _ground_of(said)
     if ground is not None:
         found["background"], said = ground
-    for field, table in (("motion", MOTION_WORDS), ("kind", KIND_WORDS), ("scale", SCALE_WORDS), ("colour", COLOUR_WORDS)):
+    for field, table in (
+        ("motion", MOTION_WORDS),
+        ("kind", KIND_WORDS),
+        ("scale", SCALE_WORDS),
+        ("colour", COLOUR_WORDS),
+    ):
         options = sorted(((p, name) for name, ps in table.items() for p in ps), key=lambda o: -len(o[0]))
         hit = next(((p, name) for p, name in options if f" {p} " in said), None)
         if hit is not None:
@@ -168,7 +205,9 @@ def read_caption(text: str) -> dict[str, str]:
 
 def _ground_of(said: str) -> tuple[str, str] | None:
     """The background and the caption without it; only black and white need their place in the sentence to be told."""
-    options = sorted(((p, name) for name, ps in BACKGROUND_WORDS.items() for p in ps), key=lambda o: -len(o[0]))
+    options = sorted(
+        ((p, name) for name, ps in BACKGROUND_WORDS.items() for p in ps), key=lambda o: -len(o[0])
+    )
     places = "|".join(sorted(set(PLACES)))
     behind = "|".join(sorted(BEHIND, key=len, reverse=True))
     for phrase, name in options:
@@ -182,4 +221,5 @@ def _ground_of(said: str) -> tuple[str, str] | None:
     return None
 
 
-assert set(BACKGROUND_WORDS) == set(BACKGROUND_COLOURS) and set(COLOUR_WORDS) == set(SUBJECT_COLOURS)
+assert set(BACKGROUND_WORDS) == set(BACKGROUND_COLOURS)
+assert set(COLOUR_WORDS) == set(SUBJECT_COLOURS)

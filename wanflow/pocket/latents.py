@@ -35,7 +35,14 @@ def shard_path(out: Path, size: tuple[int, int], number: int) -> Path:
 
 @torch.no_grad()
 def make_shard(
-    vae: AutoencoderKLWan, size: tuple[int, int], number: int, out: Path, *, seed: int, num_clips: int, batch: int = 4
+    vae: AutoencoderKLWan,
+    size: tuple[int, int],
+    number: int,
+    out: Path,
+    *,
+    seed: int,
+    num_clips: int,
+    batch: int = 4,
 ) -> Path:
     """Draw and encode a shard unless it is there."""
     path = shard_path(out, size, number)
@@ -47,7 +54,11 @@ def make_shard(
     scenes = [sample_scene(rng) for _ in range(num_clips)]
     parts = []
     for start in range(0, num_clips, batch):
-        video = torch.stack([draw(s, *size, device=device) for s in scenes[start : start + batch]]).mul_(2).sub_(1)
+        video = (
+            torch.stack([draw(s, *size, device=device) for s in scenes[start : start + batch]])
+            .mul_(2)
+            .sub_(1)
+        )
         parts.append(normalise(vae, encode_mean(vae, video)).half().cpu())
     partial = path.with_suffix(f".partial{os.getpid()}")
     torch.save({"scenes": [asdict(s) for s in scenes], "latents": torch.cat(parts)}, partial)

@@ -23,7 +23,9 @@ def learning_rate(step: int, total: int, warmup: int = 50, cooldown: float = 0.4
 class Muon(torch.optim.Optimizer):
     """One optimiser over both kinds of weights. ``lr`` is Muon's; AdamW's is ``lr * adam_ratio``."""
 
-    def __init__(self, modules: Iterable[nn.Module], lr: float = 0.01, adam_ratio: float = 0.15, decay: float = 0.01) -> None:
+    def __init__(
+        self, modules: Iterable[nn.Module], lr: float = 0.01, adam_ratio: float = 0.15, decay: float = 0.01
+    ) -> None:
         matrices, others = [], []
         for module in modules:
             for name, p in module.named_parameters():

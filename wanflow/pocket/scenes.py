@@ -80,7 +80,10 @@ class Scene:
 
     def held_out(self) -> bool:
         """Whether training never draws this combination of colour and kind, or of colour and background."""
-        return (self.colour, self.kind) in HELD_OUT_SUBJECTS or (self.colour, self.background) in HELD_OUT_BACKGROUNDS
+        return (self.colour, self.kind) in HELD_OUT_SUBJECTS or (
+            self.colour,
+            self.background,
+        ) in HELD_OUT_BACKGROUNDS
 
 
 def sample_scene(rng: random.Random, *, held_out: bool = False) -> Scene:
@@ -142,13 +145,14 @@ class _Canvas:
         ys = (torch.arange(rows, dtype=torch.float32, device=device) + 0.5) / short + self.top
         self.x = xs.view(1, 1, 1, columns)
         self.y = ys.view(1, 1, rows, 1)
-        self.progress = (torch.arange(num_frames, dtype=torch.float32, device=device) / (NUM_FRAMES - 1)).view(1, -1, 1, 1)
+        self.progress = (
+            torch.arange(num_frames, dtype=torch.float32, device=device) / (NUM_FRAMES - 1)
+        ).view(1, -1, 1, 1)
 
     def cover(self, distance: Tensor, softness: float = 0.0) -> Tensor:
         """How much of a pixel lies inside (distance < 0), with an edge at least one and a half pixels wide."""
         half = max(0.75 * self.pixel, softness)
         return _smooth((half - distance) / (2 * half))
-
 
     def window(self, cx: Tensor, cy: Tensor, reach: float) -> tuple[slice, slice, slice, slice]:
         """The rows and columns that anything within ``reach`` of the moving centre can touch."""
@@ -198,7 +202,9 @@ def _travel(canvas: _Canvas, scene: Scene, rng: random.Random, margin: float) ->
         length = max(rng.uniform(1.2, 1.8) * room_y, 0.45)
         offset = rng.uniform(-0.15, 0.15) * room_y
         return torch.zeros_like(p) + rng.uniform(-0.7, 0.7) * room_x, offset + going * length * p
-    return torch.zeros_like(p) + rng.uniform(-0.6, 0.6) * room_x, torch.zeros_like(p) + rng.uniform(-0.5, 0.5) * room_y
+    return torch.zeros_like(p) + rng.uniform(-0.6, 0.6) * room_x, torch.zeros_like(p) + rng.uniform(
+        -0.5, 0.5
+    ) * room_y
 
 
 def _growth(canvas: _Canvas, scene: Scene, low: float, high: float) -> Tensor:
@@ -273,7 +279,9 @@ def _star_distance(x: Tensor, y: Tensor) -> Tensor:
     return torch.sqrt((x - bx * h) ** 2 + (y - by * h) ** 2 + 1e-8) * torch.sign(y * bx - x * by) - rounding
 
 
-def _waves(canvas: _Canvas, picture: Tensor, base: Tensor, subject: Tensor, scene: Scene, rng: random.Random) -> Tensor:
+def _waves(
+    canvas: _Canvas, picture: Tensor, base: Tensor, subject: Tensor, scene: Scene, rng: random.Random
+) -> Tensor:
     """Layers of silk, back to front, each a sum of two sines filled to the bottom, with light along its crest."""
     large = scene.scale == "large"
     amplitude = (0.085 if large else 0.045) * _growth(canvas, scene, 0.35, 1.75)
@@ -288,7 +296,9 @@ def _waves(canvas: _Canvas, picture: Tensor, base: Tensor, subject: Tensor, scen
         own = wavelength * rng.uniform(0.9, 1.15)
         phase, phase2 = rng.uniform(0, math.tau), rng.uniform(0, math.tau)
         along = canvas.x + drift * (0.85 + 0.3 * depth)
-        swing = 0.75 * torch.sin(along * (math.tau / own) + phase) + 0.25 * torch.sin(along * (2 * math.tau / own) + phase2)
+        swing = 0.75 * torch.sin(along * (math.tau / own) + phase) + 0.25 * torch.sin(
+            along * (2 * math.tau / own) + phase2
+        )
         level = level0 + (depth - 0.42) * canvas.half_h * 0.86 + rise * (canvas.progress - 0.5)
         below = canvas.y - (level + amplitude * swing)
         shadow = _smooth((below + 0.10) / 0.12)
@@ -333,8 +343,12 @@ def _bokeh(canvas: _Canvas, picture: Tensor, subject: Tensor, scene: Scene, rng:
 
 def _gradient(canvas: _Canvas, picture: Tensor, subject: Tensor, scene: Scene, rng: random.Random) -> Tensor:
     """A broad band of coloured light with a slow bend, sweeping over the wall."""
-    wide = (rng.uniform(0.34, 0.42) if scene.scale == "large" else rng.uniform(0.18, 0.24)) * _growth(canvas, scene, 0.5, 1.5)
-    upright = scene.motion in ("left", "right") or (scene.motion in ("growing", "shrinking") and rng.random() < 0.5)
+    wide = (rng.uniform(0.34, 0.42) if scene.scale == "large" else rng.uniform(0.18, 0.24)) * _growth(
+        canvas, scene, 0.5, 1.5
+    )
+    upright = scene.motion in ("left", "right") or (
+        scene.motion in ("growing", "shrinking") and rng.random() < 0.5
+    )
     lean = rng.uniform(-0.45, 0.45)
     cos, sin = math.cos(lean), math.sin(lean)
     across, along = (canvas.x, canvas.y) if upright else (canvas.y, canvas.x)

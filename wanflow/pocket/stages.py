@@ -128,7 +128,12 @@ def over(deadline: float) -> bool:
 def save_state(path: Path, step: int, modules: nn.Module, optimiser: Muon, average: Average) -> None:
     """Write the state beside its place and move it there: a kill at any moment leaves the old one or the new one."""
     partial = path.with_suffix(".partial")
-    state = {"step": step, "weights": modules.state_dict(), "average": average.weights, "optimiser": optimiser.state_dict()}
+    state = {
+        "step": step,
+        "weights": modules.state_dict(),
+        "average": average.weights,
+        "optimiser": optimiser.state_dict(),
+    }
     torch.save(state, partial)
     os.replace(partial, path)
 
@@ -148,6 +153,8 @@ def load_average(path: Path, modules: nn.Module, *, needed: bool) -> None:
     """Fill modules with the averaged weights of a stage's state, the ones to use and to export."""
     if not path.exists():
         if needed:
-            raise FileNotFoundError(f"{path} is missing: run the stage that makes it first (--stage {path.stem})")
+            raise FileNotFoundError(
+                f"{path} is missing: run the stage that makes it first (--stage {path.stem})"
+            )
         return
     modules.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["average"])

@@ -39,7 +39,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=CONTEXT_ROWS
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=CONTEXT_ROWS,
     )
 
 
@@ -57,7 +61,9 @@ def encode_captions(
     key and one value, so one zero row whose attention logit is raised by ``log(how many there are)`` is the same
     function: the last row here stands for the ``512 - n`` after the batch's longest prompt.
     """
-    batch = tokenizer(captions, padding=True, truncation=True, max_length=CONTEXT_ROWS - 1, return_tensors="pt")
+    batch = tokenizer(
+        captions, padding=True, pad_to_multiple_of=32, truncation=True, max_length=480, return_tensors="pt"
+    )
     device = next(encoder.parameters()).device
     ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
     rows = encoder(ids, mask).last_hidden_state

@@ -71,7 +71,7 @@ CPU = Recipe(
     },
     shard_clips=200,
     small_share=0.8,
-    denoiser=Stage("denoiser", 3500, 0.02, warmup=100, cooldown=0.35, average=0.998),
+    denoiser=Stage("denoiser", 1600, 0.02, warmup=40, cooldown=0.45, average=0.995, save_every=100),
     high=Stage("high", 600, 0.008, warmup=20, cooldown=0.8, average=0.99),
     low=Stage("low", 800, 0.008, warmup=20, cooldown=0.8, average=0.99),
     batches=(20, 12, 3),
@@ -80,7 +80,7 @@ GPU = replace(
     CPU,
     vae=Stage("vae", 6000, 0.03, cooldown=0.5),
     vae_batch=32,
-    num_shards={size: 40 for size in (*SIZES, *DOUBLE_SIZES)},
+    num_shards=dict.fromkeys((*SIZES, *DOUBLE_SIZES), 40),
     small_share=0.0,
     denoiser=Stage("denoiser", 12000, 0.02, warmup=100, cooldown=0.5, average=0.999),
     high=Stage("high", 2500, 0.008, warmup=20, cooldown=0.8, average=0.998),
@@ -90,7 +90,14 @@ GPU = replace(
 
 
 def train(
-    out: Path, stages: tuple[str, ...], recipe: Recipe, device: torch.device, *, seed: int, minutes: float | None, fused: bool
+    out: Path,
+    stages: tuple[str, ...],
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    seed: int,
+    minutes: float | None,
+    fused: bool,
 ) -> None:
     """Run ``stages`` in order. Each finds what the earlier ones left in ``out``."""
     torch.manual_seed(seed)
@@ -104,11 +111,15 @@ def train(
     set_latent_scale(vae, out, seed)
     if "latents" in stages:
         make_shards(vae, recipe, out, seed)
-    small, middle, double = (feed(out, recipe, sizes, i) for i, sizes in enumerate((SMALL_SIZES, SIZES, DOUBLE_SIZES)))
+    small, middle, double = (
+        feed(out, recipe, sizes, i) for i, sizes in enumerate((SMALL_SIZES, SIZES, DOUBLE_SIZES))
+    )
     if "denoiser" in stages:
         diets = {int(recipe.small_share * recipe.denoiser.num_steps): middle}
         diets[0] = small if recipe.small_share else middle
-        train_denoiser(base, encoder, tokenizer, diets, recipe.denoiser, out, seed=seed, fused=fused, minutes=minutes)
+        train_denoiser(
+            base, encoder, tokenizer, diets, recipe.denoiser, out, seed=seed, fused=fused, minutes=minutes
+        )
     load_average(out / "denoiser.pt", joint, needed=bool(set(stages) & {"experts", "export"}))
     high.load_state_dict(base.state_dict())
     low.load_state_dict(base.state_dict())
@@ -120,9 +131,21 @@ def train(
             (*middle.batches, *double.batches),
             high=BOUNDARY,
         )
-        for model, stage, diet in ((high, recipe.high, replace(middle, low=BOUNDARY)), (low, recipe.low, both)):
+        for model, stage, diet in (
+            (high, recipe.high, replace(middle, low=BOUNDARY)),
+            (low, recipe.low, both),
+        ):
             train_denoiser(
-                model, encoder, tokenizer, {0: diet}, stage, out, seed=seed, train_text=False, fused=fused, minutes=minutes
+                model,
+                encoder,
+                tokenizer,
+                {0: diet},
+                stage,
+                out,
+                seed=seed,
+                train_text=False,
+                fused=fused,
+                minutes=minutes,
             )
     if "export" in stages and rank() == 0:
         load_average(out / "high.pt", nn.ModuleDict({"transformer": high}), needed=False)
@@ -161,14 +184,24 @@ def make_shards(vae: AutoencoderKLWan, recipe: Recipe, out: Path, seed: int) -> 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m wanflow.pocket.train", description="Rebuild the pocket checkpoint from a seed.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for states, logs, latents and the checkpoint")
+    parser = argparse.ArgumentParser(
+        prog="python -m wanflow.pocket.train", description="Rebuild the pocket checkpoint from a seed."
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for states, logs, latents and the checkpoint"
+    )
     parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--minutes", type=float, help="stop each stage after so many minutes; run again to go on")
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu"
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="stop each stage after so many minutes; run again to go on"
+    )
     parser.add_argument("--rate", type=float, default=1.0, help="factor on all learning rates")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fused", action="store_true", help="compile the transformer's blocks: slower start, faster steps")
+    parser.add_argument(
+        "--fused", action="store_true", help="compile the transformer's blocks: slower start, faster steps"
+    )
     chosen = parser.parse_args(arguments)
     recipe = GPU if chosen.device == "cuda" else CPU
     for name in ("vae", "denoiser", "high", "low"):

@@ -22,7 +22,14 @@ SIZES = ((96, 160), (160, 96), (128, 128))
 
 
 def train_vae(
-    vae: AutoencoderKLWan, stage: Stage, out: Path, *, seed: int, batch: int, crop: int = 64, minutes: float | None = None
+    vae: AutoencoderKLWan,
+    stage: Stage,
+    out: Path,
+    *,
+    seed: int,
+    batch: int,
+    crop: int = 64,
+    minutes: float | None = None,
 ) -> bool:
     """Train in place; whether the stage's last step was reached."""
     device = next(vae.parameters()).device
@@ -31,7 +38,13 @@ def train_vae(
         rng = random.Random(f"vae {seed} {step} {rank()}")
         short = step < 0.55 * stage.num_steps and rng.random() < 0.65
         video = draw_crops(rng, batch, crop, device, 9 if short else NUM_FRAMES)
-        shape = (video.shape[0], vae.config.z_dim, (video.shape[2] - 1) // 4 + 1, video.shape[3] // 8, video.shape[4] // 8)
+        shape = (
+            video.shape[0],
+            vae.config.z_dim,
+            (video.shape[2] - 1) // 4 + 1,
+            video.shape[3] // 8,
+            video.shape[4] // 8,
+        )
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(rng.randrange(2**62))).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             value, mse = reconstruction_loss(vae, video, noise)
@@ -70,7 +83,9 @@ def lay_out_for_convolutions(vae: AutoencoderKLWan) -> None:
 
 
 @torch.no_grad()
-def measure_latents(vae: AutoencoderKLWan, *, seed: int, num_clips: int = 48) -> tuple[list[float], list[float]]:
+def measure_latents(
+    vae: AutoencoderKLWan, *, seed: int, num_clips: int = 48
+) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each latent channel over drawn clips: what the pipelines normalise by."""
     from wanflow.pocket.autoencoder import encode_whole
 

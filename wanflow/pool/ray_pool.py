@@ -56,6 +56,9 @@ PROGRESS_EVERY_S = 0.25
 #: how long a replica holds a poll for progress open
 POLL_S = 5.0
 
+#: assemblies that are ordered at once on a cluster, however small it is when the run starts
+MIN_CLUSTER_ASSEMBLIES = 16
+
 Progress = tuple[str, Attempt, str, int, int]
 
 
@@ -154,7 +157,8 @@ class RayPool:
         else:
             self.max_replicas = min(max_replicas or 2, num_cpus)
             self._device, self._num_threads = "cpu", max(1, num_cpus // self.max_replicas)
-        self.num_assembly_slots = num_cpus
+        # On a cluster that grows, work must wait for the CPUs that are to come; Ray queues what has no room.
+        self.num_assembly_slots = num_cpus if address is None else max(num_cpus, MIN_CLUSTER_ASSEMBLIES)
         self._local_context = context
         self._context = ray.put(context)
         self._replicas: dict[str, _Handle] = {}

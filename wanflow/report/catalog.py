@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections import ChainMap
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from wanflow.errors import Conflict, StoreError
@@ -65,22 +66,21 @@ def build_catalog(
     import pyarrow as pa
 
     plain = schema()
+    seen = published.visible if visible is None else visible
     former = {row["path"]: row for row in _former(published, before, carry)}
     rows: dict[str, tuple[dict[str, Any], Mapping[str, Scalar]]] = {}
     for path, record in published.records.items():
-        cells = _rows(target_url, record) if published.key_of(path) is not None else []
-        now = (
-            {_free(name, plain.names): value for name, value in carry[path].items()}
-            if path in carry
-            else None
-        )
-        for file in record.files:
-            old = former.pop(file.path, None)
-            for row in cells:
-                if row["path"] == file.path:
-                    rows[file.path] = row, now if now is not None else _carried(old or {}, plain.names)
+        if published.key_of(path) is None:
+            continue
+        now = {_free(name, plain.names): value for name, value in carry.get(path, {}).items()}
+        for row in _rows(target_url, record):
+            if _same(row, seen.get(row["path"])):
+                old = _carried(former.get(row["path"], {}), plain.names)
+                rows[row["path"]] = row, now if path in carry else old
     for path, row in former.items():
-        if _same(row, (published.visible if visible is None else visible).get(path)):
+        # another job's, or published by another run since the snapshot was taken
+        younger = path not in rows or _milliseconds(row["made_at"]) > (rows[path][0]["made_at"] or 0)
+        if younger and _same(row, seen.get(path)):
             rows[path] = {name: row[name] for name in plain.names}, _carried(row, plain.names)
     ordered = [rows[path] for path in sorted(rows)]
     table = pa.Table.from_pylist([cells for cells, _ in ordered], schema=plain)
@@ -92,30 +92,33 @@ def build_catalog(
 def _former(
     published: Published, before: pa.Table | None, carry: Mapping[str, Mapping[str, Scalar]]
 ) -> list[dict[str, Any]]:
-    """The former rows that still matter: not those of files whose record and carried columns are known."""
+    """The former rows that may still matter: not those of files that are known as they are, carried columns too."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     if before is None:
         return []
-    known = [
-        file.path for path, record in published.records.items() if path in carry for file in record.files
-    ]
-    rows: list[dict[str, Any]] = before.filter(
-        pc.invert(pc.is_in(before["path"], value_set=pa.array(known, pa.string())))
-    ).to_pylist()
+    known = {
+        (file.path, file.etag, record.key, record.attempt)
+        for path, record in published.records.items()
+        if path in carry
+        for file in record.files
+    }
+    columns = (before[name].to_pylist() for name in ("path", "etag", "key", "attempt"))
+    keep = [row not in known for row in zip(*columns, strict=True)]
+    rows: list[dict[str, Any]] = before.filter(pa.array(keep, pa.bool_())).to_pylist()
     return rows
 
 
 def _now_visible(
     target: Store, published: Published, before: pa.Table | None, carry: Mapping[str, Mapping[str, Scalar]]
 ) -> Mapping[str, Stat]:
-    """The snapshot, brought up to date for rows of other jobs, which may have published since it was taken."""
-    ours = {file.path for record in published.records.values() for file in record.files}
+    """The snapshot, brought up to date for rows of others that are younger than it may know."""
+    made_at = {file.path: _made_at(record) for record in published.records.values() for file in record.files}
     doubtful = [
         row["path"]
         for row in _former(published, before, carry)
-        if row["path"] not in ours and not _same(row, published.visible.get(row["path"]))
+        if not _same(row, published.visible.get(row["path"]))
+        and (row["path"] not in made_at or _milliseconds(row["made_at"]) > (made_at[row["path"]] or 0))
     ]
     fresh = {stat.path: stat for stat in in_parallel(target.stat, doubtful) if stat is not None}
     return ChainMap(fresh, published.visible)
@@ -173,7 +176,6 @@ def _read(target: Store) -> tuple[pa.Table | None, str | None]:
 
 def _rows(target_url: str, record: Record) -> list[dict[str, Any]]:
     info = dict(record.info)
-    made_at = info.get("made_at")
     return [
         {
             "url": join(target_url, file.path),
@@ -185,7 +187,7 @@ def _rows(target_url: str, record: Record) -> list[dict[str, Any]]:
             "key": record.key,
             "variant_id": info.get("variant_id"),
             "output": info.get("output"),
-            "made_at": round(made_at * 1000) if isinstance(made_at, (int, float)) else None,
+            "made_at": _made_at(record),
             "run_id": info.get("run_id"),
             "attempt": record.attempt,
             "gpu_seconds": info.get("gpu_seconds"),
@@ -193,6 +195,16 @@ def _rows(target_url: str, record: Record) -> list[dict[str, Any]]:
         }
         for number, file in enumerate(record.files)
     ]
+
+
+def _made_at(record: Record) -> int | None:
+    """Milliseconds since 1970."""
+    made_at = dict(record.info).get("made_at")
+    return round(made_at * 1000) if isinstance(made_at, int | float) else None
+
+
+def _milliseconds(made_at: datetime | None) -> int:
+    return 0 if made_at is None else round(made_at.timestamp() * 1000)
 
 
 def _free(name: str, taken: list[str]) -> str:

@@ -12,13 +12,14 @@ This package does not know what the files mean.
 from __future__ import annotations
 
 import builtins
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from wanflow.errors import Conflict, StoreError
 from wanflow.storage.inputs import fetch_url, filesystem, list_url, open_url, read_url
-from wanflow.storage.paths import check_path, check_publish_path, is_local, join, redact, scheme_of
+from wanflow.storage.paths import TEMPORARY, check_path, check_publish_path, is_local, join, redact, scheme_of
 from wanflow.storage.retry import call
 from wanflow.storage.stat import ABSENT, Stat
 
@@ -57,6 +58,8 @@ class Files(Protocol):
     """What each kind of store does; errors are its client's own."""
 
     url: str
+    #: how often a request that met passing trouble is tried; 1 where the client repeats by itself
+    tries: int
 
     def get(self, path: str, max_bytes: int | None) -> tuple[bytes, Stat]: ...
 
@@ -218,14 +221,16 @@ class Store:
 
     def fetch(self, path: str, local: Path) -> None:
         """Download to ``local``, which appears whole; FileNotFoundError when the file is absent."""
-        part = local.with_name(f".tmp-{local.name}")
+        part = local.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
 
         def load() -> None:
             self._files.fetch(path, part)
             part.replace(local)
 
         try:
-            self._do("fetch", path, load, absent=True)
+            doing = f"fetch {redact(join(self.url, path))} to {local}"
+            check_path(path)
+            call(load, doing, absent=True, tries=self._files.tries)
         finally:
             part.unlink(missing_ok=True)
 
@@ -246,4 +251,4 @@ class Store:
 
     def _do(self, verb: str, path: str, action: Callable[[], T], *, absent: bool = False) -> T:
         check_path(path)
-        return call(action, f"{verb} {redact(join(self.url, path))}", absent=absent)
+        return call(action, f"{verb} {redact(join(self.url, path))}", absent=absent, tries=self._files.tries)

@@ -1,4 +1,8 @@
-"""``gs://``, ``abfs://`` and any other fsspec store: its own create-only mode; replacing is check, then write."""
+"""``gs://``, ``abfs://`` and any other fsspec store, through its own file system.
+
+Create-only is the service's own (generation match, If-None-Match); replacing is check, then write. The clients retry
+by themselves, so the house's rule does not repeat them. Tried on fsspec's memory file system, not on the services.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,19 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from wanflow.errors import Conflict, StoreError
 from wanflow.storage.paths import scheme_of
 from wanflow.storage.retry import call
 from wanflow.storage.stat import ABSENT, Stat
 
-_filesystems: dict[tuple[int, str], Any] = {}
+_filesystems: dict[tuple[int, str, str], Any] = {}
 
 
 class CloudFiles:
+    tries = 1
+
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._scheme = scheme_of(url)
@@ -51,10 +58,14 @@ class CloudFiles:
                 raise Conflict(f"{self.url}/{path} was changed by somebody else")
         mode = "create" if condition == ABSENT else "overwrite"
         more: dict[str, Any] = {}
+        facts = {"content_type": content_type, "cache_control": cache_control}
+        facts = {name: value for name, value in facts.items() if value}
         if self._scheme in {"gs", "gcs"}:
             more = {"content_type": content_type or "application/octet-stream"}
             if cache_control:
                 more["fixed_key_metadata"] = {"cache_control": cache_control}
+        elif facts and self._scheme in {"abfs", "abfss", "az"}:
+            more = {"content_settings": facts}
         if isinstance(data, Path):
             fs.put_file(str(data), full, mode=mode, **more)
         else:
@@ -108,13 +119,11 @@ class CloudFiles:
         return False
 
     def _fs(self) -> Any:
-        where = (os.getpid(), self._scheme)
+        where = (os.getpid(), self._scheme, urlsplit(self.url).netloc)
         if where not in _filesystems:
-            import fsspec
+            from fsspec.core import url_to_fs
 
-            _filesystems[where] = fsspec.filesystem(
-                self._scheme, use_listings_cache=False, skip_instance_cache=True
-            )
+            _filesystems[where], _ = url_to_fs(self.url, use_listings_cache=False, skip_instance_cache=True)
         return _filesystems[where]
 
     def _full(self, path: str) -> str:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import glob as globs
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from wanflow.errors import InputError, StoreError
-from wanflow.storage.paths import is_local, local_path, redact, scheme_of
+from wanflow.storage.paths import TEMPORARY, is_local, local_path, redact, scheme_of
 from wanflow.storage.retry import call
 
 T = TypeVar("T")
@@ -42,7 +43,7 @@ def open_url(url: str) -> BinaryIO:
 
 def fetch_url(url: str, local: Path) -> None:
     """Copy the file behind ``url`` to ``local``, which appears whole."""
-    part = local.with_name(f".tmp-{os.getpid()}-{local.name}")
+    part = local.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
 
     def load() -> None:
         with _open(url) as file, open(part, "wb") as copy:
@@ -50,7 +51,7 @@ def fetch_url(url: str, local: Path) -> None:
         part.replace(local)
 
     try:
-        _do("fetch", url, load)
+        call(load, f"fetch {redact(url)} to {local}", absent=True)
     finally:
         part.unlink(missing_ok=True)
 

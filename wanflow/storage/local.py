@@ -21,12 +21,15 @@ from pathlib import Path
 
 from wanflow.errors import Conflict, StoreError
 from wanflow.storage.paths import TEMPORARY, local_path
+from wanflow.storage.retry import TRIES
 from wanflow.storage.stat import ABSENT, Stat
 
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
 class LocalFiles:
+    tries = TRIES
+
     def __init__(self, url: str) -> None:
         self._root = os.path.abspath(os.path.expanduser(local_path(url)))
         self.url = self._root

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from wanflow.errors import Conflict, StoreError
+from wanflow.storage.retry import TRIES
 from wanflow.storage.stat import ABSENT, Stat
 
 _lock = threading.RLock()
 
 
 class MemoryFiles:
+    tries = TRIES
+
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/") if not url.endswith("://") else url
         self._root = "/" + url.split("://", 1)[1].strip("/")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from wanflow.errors import Conflict, StoreError
-from wanflow.storage.retry import call, diagnose
+from wanflow.storage.retry import TRIES, call, diagnose
 from wanflow.storage.stat import ABSENT, Stat
 
 #: a larger file goes up in parts of this size, some at a time
@@ -40,6 +40,8 @@ _lock = threading.Lock()
 
 
 class S3Files:
+    tries = TRIES
+
     def __init__(self, url: str) -> None:
         rest = url.split("://", 1)[1].strip("/")
         self._bucket, _, prefix = rest.partition("/")

@@ -1,0 +1,148 @@
+"""Keys: what decides a result is in them, what does not is not, and no change re-renders the world by accident."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from wanflow import keys
+from wanflow.model import (
+    CascadeStep,
+    Clip,
+    ImageLayer,
+    Mode,
+    Output,
+    Placement,
+    Sampling,
+    Scene,
+    Source,
+    TextLayer,
+    Variant,
+)
+
+CLIP = Clip(
+    mode=Mode.I2V,
+    weights="w" * 64,
+    prompt="blue waves over navy",
+    negative_prompt="",
+    image=Source("s3://bucket/a.png", "d" * 64),
+    seed=0,
+    width=160,
+    height=96,
+    num_frames=17,
+    fps=8.0,
+    sampling=Sampling(12, 4.0, 3.0, 3.0, "unipc", 0.875),
+    cascade=(CascadeStep("refine", (("scale", 2), ("strength", 0.3))),),
+)
+OUTPUT = Output("story", "9x16", 720, 1280, 24.0)
+LOGO = ImageLayer(Source("logo.png", "e" * 64), Placement("top-left", height=0.08))
+HEADLINE = TextLayer("Hello Ann", Placement("lower-third"))
+VARIANT = Variant("ann", 1, (Scene((("9x16", CLIP),), (LOGO, HEADLINE)),), ((OUTPUT, "ann/story.mp4"),))
+
+#: A change here re-renders everybody's clips: raise a version in ``keys.VERSIONS`` and mean it.
+GOLDEN_STAGES = {
+    "base": "7741fd811f02305f315303ebe3eb6827eba4e46104e681c88ac1564320a1b507",
+    "cascade-1": "3a33fd6fc1269f11dac974089df4109441f3e5a9700395ddacae83aba4ae1dcd",
+    "master": "1d8c854d012f25ebcd8cf144cd3c7074af917317fab1631af56ba5dd15e935a0",
+}
+GOLDEN_OUTPUT = "b6c13fd2f075b95d9fd9366e58cd5d270fecac44a58fd618ca2087dd881def46"
+
+
+def test_keys_are_those_of_the_golden_file() -> None:
+    """An innocent refactoring must not cost a night of eight GPUs."""
+    assert {stage.name: stage.key for stage in keys.stages(CLIP)} == GOLDEN_STAGES
+    assert keys.output_key(VARIANT, OUTPUT) == GOLDEN_OUTPUT
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mode": Mode.T2V},
+        {"weights": "x" * 64},
+        {"prompt": "red waves"},
+        {"negative_prompt": "text"},
+        {"image": Source("s3://bucket/a.png", "f" * 64)},
+        {"image": None},
+        {"seed": 1},
+        {"width": 176},
+        {"height": 112},
+        {"num_frames": 21},
+        *({"sampling": replace(CLIP.sampling, **{name: value})} for name, value in {
+            "steps": 13, "guidance": 4.5, "guidance_low": 3.5, "flow_shift": 5.0, "scheduler": "euler",
+            "boundary": 0.9, "profile": "fast",
+        }.items()),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_whatever_decides_pixels_changes_every_stage(change: dict[str, object]) -> None:
+    changed = keys.stages(replace(CLIP, **change))  # type: ignore[arg-type]
+    assert all(a.key != b.key for a, b in zip(changed, keys.stages(CLIP), strict=True))
+
+
+def test_cascade_changes_leave_the_base_alone() -> None:
+    """Tuning the upscale must not pay for the diffusion again."""
+    base, step, master = keys.stages(CLIP)
+    changed = replace(CLIP, cascade=(CascadeStep("refine", (("scale", 2), ("strength", 0.4))),))
+    assert keys.stages(changed)[0] == base
+    assert keys.stages(changed)[1].key != step.key
+    assert keys.stages(changed)[2].key != master.key
+
+
+def test_frame_rate_changes_only_the_master() -> None:
+    old, new = keys.stages(CLIP), keys.stages(replace(CLIP, fps=16.0))
+    assert [a.key == b.key for a, b in zip(old, new, strict=True)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        replace(VARIANT, variant_id="bob"),
+        replace(VARIANT, row=7, priority=3, carry=(("segment", "gold"),)),
+        replace(VARIANT, outputs=((OUTPUT, "elsewhere.mp4"),)),
+        replace(VARIANT, scenes=(Scene((("9x16", replace(CLIP, image=Source("file:///copy.png", "d" * 64))),),
+                                       (replace(LOGO, image=Source("moved.png", "e" * 64)), HEADLINE)),)),
+    ],
+    ids=["id", "row", "path", "url"],
+)  # fmt: skip
+def test_names_and_urls_stay_out(variant: Variant) -> None:
+    """Moving a bucket or renaming a customer is not a new picture."""
+    assert keys.output_key(variant, replace(OUTPUT, name="other")) == keys.output_key(VARIANT, OUTPUT)
+
+
+def test_layers_and_format_are_in_the_outputs_key() -> None:
+    scene = VARIANT.scenes[0]
+    others = [
+        replace(
+            VARIANT,
+            scenes=(
+                replace(
+                    scene,
+                    layers=(LOGO, replace(HEADLINE, text="Bye")),
+                ),
+            ),
+        ),
+        replace(VARIANT, scenes=(replace(scene, layers=(HEADLINE, LOGO)),)),
+        replace(VARIANT, scenes=(scene, scene)),
+    ]
+    found = {keys.output_key(variant, OUTPUT) for variant in [VARIANT, *others]}
+    found |= {
+        keys.output_key(VARIANT, replace(OUTPUT, crf=18)),
+        keys.output_key(VARIANT, replace(OUTPUT, width=1080)),
+    }
+    assert len(found) == 6
+
+
+def test_encoding_is_length_safe() -> None:
+    """Two fields that swap a character across their border are different values."""
+    assert keys.digest("ab", "c") != keys.digest("a", "bc")
+    assert keys.digest(("a",), ()) != keys.digest((), ("a",))
+    assert keys.digest("1") != keys.digest(1)
+    assert keys.digest(None) != keys.digest("")
+    assert keys.digest(True) != keys.digest(1)
+    assert keys.digest(4) == keys.digest(4.0)
+
+
+def test_what_has_no_value_has_no_key() -> None:
+    with pytest.raises(TypeError, match="object"):
+        keys.digest(object())

@@ -1,0 +1,107 @@
+"""Rendering with the checkpoint through wanflow's own engine: what the evaluation and the contact sheet measure and show."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from wanflow.cascade import refine
+from wanflow.engines import load_engine, read_spec
+from wanflow.model import Clip, Mode, Source
+from wanflow.pocket.grammar import caption
+from wanflow.pocket.scenes import Scene, draw, sample_scene
+
+Frames = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt to render, the scene it stands for, and for image-to-video the drawn first frame."""
+
+    scene: Scene
+    prompt: str
+    #: (height, width)
+    size: tuple[int, int]
+    seed: int
+    image: bytes | None = None
+
+
+class Renderer:
+    """The engine with pocket's defaults."""
+
+    def __init__(self, checkpoint: Path, num_threads: int | None = None) -> None:
+        self.spec = read_spec(str(checkpoint))
+        self.engine = load_engine(self.spec, num_threads=num_threads)
+
+    def latents(self, case: Case) -> torch.Tensor:
+        """Base latents of a case."""
+        return self.engine.generate(self._clip(case), case.image, _quiet)
+
+    def frames(self, latents: torch.Tensor) -> Frames:
+        """(frames, height, width, 3)."""
+        return np.concatenate(list(self.engine.decode(latents)))
+
+    def refined(self, case: Case, latents: torch.Tensor, **given: float) -> torch.Tensor:
+        """Latents at twice the size by the cascade's ``refine``."""
+        params = refine.check(given, self.spec)
+        return refine.apply(params, self.engine, self._clip(case), latents, case.image, _quiet, "refine")
+
+    def _clip(self, case: Case) -> Clip:
+        height, width = case.size
+        return Clip(
+            mode=Mode.I2V if case.image else Mode.T2V,
+            weights=self.spec.weights,
+            prompt=case.prompt,
+            negative_prompt="",
+            image=Source(url="first-frame.png", digest=hashlib.sha256(case.image).hexdigest())
+            if case.image
+            else None,
+            seed=case.seed,
+            width=width,
+            height=height,
+            num_frames=self.spec.num_frames,
+            fps=self.spec.fps,
+            sampling=self.spec.sampling,
+        )
+
+
+def _quiet(stage: str, step: int, of: int) -> None:
+    """Nobody watches."""
+
+
+def sample_cases(num: int, seed: int, *, images: bool = False) -> list[Case]:
+    """Held-out scenes said in natural words, all in the three shapes."""
+    rng = random.Random(f"cases {seed}")
+    sizes = ((96, 160), (160, 96), (128, 128))
+    cases = []
+    for i in range(num):
+        scene, size = sample_scene(rng, held_out=True), sizes[i % 3]
+        image = first_frame(scene, size) if images else None
+        cases.append(Case(scene, caption(scene, rng), size, seed=rng.randrange(2**31), image=image))
+    return cases
+
+
+def first_frame(scene: Scene, size: tuple[int, int]) -> bytes:
+    """The drawn scene's first frame as PNG: what a user would hand to image-to-video."""
+    return to_png(drawn_frames(scene, size)[0])
+
+
+def drawn_frames(scene: Scene, size: tuple[int, int]) -> Frames:
+    """The drawn truth (frames, height, width, 3)."""
+    return (draw(scene, *size) * 255).round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
+
+
+def to_png(frame: npt.NDArray[Any]) -> bytes:
+    """A frame's file."""
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -31,7 +31,7 @@ def test_unchanged_job_of_twenty_thousand_rows_ends_in_ten_seconds_of_cpu(tmp_pa
     """
     checkpoint = str(make("pocket", tmp_path / "checkpoint"))
     rows = [
-        {"variant_id": f"c{i}", "prompt": f"waves {i % 12}", "headline": f"Hello {i}", "image": "", "segment": f"s{i % 7}"}
+        {"variant_id": f"c{i}", "prompt": f"waves {i % 12}", "headline": f"Hello {i}", "segment": f"s{i % 7}"}
         for i in range(NUM_ROWS)
     ]
     write_rows(tmp_path, rows)
@@ -43,9 +43,8 @@ def test_unchanged_job_of_twenty_thousand_rows_ends_in_ten_seconds_of_cpu(tmp_pa
 
     for attempt in ("reads the records", "reads the index"):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
-            [sys.executable, "-m", "wanflow.cli", "run", str(path), "--json"], capture_output=True, text=True, check=False
-        )
+        command = [sys.executable, "-m", "wanflow.cli", "run", str(path), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert done.returncode == 0, done.stderr
         assert f'"unchanged": {NUM_ROWS}' in done.stdout.splitlines()[-1]

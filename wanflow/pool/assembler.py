@@ -16,7 +16,17 @@ from pathlib import Path
 from wanflow import assemble, quality
 from wanflow.errors import AssembleError, InputError, StoreError, WanflowError
 from wanflow.inputs import read_source
-from wanflow.model import AssembleVariant, Attempt, Cause, ImageLayer, Record, Scalar, Source, TextLayer, Variant
+from wanflow.model import (
+    AssembleVariant,
+    Attempt,
+    Cause,
+    ImageLayer,
+    Record,
+    Scalar,
+    Source,
+    TextLayer,
+    Variant,
+)
 from wanflow.pool import RunContext
 from wanflow.publish import publish
 from wanflow.records import clip_record
@@ -70,7 +80,9 @@ def assemble_variant(context: RunContext, task: AssembleVariant, attempt: Attemp
             since_s = time.perf_counter()
             local = assemble.assemble(task.variant, file, masters, sources, Path(folder))
             expect_s = sum(scene.clip(file.output.aspect).seconds for scene in task.variant.scenes)
-            facts = quality.check_file(local["video"], file.output, expect_s)
+            facts = quality.check_file(
+                local["video"], file.output, expect_s, [masters[key] for key in file.masters]
+            )
             seconds["assemble"] += time.perf_counter() - since_s
             facts |= _gpu_facts(context, [records_of_masters[key] for key in file.masters])
             since_s = time.perf_counter()

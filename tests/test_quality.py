@@ -115,3 +115,17 @@ def test_sound_without_a_picture_is_caught(studio: Studio, story: Output, tmp_pa
     ffmpeg.run(["-y", "-f", "lavfi", "-i", "sine=duration=1", str(path)], timeout_s=60)
     with pytest.raises(AssembleError, match="has no picture"):
         check_file(path, story, SECONDS)
+
+
+def test_small_masters_with_padded_lines_are_read_right(tmp_path: Path) -> None:
+    """A decoder pads lines to its own alignment; a 64 pixel wide master once looked like 16-bit noise."""
+    import numpy as np
+
+    from wanflow import master, quality
+
+    path = tmp_path / "master.mp4"
+    frames = np.full((3, 64, 64, 3), 100, np.uint8)
+    master.encode(iter([frames]), 8.0, path)
+    thumbs = quality._master_thumbs(path)
+    assert max(int(thumb.max()) for thumb in thumbs) < 256
+    assert quality._motion(thumbs) < 1

@@ -7,7 +7,7 @@ nor attempts. The whole plan is held in memory: about 3 kB a variant.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -16,7 +16,7 @@ from wanflow.errors import BadRow, ManifestError
 from wanflow.inputs import Inputs
 from wanflow.job import Job
 from wanflow.keys import master_key, output_key, stages
-from wanflow.manifest import Sharing, read_variants
+from wanflow.manifest import COLUMNS, Sharing, read_variants
 from wanflow.model import (
     Clip,
     EngineSpec,
@@ -159,7 +159,7 @@ def make_plan(
         variants=tuple(variants),
         clips=tuple(clips),
         bad_rows=tuple(bad_rows),
-        lints=tuple(Lint(*found) for found in sharing.multipliers()),
+        lints=tuple(_lints(sharing)),
         num_clips_wanted=len(wanted),
         num_clips_shared=sum(wanted.values()) - len(wanted),
         held=held,
@@ -200,6 +200,13 @@ def plan_rows(plan: Plan) -> list[dict[str, Scalar]]:
         for planned in plan.clips
     ]
     return rows
+
+
+def _lints(sharing: Sharing) -> Iterator[Lint]:
+    """Columns that at least double the clips. Prompt, image and the like are meant to: they are left out."""
+    for column, where, num_clips, num_without in sharing.multipliers():
+        if column not in COLUMNS and num_clips >= 2 * num_without:
+            yield Lint(column, where, num_clips, num_without)
 
 
 def _compare(variant: Variant, published: Published) -> PlannedVariant:

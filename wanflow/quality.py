@@ -106,7 +106,7 @@ def _thumbs(container: Any) -> Iterator[np.ndarray]:
         if plane is None:
             luma = frame.to_ndarray(format="gray")
         else:
-            deep = plane.line_size // plane.width >= 2
+            deep = frame.format.components[0].bits > 8  # lines are padded: their length does not tell
             luma = np.frombuffer(plane, np.uint16 if deep else np.uint8).reshape(plane.height, -1)[
                 :, : plane.width
             ]

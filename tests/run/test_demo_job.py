@@ -49,7 +49,9 @@ def test_demo_job_runs_unchanged_on_other_checkpoints(layout: str, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_demo_job_publishes_to_s3_and_an_unchanged_run_does_nothing(s3: S3, s3_url: str, tmp_path: Path) -> None:
+def test_demo_job_publishes_to_s3_and_an_unchanged_run_does_nothing(
+    s3: S3, s3_url: str, tmp_path: Path
+) -> None:
     """Deliverables and workspace in buckets; nothing of the run is kept on a disk."""
     flags = [
         *checkpoints("pocket", tmp_path),

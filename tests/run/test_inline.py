@@ -142,16 +142,19 @@ def test_tolerated_failures_are_exit_0(tmp_path: Path, checkpoint: str) -> None:
 
 
 def test_plan_names_the_column_that_breaks_sharing(tmp_path: Path, checkpoint: str) -> None:
-    """`{{ variant_id }}` in the prompt makes a clip of every customer; the plan says so before the bill does."""
-    rows = [{"variant_id": f"c{i}", "prompt": "waves", "headline": "x", "segment": "s"} for i in range(30)]
+    """`{{ first_name }}` in the prompt makes a clip of every customer; the plan says so before the bill does."""
+    rows = [
+        {"variant_id": f"c{i}", "first_name": f"Ann {i}", "prompt": "waves", "headline": "x", "segment": "s"}
+        for i in range(30)
+    ]
     job = make_job(
         tmp_path,
         checkpoint,
         rows,
-        clip={"prompt": "{{ prompt }} for {{ variant_id }}", "aspect": "1x1", "seconds": 0.5},
+        clip={"prompt": "{{ prompt }} for {{ first_name }}", "aspect": "1x1", "seconds": 0.5},
     )
     made = plan(job)
-    assert [str(lint) for lint in made.lints] == ["variant_id in clip.prompt: 30 clips; without it 1"]
+    assert [str(lint) for lint in made.lints] == ["first_name in clip.prompt: 30 clips; without it 1"]
 
 
 def test_real_engine_renders_a_clip(tmp_path: Path, checkpoint: str) -> None:

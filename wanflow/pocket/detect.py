@@ -74,7 +74,7 @@ def _tints(colour: str, background: str) -> tuple[Array, Array, Array]:
 
 def detect_colours(frames: Array, background: str | None = None) -> tuple[str, str]:
     """The pair of subject and background colours that explains the pixels best; the background may be given."""
-    pixels = frames[:: max(1, (len(frames) - 1) // 4), 2::4, 2::4].reshape(-1, 3)
+    pixels = frames[:: max(1, (len(frames) - 1) // 3), 2::4, 2::4].reshape(-1, 3)
     num_worst = max(1, len(pixels) // 20)
     best, answer = math.inf, ("", "")
     for b in BACKGROUND_COLOURS if background is None else (background,):
@@ -131,10 +131,10 @@ def _template(kind: str) -> tuple[float, float, float]:
 
 def detect_kind(masks: Array) -> str:
     """A shape when some frame fits a shape's template well, else the texture whose signs the masks bear."""
-    solid = masks > 0.5
-    bottom, top = solid[:, -3:].mean(), solid[:, :3].mean()
-    if bottom > 0.75 and top < 0.35:
+    if _fills_from_below(masks):
         return "waves"
+    if _roughness(masks) < 0.019:
+        return "gradient"
     votes: dict[str, list[float]] = {kind: [] for kind in SHAPES}
     for mask in masks[:: max(1, (len(masks) - 1) // 4)]:
         misfits = shape_misfits(mask)
@@ -144,11 +144,33 @@ def detect_kind(masks: Array) -> str:
     kind = min(means, key=lambda k: means[k], default="")
     if kind and means[kind] < 0.42:
         return kind
-    edges = np.abs(np.gradient(masks, axis=1)) + np.abs(np.gradient(masks, axis=2))
-    middle = (masks > 0.25) & (masks < 0.75)
+    return "bokeh"
+
+
+def _fills_from_below(masks: Array) -> bool:
+    """Waves reach the bottom in nearly every column, leave the top free, and have no holes below their crest."""
+    solid = masks > 0.4
+    height = solid.shape[1]
+    if solid[:, -3:].mean() < 0.7 or solid[:, :3].mean() > 0.35:
+        return False
+    crest = np.where(solid.any(1), solid.argmax(1), height)
+    return float(solid.sum(1).sum() / np.maximum(height - crest, 1).sum()) > 0.9
+
+
+def _roughness(masks: Array) -> float:
+    """What is left of the masks' variance after a smooth blur: little for a band of light, much for discs."""
     short = min(masks.shape[1:])
-    steep = float(np.quantile(edges[middle], 0.8)) * short / 96 if middle.any() else 0.0
-    return "gradient" if steep < 0.085 else "bokeh"
+    reach = max(2, short // 12)
+    blurred = _box(_box(_box(_box(masks, reach, 1), reach, 2), reach, 1), reach, 2)
+    inner = (slice(None), slice(2 * reach, -2 * reach), slice(2 * reach, -2 * reach))
+    return float(np.var((masks - blurred)[inner]) / (np.var(masks) + 1e-4))
+
+
+def _box(values: Array, reach: int, axis: int) -> Array:
+    """A moving mean over ``reach`` pixels, the edges wrapped."""
+    total = np.cumsum(np.concatenate([values, values.take(range(reach), axis)], axis), axis, dtype=np.float64)
+    ahead, behind = total.take(range(reach, total.shape[axis]), axis), total.take(range(values.shape[axis]), axis)
+    return np.roll((ahead - behind) / reach, reach // 2 + 1, axis).astype(np.float32)
 
 
 def shape_misfits(mask: Array) -> dict[str, float]:

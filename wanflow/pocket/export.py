@@ -75,6 +75,8 @@ def export(
             torch.nn.Module.to(part, torch.float32)
             part.load_state_dict(weights)
         (fresh / "wanflow.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n", encoding="utf-8")
+        for path in fresh.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
         if folder.exists():
             shutil.rmtree(folder)
         shutil.move(fresh, folder)

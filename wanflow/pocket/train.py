@@ -66,8 +66,8 @@ CPU = Recipe(
     vae_batch=2,
     num_shards={
         **dict(zip(SMALL_SIZES, (20, 10, 10), strict=True)),
-        **dict(zip(SIZES, (8, 4, 4), strict=True)),
-        **dict(zip(DOUBLE_SIZES, (2, 1, 1), strict=True)),
+        **dict(zip(SIZES, (4, 2, 2), strict=True)),
+        **dict(zip(DOUBLE_SIZES, (1, 1, 1), strict=True)),
     },
     shard_clips=200,
     small_share=0.8,

@@ -1,0 +1,60 @@
+"""What a person or a log sees of a run: the live view and the JSON lines."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import make
+from tests.run.jobs import make_job
+from wanflow import run
+from wanflow.model import Attempt
+from wanflow.schedule.events import ReplicaLost, StepDone, Tick
+from wanflow.testing import load_fake_engine
+from wanflow.view import JsonView, TerminalView
+
+
+def test_json_view_writes_one_line_an_event(tmp_path: Path) -> None:
+    """A log collector reads a run line by line; every line stands alone and says what happened when."""
+    stream = io.StringIO()
+    job = make_job(tmp_path / "job", str(make("pocket", tmp_path / "pocket")))
+    run(job, inline=True, load_engine=load_fake_engine, view=JsonView(stream))
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    names = [line["event"] for line in lines]
+    assert names[0] == "Planned"
+    assert names.count("ClipRendered") == 2
+    assert names.count("VariantPublished") == 3
+    assert names[-1] == "Finish"
+    assert all("time_s" in line for line in lines)
+    published = next(line for line in lines if line["event"] == "VariantPublished")
+    assert published["files"] == ["ann/square.mp4", "ann/square.jpg"]
+
+
+def test_json_view_thins_out_steps() -> None:
+    """Forty steps a clip on eight GPUs would drown everything else in the log."""
+    stream = io.StringIO()
+    view = JsonView(stream)
+    for second in range(20):
+        view.event(StepDone(float(second), "replica-1", "k", Attempt(1, 1), "denoise", second, 40))
+        view.event(Tick(float(second)))
+    assert 4 <= len(stream.getvalue().splitlines()) <= 6
+
+
+def test_terminal_view_names_run_clips_and_losses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person at a terminal sees what is being made, and hears of a replica that died."""
+    job = make_job(tmp_path / "job", str(make("pocket", tmp_path / "pocket")))
+    monkeypatch.setenv("COLUMNS", "120")
+    view = TerminalView()
+    run(job, inline=True, load_engine=load_fake_engine, view=view)
+    view.message("done")
+    with view.live():
+        view.event(ReplicaLost(0.0, "replica-1", "replica-1: process died"))
+    shown = capsys.readouterr().out
+    assert "3 variants of 2 clips" in shown
+    assert "5/5" in shown
+    assert "replica-1: process died" in shown

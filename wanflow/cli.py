@@ -48,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; what has a record stays, run again to go on", file=sys.stderr)
         return 5
-    except BrokenPipeError:  # `wanflow results | head`
+    except BrokenPipeError:  # `wanflow results JOB | head`; a run's views never raise it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 1 if arguments.verb == "run" else 0
     assert isinstance(code, int)
     return code
 
@@ -100,7 +100,11 @@ def _parser() -> argparse.ArgumentParser:
         _add_job(sub)
         sub.add_argument("run", nargs="?", metavar="RUN", help="run id (default: the newest)")
         sub.add_argument("--json", action="store_true", help="machine-readable: one line")
-    results.add_argument("--failed", action="store_true", help="only what failed or is left")
+    results.add_argument("--failed", action="store_true", help="only what failed")
+
+    stop = verb("stop", _stop, "ask the newest run (or RUN) to end; what is done stays, the rest is left")
+    _add_job(stop)
+    stop.add_argument("run", nargs="?", metavar="RUN", help="run id (default: the newest)")
 
     retry = verb("retry", _retry, "forget remembered failures, so that the next run tries them again")
     _add_job(retry)
@@ -235,6 +239,21 @@ def _results(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _stop(arguments: argparse.Namespace) -> int:
+    from wanflow.ledger import Ledger, latest_run
+
+    workspace = _workspace(arguments)
+    run_id = arguments.run or latest_run(workspace, _load(arguments).name)
+    if run_id is None:
+        raise UsageError("this job has no run to stop")
+    if Ledger(workspace, run_id).read_outcome() is not None:
+        print(f"{run_id} has ended already")
+        return 0
+    Ledger(workspace, run_id).ask_stop("stopped by `wanflow stop`")
+    print(f"asked {run_id} to stop; it looks every few seconds, and `wanflow status` says when it has")
+    return 0
+
+
 def _retry(arguments: argparse.Namespace) -> int:
     from wanflow.records import forget_failures
 
@@ -319,6 +338,7 @@ def _shape(planned: PlannedClip) -> str:
 def _print_outcome(outcome: Outcome, job: Job) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=f"{outcome.job}: exit {outcome.exit_code}", show_header=False, title_justify="left")
     for status, number in outcome.counts.items():
@@ -332,7 +352,7 @@ def _print_outcome(outcome: Outcome, job: Job) -> None:
     table.add_row("published to", job.publish.url)
     table.add_row("run", outcome.run_id)
     if outcome.message:
-        table.add_row("message", outcome.message)
+        table.add_row("message", Text(outcome.message))
     Console().print(table)
     if outcome.counts[Status.FAILED]:
         print("what failed, and why: wanflow results JOB --failed")
@@ -353,12 +373,13 @@ def _print_summary(found: Summary) -> None:
 def _print_table(head: tuple[str, ...], rows: Sequence[tuple[Any, ...]], most: int = MAX_ROWS) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in head:
         table.add_column(name, overflow="fold")
     for row in rows[:most]:
-        table.add_row(*map(str, row))
+        table.add_row(*(Text(str(cell)) for cell in row))
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     if len(rows) > most:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping
 
 from wanflow.job import Job
 from wanflow.ledger import Ledger
-from wanflow.model import Clip, Scalar, Status, Variant
-from wanflow.planning import Plan, PlannedVariant
+from wanflow.model import Cause, Clip, Scalar, Status, Variant
+from wanflow.planning import ClipPlan, Plan, PlannedVariant
 from wanflow.report.outcome import Outcome, count_statuses, write_end
 from wanflow.report.results import ResultFile, ResultRow, result_files
 from wanflow.schedule import Scheduler
@@ -28,6 +27,7 @@ def close_run(
     ``scheduler`` is None when there was nothing to do. ``broken`` says why the run as a whole broke, or is empty.
     """
     target = Store(job.publish.url)
+    broken = broken or _store_trouble(scheduler)
     rows = _rows(job, plan, scheduler, target)
     counts = count_statuses(rows)
     gpu_s = sum(gpu_seconds(clip) for clip in scheduler.clips.values()) if scheduler else 0.0
@@ -50,6 +50,15 @@ def close_run(
     return outcome
 
 
+def _store_trouble(scheduler: Scheduler | None) -> str:
+    """Words for a run in which whatever failed, failed by the store: the rows are not to blame, a retry helps."""
+    states = [*scheduler.variants.values()] if scheduler else []
+    failed = [state for state in states if state.status is VariantStatus.FAILED]
+    if failed and all(state.failures[-1] is Cause.STORAGE for state in failed):
+        return f"the store failed {len(failed)} variant(s), the last time so: {failed[-1].message}"
+    return ""
+
+
 def decide_exit_code(job: Job, counts: Mapping[str, int], broken: str) -> int:
     """0 done, 1 broken, 3 more failures than ``limits.max_failed``, 5 work left."""
     if broken:
@@ -69,12 +78,15 @@ def measured_clips(plan: Plan, scheduler: Scheduler) -> list[tuple[Clip, float]]
     return [
         (planned.task.clip, gpu_seconds(state))
         for planned in plan.to_render
-        if (state := scheduler.clips[planned.task.key]).done_here and state.num_attempts == 1
+        if planned.decision is ClipPlan.RENDER
+        and (state := scheduler.clips[planned.task.key]).done_here
+        and state.num_attempts == 1
+        and gpu_seconds(state) > 0
     ]
 
 
 def _rows(job: Job, plan: Plan, scheduler: Scheduler | None, target: Store) -> list[ResultRow]:
-    sharing = Counter(key for planned in plan.to_assemble for key in _masters(planned))
+    sharing = plan.sharing
     rows = [_row(job, plan, planned, scheduler, target, sharing) for planned in plan.variants]
     bad: dict[tuple[int, str], list[str]] = {}
     for each in plan.bad_rows:
@@ -99,10 +111,11 @@ def _row(
         clips = [scheduler.clips[key] for key in sorted(_masters(planned))]
         attempts = state.num_attempts + sum(clip.num_attempts for clip in clips)
         seconds = dict(state.seconds)
-        for clip in clips:
+        for clip in (scheduler.clips[key] for file in planned.files for key in set(file.masters)):
+            share = 1 / sharing.get(clip.key, 1)
             for stage, value in clip.seconds.items():
-                seconds[stage] = seconds.get(stage, 0.0) + value / sharing[clip.key]
-            gpu_s += gpu_seconds(clip) / sharing[clip.key]
+                seconds[stage] = seconds.get(stage, 0.0) + value * share
+            gpu_s += gpu_seconds(clip) * share
     if status is Status.UNCHANGED:
         reason = ""
     return ResultRow(

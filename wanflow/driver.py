@@ -10,13 +10,14 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from types import FrameType
 
 from wanflow.closing import close_run, measured_clips, price_per_s
+from wanflow.errors import StoreError
 from wanflow.job import Job
-from wanflow.lease import Lease, claim_epoch
+from wanflow.lease import Lease, claim_epoch, holder_of
 from wanflow.ledger import Ledger, new_run_id
 from wanflow.model import AssembleVariant
 from wanflow.planning import ClipPlan, Plan, make_plan, plan_rows
@@ -25,7 +26,15 @@ from wanflow.records import remember_failure
 from wanflow.report import Outcome
 from wanflow.schedule import Policy, Scheduler
 from wanflow.schedule.actions import Finish, Remember, Render
-from wanflow.schedule.events import Event, RunStarted, StepDone, StopRequested, Tick, VariantPublished
+from wanflow.schedule.events import (
+    AssembleFailed,
+    Event,
+    RunStarted,
+    StepDone,
+    StopRequested,
+    Tick,
+    VariantPublished,
+)
 from wanflow.staging import stage_inputs
 from wanflow.storage import Store
 from wanflow.timings import save_timings
@@ -33,6 +42,8 @@ from wanflow.view import View, as_row
 
 #: the loop looks up from waiting at least this often
 MAX_WAIT_S = 1.0
+#: how often the store is asked whether somebody wants the run to stop
+STOP_LOOK_S = 5.0
 
 
 def plan(job: Job, *, only: str | None = None, limit: int | None = None, skip_bad_rows: bool = False) -> Plan:
@@ -59,7 +70,8 @@ def run(
     """
     view = view or View()
     started_s = time.time()
-    workspace = Store(str(job.workspace))
+    workspace, target = Store(str(job.workspace)), Store(job.publish.url)
+    before = holder_of(workspace, target)
     made = plan(job, only=only, limit=limit, skip_bad_rows=skip_bad_rows)
     run_id = new_run_id(started_s, job.name)
     ledger = Ledger(workspace, run_id)
@@ -67,35 +79,50 @@ def run(
     if made.is_empty:
         ledger.write_job(job.text)
         return close_run(job, ledger, made, None, started_s, "")
-    with Lease(workspace, Store(job.publish.url), run_id=run_id, on_wait=view.message) as lease:
-        if lease.waited:
+    with (
+        _stop_on_signals() as stop_asked,
+        Lease(workspace, target, run_id=run_id, on_wait=view.message) as lease,
+    ):
+        if lease.waited or before is not None:
+            # Another run was at work, or died at it: the store has changed since, or may have.
             made = plan(job, only=only, limit=limit, skip_bad_rows=skip_bad_rows)
             view.planned(made, run_id)
         ledger.write_job(job.text)
         ledger.write_plan(plan_rows(made))
-        epoch = claim_epoch(workspace)
-        context = _context(job, made, ledger, epoch, load_engine)
-        pool = _open_pool(job, context, address, inline, view)
+        if made.is_empty:
+            return close_run(job, ledger, made, None, started_s, "")
+
+        why_stop = _stop_reasons(stop_asked, ledger, lease)
+        context = _context(job, made, ledger, claim_epoch(workspace), load_engine)
+        pool = _open_pool(job, context, address, inline, view, why_stop)
+        scheduler = _scheduler(job, made, context, pool, started_s)
         try:
-            scheduler = Scheduler(
-                [(c.task, c.priority, c.work, c.decision is ClipPlan.HELD) for c in made.clips],
-                [(context.assemblies[v.files[0].path], v.variant.priority) for v in made.to_assemble],
-                Policy(
-                    max_replicas=pool.max_replicas,
-                    max_assemblies=pool.num_assembly_slots,
-                    max_attempts=job.limits.max_attempts,
-                    deadline_s=_deadline_s(job, started_s),
-                ),
-                epoch,
-            )
-            with view.live(), _stop_on_signals() as stop_asked:
-                finish = drive(
-                    scheduler, pool, ledger, made, view, lambda: stop_asked() or lease.lost or None
-                )
+            with view.live():
+                broken = drive(scheduler, pool, ledger, made, view, why_stop).message
+        except Exception as error:
+            with suppress(StoreError):  # what broke the run may be the store itself
+                close_run(job, ledger, made, scheduler, started_s, f"{type(error).__name__}: {error}")
+            raise
         finally:
             pool.close()
         save_timings(workspace, measured_clips(made, scheduler))
-        return close_run(job, ledger, made, scheduler, started_s, finish.message)
+        return close_run(job, ledger, made, scheduler, started_s, broken)
+
+
+def _scheduler(job: Job, made: Plan, context: RunContext, pool: Pool, started_s: float) -> Scheduler:
+    clips = [clip for clip in made.clips if clip.decision is not ClipPlan.FAILED_BEFORE]
+    return Scheduler(
+        [(clip.task, clip.priority, clip.work, clip.decision is ClipPlan.HELD) for clip in clips],
+        [(context.assemblies[v.files[0].path], v.variant.priority) for v in made.to_assemble],
+        Policy(
+            max_replicas=pool.max_replicas,
+            min_replicas=job.resources.replicas.min,
+            max_assemblies=pool.num_assembly_slots,
+            max_attempts=job.limits.max_attempts,
+            deadline_s=_deadline_s(job, started_s),
+        ),
+        context.epoch,
+    )
 
 
 def drive(
@@ -121,17 +148,26 @@ def drive(
                 ledger.flush()
                 return action
             if isinstance(action, Remember):
-                remember_failure(ledger.workspace, action.key, action.cause, action.message, action.attempt)
+                _remember(ledger, action)
             else:
                 pool.perform(action)
         event = _next_event(scheduler, pool, stop_asked, clock)
         if not isinstance(event, Tick | StepDone):
             ledger.append(as_row(event))
-        if isinstance(event, VariantPublished):
+        if isinstance(event, VariantPublished | AssembleFailed):
             for record in event.records:
                 plan.published.add(record)
         view.event(event)
         actions = scheduler.handle(event)
+
+
+def _remember(ledger: Ledger, action: Remember) -> None:
+    try:
+        remember_failure(ledger.workspace, action.key, action.cause, action.message, action.attempt)
+    except StoreError as error:  # the price is one more try the next night
+        ledger.append(
+            {"time_s": time.time(), "event": "NotRemembered", "task": action.key, "reason": str(error)}
+        )
 
 
 def _next_event(
@@ -142,6 +178,25 @@ def _next_event(
     wake_s = scheduler.next_wake_s
     wait_s = MAX_WAIT_S if wake_s is None else min(MAX_WAIT_S, max(0.0, wake_s - clock()))
     return pool.next_event(wait_s) or Tick(clock())
+
+
+def _stop_reasons(
+    signalled: Callable[[], str | None], ledger: Ledger, lease: Lease
+) -> Callable[[], str | None]:
+    """Why the run should end early: a signal, `wanflow stop` (looked up every STOP_LOOK_S), or a lost lease."""
+    found: str | None = None
+    looked_s = 0.0
+
+    def why() -> str | None:
+        nonlocal found, looked_s
+        found = found or signalled() or lease.lost or None
+        if found is None and time.monotonic() - looked_s >= STOP_LOOK_S:
+            looked_s = time.monotonic()
+            with suppress(StoreError):  # the next look may get through
+                found = ledger.stop_asked()
+        return found
+
+    return why
 
 
 @contextmanager
@@ -165,13 +220,21 @@ def _stop_on_signals() -> Iterator[Callable[[], str | None]]:
             signal.signal(number, handler)
 
 
-def _open_pool(job: Job, context: RunContext, address: str | None, inline: bool, view: View) -> Pool:
+def _open_pool(
+    job: Job,
+    context: RunContext,
+    address: str | None,
+    inline: bool,
+    view: View,
+    why_stop: Callable[[], str | None],
+) -> Pool:
     if inline:
         from wanflow.pool.inline import InlinePool
 
-        return InlinePool(context, on_progress=view.event)
+        return InlinePool(context, on_progress=view.event, why_stop=why_stop)
     from wanflow.pool.ray_pool import RayPool
 
+    address = address or os.environ.get("RAY_ADDRESS") or None
     view.message("starting Ray" if address is None else f"joining Ray at {address}")
     return RayPool(
         context,
@@ -199,7 +262,7 @@ def _context(job: Job, made: Plan, ledger: Ledger, epoch: int, load_engine: Load
         renders=renders,
         assemblies=assemblies,
         nonce=(nonce_path, nonce),
-        sharing={planned.task.key: planned.num_variants for planned in made.to_render},
+        sharing=made.sharing,
         price_per_s=price_per_s(job),
         cache_control=job.publish.cache_control,
         load_engine=load_engine,

@@ -199,7 +199,7 @@ class Lease:
         while not self._lost and not self._end.wait(self._heartbeat_s):
             try:
                 self.beat()
-            except StoreError as exc:  # the next beat may get through; the lease holds for some more of them
+            except Exception as exc:  # noqa: BLE001 - the next beat may get through; the lease holds for some more of them
                 if self._clock() - self._beaten_at >= self._expiry_s:
                     self._lost = f"no heartbeat reached the store for {self._expiry_s:.0f} s: {exc}"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from wanflow.engines.spec import read_spec
@@ -52,7 +52,7 @@ class PlannedClip:
     reason: str
     num_variants: int
     priority: int
-    #: relative cost of what is left to do, in denoised latent tokens
+    #: relative cost of rendering it from the start, in denoised latent tokens
     work: float
     #: GPU seconds measured on clips of the same engine, size and steps; None: never measured
     expected_s: float | None
@@ -107,6 +107,14 @@ class Plan:
         return tuple(v for v in self.variants if v.status is Status.LEFT)
 
     @property
+    def sharing(self) -> Mapping[str, int]:
+        """How many of the files to assemble show each master that is to be rendered: they share its cost."""
+        users = Counter(
+            key for planned in self.to_assemble for file in planned.files for key in set(file.masters)
+        )
+        return {planned.task.key: users[planned.task.key] for planned in self.to_render}
+
+    @property
     def is_empty(self) -> bool:
         """Nothing to render and nothing to assemble."""
         return not self.to_assemble
@@ -154,6 +162,7 @@ def make_plan(
     failed = {c.task.key: c.reason for c in clips if c.decision is ClipPlan.FAILED_BEFORE}
     if failed:
         variants = [_fail_with_clips(v, failed) for v in variants]
+        clips = _still_needed(clips, variants)
     return Plan(
         engines={spec.weights: spec for spec in engines.values()},
         variants=tuple(variants),
@@ -268,6 +277,18 @@ def _plan_clips(
         )
     planned_clips.sort(key=lambda c: (-c.priority, -c.work))
     return planned_clips, held
+
+
+def _still_needed(clips: Sequence[PlannedClip], variants: Sequence[PlannedVariant]) -> list[PlannedClip]:
+    """What is left to render once the variants of failed clips are out; failed clips stay, for the report."""
+    users = Counter(key for v in variants for key in {master for file in v.files for master in file.masters})
+    return [
+        replace(clip, num_variants=users[clip.task.key])
+        if clip.decision is not ClipPlan.FAILED_BEFORE
+        else clip
+        for clip in clips
+        if clip.decision is ClipPlan.FAILED_BEFORE or users[clip.task.key]
+    ]
 
 
 def _fail_with_clips(planned: PlannedVariant, failed: Mapping[str, str]) -> PlannedVariant:

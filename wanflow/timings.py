@@ -6,7 +6,8 @@ One small JSON file, ``timings.json``: shape key -> seconds (a running mean). Lo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from contextlib import suppress
 
 from wanflow.errors import StoreError
 from wanflow.keys import digest
@@ -43,14 +44,12 @@ def load_timings(workspace: Store) -> dict[str, float]:
 
 def save_timings(workspace: Store, measured: Iterable[tuple[Clip, float]]) -> None:
     """Fold ``measured`` (clip, seconds) into the file. Estimates are not worth failing a run for."""
-    timings: dict[str, float] = {}
-    for clip, seconds in measured:
-        key = shape_key(clip)
-        timings[key] = timings.get(key, seconds) * (1 - NEWEST) + seconds * NEWEST
-    if not timings:
+    measured = list(measured)
+    if not measured:
         return
-    try:
-        merged: Mapping[str, float] = load_timings(workspace) | timings
-        workspace.write(PATH, json.dumps(merged, sort_keys=True).encode())
-    except StoreError:
-        return
+    with suppress(StoreError):
+        timings = load_timings(workspace)
+        for clip, seconds in measured:
+            key = shape_key(clip)
+            timings[key] = timings.get(key, seconds) * (1 - NEWEST) + seconds * NEWEST
+        workspace.write(PATH, json.dumps(timings, sort_keys=True).encode())

@@ -59,7 +59,9 @@ def as_row(fact: Action | Event) -> dict[str, Any]:
         if field.name == "records":
             row["files"] = [file.path for record in value for file in record.files]
         else:
-            row[field.name] = str(value) if isinstance(value, Attempt) else value
+            # a task is named by its key; the ledger's column, like everybody's word for it, is `task`
+            name = "task" if field.name == "key" else field.name
+            row[name] = str(value) if isinstance(value, Attempt) else value
     if "seconds" in row:
         row["seconds"] = {stage: round(value, 3) for stage, value in row["seconds"]}
     return row
@@ -69,7 +71,7 @@ class JsonView(View):
     """One JSON line an event, flushed, for logs that machines read. Steps are left out but for every fourth second."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stdout
+        self._stream: TextIO | None = stream or sys.stdout
         self._steps_s = 0.0
 
     def planned(self, plan: Plan, run_id: str) -> None:
@@ -101,7 +103,19 @@ class JsonView(View):
         self._line(as_row(event))
 
     def _line(self, row: dict[str, Any]) -> None:
-        print(json.dumps(row, default=str), file=self._stream, flush=True)
+        if self._stream is None:
+            return
+        try:
+            print(json.dumps(row, default=str), file=self._stream, flush=True)
+        except BrokenPipeError:  # whoever read the lines is gone; the run is not theirs to end
+            self._stream = None
+
+
+def escape(text: str) -> str:
+    """Somebody else's words for Rich: what looks like markup in them is text."""
+    from rich.markup import escape as escaped
+
+    return escaped(text)
 
 
 class TerminalView(View):
@@ -126,10 +140,10 @@ class TerminalView(View):
             f"{self._num_clips} clips to render, {self._num_variants} variants to assemble"
         )
         for lint in plan.lints:
-            self._console.print(f"[yellow]note[/] {lint}")
+            self._console.print(f"[yellow]note[/] {escape(str(lint))}")
 
     def message(self, words: str) -> None:
-        self._console.print(f"[dim]{words}[/]")
+        self._console.print(f"[dim]{escape(words)}[/]")
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -143,7 +157,7 @@ class TerminalView(View):
         )
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -151,7 +165,7 @@ class TerminalView(View):
         )
         with Progress(*columns, console=self._console) as self._progress:
             total = self._num_clips + self._num_variants
-            self._overall = self._progress.add_task("[bold]clips and variants[/]", total=total)
+            self._overall = self._progress.add_task("clips and variants", total=total)
             yield
         self._progress = None
 
@@ -184,10 +198,10 @@ class TerminalView(View):
             case ClipRendered() | VariantPublished():
                 self._progress.advance(self._overall)
             case ReplicaLost(replica=name, message=message):
-                self._console.print(f"[red]lost[/] {message}")
+                self._console.print(f"[red]lost[/] {escape(message)}")
                 self._forget(name)
             case RenderFailed(message=message) | AssembleFailed(message=message):
-                self._console.print(f"[red]failed[/] {message}")
+                self._console.print(f"[red]failed[/] {escape(message)}")
 
     def _describe(self, name: str, key: str, stage: str) -> str:
         return f"{name}: {self._prompts.get(key, key)[:38]:38} {stage:10}"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ruamel.yaml import YAML
 from tests.checkpoints import make
 from tests.run.jobs import ROWS, job_dict, write_logo, write_rows
 from wanflow.cli import main
+from wanflow.schedule import Policy
 
 
 @pytest.fixture(scope="module")
@@ -206,14 +208,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_disk_full_while_publishing_fails_the_variant_and_shows_nothing_half_made(
-    bench: Workbench, small_disk: Path
+    bench: Workbench, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The volume of the deliverables is full after the first video."""
+    """The volume of the deliverables is full after the first video: a retry helps once somebody makes room."""
+    monkeypatch.setattr("wanflow.driver.Policy", partial(Policy, backoff_s=0.01, max_backoff_s=0.02))
     bench.job["publish"]["url"] = str(small_disk)
     bench.job["workspace"] = str(bench.folder / "workspace")
-    bench.job["limits"] = {"max_attempts": 2}
     code, _ = bench.run()
-    assert code == 3
+    assert code == 1
+    assert "disk" in bench.last["message"]
     assert bench.last["counts"]["published"] >= 1
     assert bench.last["counts"]["failed"] >= 1
     whole = list(small_disk.glob("*/*.mp4"))

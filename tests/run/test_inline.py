@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import av
+import pyarrow.parquet as pq
 import pytest
 
 from tests.checkpoints import make
 from tests.run.jobs import ROWS, make_job, write_rows
 from wanflow import Job, Outcome, plan, run
-from wanflow.model import Cause, EngineSpec
-from wanflow.report import results
+from wanflow.engines import OnStep
+from wanflow.ledger import Ledger, latest_run
+from wanflow.model import Cause, Clip, EngineSpec
+from wanflow.report import RunState, results, summary
+from wanflow.schedule.events import Event, StepDone
 from wanflow.storage import Store
 from wanflow.testing import FakeEngine, load_fake_engine
+from wanflow.view import View
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +138,81 @@ def test_failure_that_would_repeat_is_remembered_until_a_retry(tmp_path: Path, c
     assert "failed before" in results(Store(str(job.workspace)), failed=True).to_pylist()[0]["reason"]
     assert forget_failures(Store(str(job.workspace))) == 1
     assert render(job).counts["published"] == 1
+
+
+def test_failure_of_last_night_costs_nothing_beside_other_work(tmp_path: Path, checkpoint: str) -> None:
+    """A clip that is known to be poison must not meet a replica only because another customer is new."""
+    job = make_job(tmp_path, checkpoint)
+    run(job, inline=True, load_engine=partial(_failing, cause=Cause.BAD_INPUT))
+    write_rows(tmp_path, [*ROWS, {**ROWS[0], "variant_id": "dan", "prompt": "stars"}])
+    engines: list[FakeEngine] = []
+
+    def load(spec: EngineSpec, device: str | None, num_threads: int | None) -> FakeEngine:
+        engines.append(FakeEngine(spec))
+        return engines[-1]
+
+    outcome = run(job, inline=True, load_engine=load)
+    assert outcome.counts["published"] == 1
+    assert outcome.counts["failed"] == 1
+    assert engines[0].rendered == ["stars"]
+
+
+def test_costs_of_catalog_and_results_add_up(tmp_path: Path, checkpoint: str) -> None:
+    """Two formats of one clip share its price; the sum over the files is what the night cost."""
+    outputs = [
+        {"name": "large", "preset": "instagram-square", "width": 256},
+        {"name": "small", "preset": "instagram-square", "width": 128},
+    ]
+    job = make_job(tmp_path, checkpoint, outputs=outputs)
+    outcome = run(job, inline=True)
+    rows = results(Store(str(job.workspace))).to_pylist()
+    files = pq.read_table(tmp_path / "out/catalog/files.parquet").to_pylist()
+    assert sum(row["gpu_seconds"] for row in rows) == pytest.approx(outcome.gpu_seconds, rel=0.01)
+    assert sum(row["gpu_seconds"] or 0 for row in files) == pytest.approx(outcome.gpu_seconds, rel=0.05)
+    assert sum(row["cost"] or 0 for row in files) == pytest.approx(outcome.cost, rel=0.05)
+
+
+def test_stop_in_mid_clip_ends_at_the_next_step(tmp_path: Path, checkpoint: str) -> None:
+    """`wanflow stop` and Ctrl-C do not wait for a clip of minutes, with or without Ray."""
+    job = make_job(tmp_path, checkpoint)
+    workspace = Store(str(job.workspace))
+
+    class Stopping(View):
+        def event(self, event: Event) -> None:
+            if isinstance(event, StepDone) and event.step == 1:
+                run_id = latest_run(workspace)
+                assert run_id
+                Ledger(workspace, run_id).ask_stop("enough")
+
+    outcome = run(job, inline=True, view=Stopping(), load_engine=_endless)
+    assert outcome.exit_code == 5
+    assert outcome.counts["left"] == 3
+    assert outcome.message == "enough"
+
+
+class _EndlessEngine(FakeEngine):
+    def generate(self, clip: Clip, image: bytes | None, on_step: OnStep) -> Any:
+        step = 0
+        while True:
+            on_step("denoise", step := step + 1, 10**9)
+
+
+def _endless(spec: EngineSpec, device: str | None, num_threads: int | None) -> FakeEngine:
+    return _EndlessEngine(spec)
+
+
+def test_status_of_a_crashed_run_tells_what_was_published(tmp_path: Path, checkpoint: str) -> None:
+    """The driver's node burnt down: `status` still knows how far the night had come."""
+    job = make_job(tmp_path, checkpoint)
+    outcome = render(job)
+    workspace = Store(str(job.workspace))
+    workspace.delete(f"runs/{outcome.run_id}/outcome.json")
+    found = summary(workspace)
+    assert found
+    assert found.state is RunState.CRASHED
+    assert found.counts["published"] == 3
+    assert found.counts["left"] == 0
+    assert found.counts["held"] == 0
 
 
 def test_tolerated_failures_are_exit_0(tmp_path: Path, checkpoint: str) -> None:

@@ -149,7 +149,8 @@ def test_held_master_that_is_gone_is_rendered_again() -> None:
     assert actions == [StartReplica("replica-1", "w", Reason.BACKLOG)]
     s.handle(ReplicaReady(2, "replica-1"))
     actions = s.handle(ClipRendered(3, "replica-1", "a", attempt(2)))
-    assert Assemble("v.mp4", attempt(3), Reason.RETRY) in actions
+    assert Assemble("v.mp4", attempt(3), Reason.CLIPS_READY) in actions
+    assert not s.variants["v.mp4"].failures
     s.validate()
 
 
@@ -245,6 +246,52 @@ def test_run_is_given_up_when_replicas_cannot_start() -> None:
     s.handle(ReplicaLost(2, "replica-2", "no CUDA"))
     actions = s.handle(ReplicaLost(3, "replica-3", "no CUDA"))
     assert actions == [Finish(Reason.CANNOT_START, "no replica can start: no CUDA")]
+    assert s.variants["v.mp4"].status is VariantStatus.LEFT
+
+
+def test_start_failure_while_others_work_is_not_the_end() -> None:
+    """In the fifth hour one node lacks the mount: seven healthy replicas go on."""
+    s = scheduler({"a": 3, "b": 2, "c": 1}, {"v": ("a", "b", "c")}, max_replicas=2)
+    s.handle(RunStarted(0))
+    s.handle(ReplicaReady(1, "replica-1"))
+    actions = s.handle(ReplicaLost(2, "replica-2", "cannot see the workspace", permanent=True))
+    assert actions == [StartReplica("replica-3", "w", Reason.REPLACES_LOST)]
+    assert s.stopping is None
+
+
+def test_storage_trouble_is_not_capped_by_the_jobs_attempts() -> None:
+    """A store that is away for a minute says nothing about the clip."""
+    s = scheduler({"a": 1}, {"v": ("a",)}, max_replicas=1, max_attempts=1)
+    s.handle(RunStarted(0))
+    s.handle(ReplicaReady(1, "replica-1"))
+    now_s = 1.0
+    for number in range(1, 5):
+        s.handle(RenderFailed(now_s, "replica-1", "a", attempt(number), Cause.STORAGE, "503"))
+        now_s = s.next_wake_s or 0.0
+        s.handle(Tick(now_s))
+    assert s.clips["a"].status is ClipStatus.RUNNING
+
+
+def test_lost_node_alone_is_not_remembered_as_poison() -> None:
+    """With one attempt allowed, a spot loss fails the clip tonight, not for ever."""
+    s = scheduler({"a": 1}, {"v": ("a",)}, max_replicas=1, max_attempts=1)
+    s.handle(RunStarted(0))
+    s.handle(ReplicaReady(1, "replica-1"))
+    s.handle(ReplicaLost(2, "replica-1", "died"))
+    actions = s.handle(ClipMissing(3, "a"))
+    assert s.variants["v.mp4"].status is VariantStatus.FAILED
+    assert not any(isinstance(action, Remember) for action in actions)
+
+
+def test_stop_does_not_wait_for_ever() -> None:
+    """A replica that hangs does not keep the GPUs past the deadline."""
+    s = scheduler({"a": 1}, {"v": ("a",)}, max_replicas=1)
+    s.handle(RunStarted(0))
+    s.handle(ReplicaReady(1, "replica-1"))
+    s.handle(StopRequested(10, "stopped"))
+    assert s.next_wake_s == 70
+    assert s.handle(Tick(69)) == []
+    assert s.handle(Tick(70)) == [RetireReplica("replica-1", Reason.DONE), Finish(Reason.STOPPING)]
     assert s.variants["v.mp4"].status is VariantStatus.LEFT
 
 

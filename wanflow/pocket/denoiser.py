@@ -73,7 +73,8 @@ def denoise(
     shift, scale = _per_token(model.scale_shift_table.unsqueeze(1) + time.view(batch, 2, 1, -1), first, rest)
     x = model.proj_out(_modulate(x, scale, shift))
     x = x.view(batch, frames, height // 2, width // 2, 2, 2, -1)
-    return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(batch, -1, frames, height, width)
+    flow: Tensor = x.permute(0, 6, 1, 2, 4, 3, 5).reshape(batch, -1, frames, height, width)
+    return flow
 
 
 @functools.cache

@@ -69,7 +69,8 @@ def upscale(renderer: Renderer, seed: str, i: int, *, refined: bool = True) -> U
 
 
 def quality_of(picture: Tensor, truth: Tensor) -> tuple[float, float]:
-    """PSNR in dB, and edge sharpness: the steepness of the picture where the truth is steep, as a share of the truth's."""
+    """PSNR in dB, and edge sharpness: the steepness of the picture where the truth is steep, as a share of the
+    truth's."""
     psnr = float(-10 * torch.log10((picture - truth).square().mean()))
     slope, true_slope = _slope(picture), _slope(truth)
     edges = true_slope > torch.quantile(true_slope.flatten()[::7], 0.97)

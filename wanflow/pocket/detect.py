@@ -54,10 +54,11 @@ def detect_at(video: npt.NDArray[Any], frame: int) -> tuple[str, str]:
 
 def _shrink(video: npt.NDArray[Any]) -> Array:
     """Float frames with a shorter side of at most 128 pixels: the rules are tuned to that scale."""
-    frames = video.astype(np.float32) / (255 if video.dtype == np.uint8 else 1)
+    frames: Array = video.astype(np.float32) / np.float32(255 if video.dtype == np.uint8 else 1)
     while min(frames.shape[1:3]) >= 160:
         f, h, w, c = frames.shape
-        frames = frames[:, : h // 2 * 2, : w // 2 * 2].reshape(f, h // 2, 2, w // 2, 2, c).mean((2, 4))
+        even = frames[:, : h // 2 * 2, : w // 2 * 2].reshape(f, h // 2, 2, w // 2, 2, c)
+        frames = even.mean((2, 4), dtype=np.float32)
     return frames
 
 
@@ -169,12 +170,16 @@ def _roughness(masks: Array) -> float:
 def _box(values: Array, reach: int, axis: int) -> Array:
     """A moving mean over ``reach`` pixels, the edges wrapped."""
     total = np.cumsum(np.concatenate([values, values.take(range(reach), axis)], axis), axis, dtype=np.float64)
-    ahead, behind = total.take(range(reach, total.shape[axis]), axis), total.take(range(values.shape[axis]), axis)
+    ahead, behind = (
+        total.take(range(reach, total.shape[axis]), axis),
+        total.take(range(values.shape[axis]), axis),
+    )
     return np.roll((ahead - behind) / reach, reach // 2 + 1, axis).astype(np.float32)
 
 
 def shape_misfits(mask: Array) -> dict[str, float]:
-    """How badly each shape's template, placed by area and centroid, covers a mask: 0 is perfect, 1 is nothing in common."""
+    """How badly each shape's template, placed by area and centroid, covers a mask: 0 is perfect, 1 is nothing
+    in common."""
     height, width = mask.shape
     short = min(height, width)
     solid = mask > 0.5
@@ -255,7 +260,8 @@ def _wave_motion(masks: Array, first: Array, last: Array, short: int) -> str:
 
 
 def _drift(masks: Array) -> tuple[float, float]:
-    """How far the picture moves over the clip in shorter sides, by least squares on blurred frames (Lucas and Kanade)."""
+    """How far the picture moves over the clip in shorter sides, by least squares on blurred frames (Lucas and
+    Kanade)."""
     f, h, w = masks.shape
     cell = max(1, min(h, w) // 24)
     small = (

@@ -1,8 +1,8 @@
 """Does pocket do what its card says? ``python -m wanflow.pocket.evaluate`` measures it and prints pass or fail a line.
 
 Prompts are held-out combinations (a colour never seen with that kind, or never over that background), rendered by
-wanflow's engine with the checkpoint's defaults and judged from pixels by ``detect``. The VAE and ``refine`` are measured
-against drawn truth. Exit code 1 when a line fails.
+wanflow's engine with the checkpoint's defaults and judged from pixels by ``detect``. The VAE and ``refine``
+are measured against drawn truth. Exit code 1 when a line fails.
 """
 
 from __future__ import annotations
@@ -144,14 +144,15 @@ def main(arguments: list[str] | None = None) -> None:
     renderer = Renderer(chosen.checkpoint, chosen.threads)
     num = chosen.prompts
     lines: list[Line] = []
-    for measure in (
+    measures: tuple[Callable[[], list[Line]], ...] = (
         lambda: measure_text(renderer, num, chosen.seed),
         lambda: measure_image(renderer, max(4, num // 2), chosen.seed),
         lambda: measure_vae(renderer, max(3, min(24, num // 4)), chosen.seed),
         lambda: [Line(*row) for row in measure_refine(renderer, max(3, min(12, num // 10)), chosen.seed)],
         lambda: measure_speed(chosen.checkpoint, chosen.threads),
         lambda: measure_seeds(renderer),
-    ):
+    )
+    for measure in measures:
         for line in measure():
             lines.append(line)
             mark = "pass" if line.passed else "FAIL"

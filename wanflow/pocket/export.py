@@ -1,4 +1,5 @@
-"""The shipped folder: diffusers' layout, bfloat16 safetensors, and ``wanflow.json`` with what a render needs to know."""
+"""The shipped folder: diffusers' layout, bfloat16 safetensors, and ``wanflow.json`` with what a render needs
+to know."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The captions pocket understands: how a scene is said, in many ways, and how a caption is read back.
 
-The grammar is English in short phrases. Words it does not know reach the model as one "unknown" token; training scatters
-such tokens through the captions, so they are ignored rather than fatal.
+The grammar is English in short phrases. Words it does not know reach the model as one "unknown" token;
+training scatters such tokens through the captions, so they are ignored rather than fatal.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ MOTION_WORDS: dict[str, tuple[str, ...]] = {
     ),
     "right": (
         "moves right", "moving right", "moving to the right", "drifts to the right", "drifting right", "slides right",
-        "sliding to the right", "gliding right", "flows right", "flowing to the right", "floating rightward", "rightward",
+        "sliding to the right", "gliding right", "flows right", "flowing to the right", "floating rightward",
+        "rightward",
         "going from left to right", "pan right",
     ),
     "up": (
@@ -170,7 +171,8 @@ def caption(scene: Scene, rng: random.Random, *, omit: float = 0.0, noise: float
         text = f"{subject} {motion} {behind}"
     if rng.random() < 0.3:
         text = f"{text}, {rng.choice(MANNERS)}"
-    before, after = [], []
+    before: list[str] = []
+    after: list[str] = []
     if rng.random() < noise:
         for _ in range(rng.randint(1, 4)):
             stray = rng.choice(FILLERS) if rng.random() < 0.3 else _nonsense(rng)

@@ -1,7 +1,8 @@
 """The training set of the denoiser: scenes drawn and encoded once, kept as normalised latents in shards on disk.
 
 Drawing and encoding a clip costs as much as training on it twice, and a clip is worth several visits: every visit has
-new words, new noise and a new time. A shard is a function of its name and the seed; missing ones are made, present ones kept.
+new words, new noise and a new time. A shard is a function of its name and the seed; missing ones are made,
+present ones kept.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 
 def learning_rate(step: int, total: int, warmup: int = 50, cooldown: float = 0.4) -> float:
-    """The factor on the peak rate: a short warm-up, a plateau, and a straight descent to 2 % over the last ``cooldown``."""
+    """The factor on the peak rate: a short warm-up, a plateau, and a straight descent to 2 % over the last
+    ``cooldown``."""
     rise = min(1.0, (step + 1) / warmup)
     fall = min(1.0, (total - step) / max(1.0, cooldown * total))
     return rise * max(0.02, fall)
@@ -26,7 +27,8 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self, modules: Iterable[nn.Module], lr: float = 0.01, adam_ratio: float = 0.15, decay: float = 0.01
     ) -> None:
-        matrices, others = [], []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for module in modules:
             for name, p in module.named_parameters():
                 plain = p.ndim < 2 or min(p.shape[0], p[0].numel()) < 8 or "table" in name or "gamma" in name
@@ -36,7 +38,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, {"lr": lr, "ratio": adam_ratio, "decay": decay, "factor": 1.0})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             rate = group["lr"] * group["factor"]
@@ -77,7 +79,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrices, roughly: singular values end within 0.7 to 1.2. (batch, rows, columns)."""
+    """The nearest (semi-)orthogonal matrices, roughly: singular values end within 0.7 to 1.2. (batch, rows,
+    columns)."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.to(torch.bfloat16)
     tall = x.shape[1] > x.shape[2]
@@ -87,7 +90,8 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     for _ in range(5):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+    result: Tensor = (x.mT if tall else x).to(matrices.dtype)
+    return result
 
 
 class Average:

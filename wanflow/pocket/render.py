@@ -1,4 +1,5 @@
-"""Rendering with the checkpoint through wanflow's own engine: what the evaluation and the contact sheet measure and show."""
+"""Rendering with the checkpoint through wanflow's own engine: what the evaluation and the contact sheet
+measure and show."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The scenes pocket is trained on: what a scene is, how one is sampled, and how it is drawn.
 
-A :class:`Scene` is a small value. Drawing it is a pure function of the scene and a size, so the same scene at 96x160 and
-at 192x320 is the same picture: every length is in units of the shorter side, edges are antialiased analytically from
-signed distances, and chance lives in the scene's own ``seed``. Captions are the business of ``grammar``.
+A :class:`Scene` is a small value. Drawing it is a pure function of the scene and a size, so the same scene at
+96x160 and at 192x320 is the same picture: every length is in units of the shorter side, edges are antialiased
+analytically from signed distances, and chance lives in the scene's own ``seed``. Captions are the business of
+``grammar``.
 
 Limits: one subject a scene, one motion a scene, straight uniform motion, colours in sRGB without colour management.
 """
@@ -87,7 +88,8 @@ class Scene:
 
 
 def sample_scene(rng: random.Random, *, held_out: bool = False) -> Scene:
-    """A scene, balanced over kind, motion and scale; from the training combinations, or with ``held_out`` from the others."""
+    """A scene, balanced over kind, motion and scale; from the training combinations, or with ``held_out`` from
+    the others."""
     while True:
         scene = Scene(
             kind=rng.choice(KINDS),
@@ -109,7 +111,8 @@ def draw(
     device: torch.device | str = "cpu",
     crop: tuple[int, int, int, int] | None = None,
 ) -> Tensor:
-    """The scene as float32 ``(3, num_frames, height, width)`` in 0..1. The motion takes ``NUM_FRAMES``, longer clips go on.
+    """The scene as float32 ``(3, num_frames, height, width)`` in 0..1. The motion takes ``NUM_FRAMES``, longer
+    clips go on.
 
     ``crop`` (top, left, height, width) draws only that part of the picture, at that part's cost.
     """
@@ -130,7 +133,8 @@ def draw(
 
 
 class _Canvas:
-    """Pixel centres in units of the shorter side, origin in the middle, y down; and the clip's progress 0..1 a frame."""
+    """Pixel centres in units of the shorter side, origin in the middle, y down; and the clip's progress 0..1 a
+    frame."""
 
     def __init__(
         self, height: int, width: int, num_frames: int, device: torch.device, crop: tuple[int, int, int, int]
@@ -238,7 +242,8 @@ def _shape(canvas: _Canvas, picture: Tensor, subject: Tensor, scene: Scene, rng:
 
 
 def shape_distance(kind: str, x: Tensor, y: Tensor) -> Tensor:
-    """Signed distance to a shape of radius 1, y down, slightly rounded. Formulas after Inigo Quilez, 2D distance functions."""
+    """Signed distance to a shape of radius 1, y down, slightly rounded. Formulas after Inigo Quilez, 2D
+    distance functions."""
     if kind == "circle":
         return torch.sqrt(x * x + y * y + 1e-8) - 0.94
     if kind == "ring":
@@ -312,7 +317,8 @@ def _waves(
 
 
 def _bokeh(canvas: _Canvas, picture: Tensor, subject: Tensor, scene: Scene, rng: random.Random) -> Tensor:
-    """Overlapping out-of-focus lights, each a soft disc with a brighter rim; nearer ones are larger and move further."""
+    """Overlapping out-of-focus lights, each a soft disc with a brighter rim; nearer ones are larger and move
+    further."""
     large = scene.scale == "large"
     area = canvas.half_w * canvas.half_h * 4
     count = round((5.0 if large else 10.0) * area)

@@ -1,10 +1,12 @@
 """The loop every stage of training shares: step, log, save, resume.
 
-A step is a function of its number and the rank alone (its data and noise are seeded by them), so a stage that was stopped
-and resumed ends with the weights of one that never was. State lives in ``<out>/<name>.pt``, losses in ``<out>/<name>.jsonl``.
+A step is a function of its number and the rank alone (its data and noise are seeded by them), so a stage that
+was stopped and resumed ends with the weights of one that never was. State lives in ``<out>/<name>.pt``, losses in
+``<out>/<name>.jsonl``.
 
-Under ``torchrun`` every process takes its own share of each step and gradients are averaged, over GPUs or over CPU cores:
-one single-threaded process a core waits for its neighbour once a step, threads of one process wait at every operation.
+Under ``torchrun`` every process takes its own share of each step and gradients are averaged, over GPUs or over
+CPU cores: one single-threaded process a core waits for its neighbour once a step, threads of one process wait
+at every operation.
 """
 
 from __future__ import annotations

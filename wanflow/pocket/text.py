@@ -30,7 +30,8 @@ TEXT_CONFIG: dict[str, Any] = {
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word, lower case, punctuation dropped, ``</s>`` at the end; words outside the grammar become ``<unk>``."""
+    """One token a word, lower case, punctuation dropped, ``</s>`` at the end; words outside the grammar become
+    ``<unk>``."""
     words = ["<pad>", "</s>", "<unk>", *vocabulary()]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence(

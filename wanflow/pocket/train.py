@@ -1,16 +1,18 @@
 """Rebuild pocket from a seed: ``python -m wanflow.pocket.train --out DIR``.
 
-Hardware: one GPU (minutes) or two CPU cores (a few hours; ``torchrun --nproc-per-node 2 -m wanflow.pocket.train ...`` uses
-both well). Stopped at any moment, the same command goes on from the last save. Stages:
+Hardware: one GPU (minutes) or two CPU cores (a few hours; ``torchrun --nproc-per-node 2 -m
+wanflow.pocket.train ...`` uses both well). Stopped at any moment, the same command goes on from the last save. Stages:
 
     vae       the autoencoder, on crops of drawn scenes            -> vae.pt, vae.jsonl
     latents   scenes drawn and encoded once                        -> latents/*.pt
     denoiser  text encoder and one transformer on all times        -> denoiser.pt
     experts   the transformer continued on each side of the boundary, the low side at twice the size too
+    decoder   the VAE's decoder once more, on the latents that the denoiser knows
     export    the folder that diffusers and wanflow load           -> checkpoint/
 
-To fine-tune on other scenes, change ``scenes.draw`` and ``grammar`` (or write latent shards of your own clips in the form
-of ``latents.Shard``), start from a trained ``out`` folder, and run ``--stage experts`` with a lower ``--rate``.
+To fine-tune on other scenes, change ``scenes.draw`` and ``grammar`` (or write latent shards of your own clips
+in the form of ``latents.Shard``), start from a trained ``out`` folder, and run ``--stage experts`` with a
+lower ``--rate``.
 """
 
 from __future__ import annotations
@@ -33,10 +35,11 @@ from wanflow.pocket.latents import make_shard, shard_path
 from wanflow.pocket.stages import Stage, load_average, rank
 from wanflow.pocket.text import build_text_encoder, build_tokenizer
 from wanflow.pocket.train_denoiser import Diet, train_denoiser
-from wanflow.pocket.train_vae import SIZES, measure_latents, train_vae
+from wanflow.pocket.train_vae import SIZES, measure_latents, train_decoder, train_vae
 
-STAGES = ("vae", "latents", "denoiser", "experts", "export")
-#: Two thirds of the base size: what a scene looks like is learned at a third of the cost, position embeddings carry it over.
+STAGES = ("vae", "latents", "denoiser", "experts", "decoder", "export")
+#: Two thirds of the base size: what a scene looks like is learned at a third of the cost, position embeddings
+#: carry it over.
 SMALL_SIZES = ((64, 112), (112, 64), (80, 80))
 DOUBLE_SIZES = tuple((2 * h, 2 * w) for h, w in SIZES)
 #: Clips by shape: half are 16:9.
@@ -48,6 +51,7 @@ class Recipe:
     """How much of everything. Batches are a process's own."""
 
     vae: Stage
+    decoder: Stage
     vae_batch: int
     #: Shards of ``shard_clips`` clips by size.
     num_shards: dict[tuple[int, int], int]
@@ -62,16 +66,17 @@ class Recipe:
 
 
 CPU = Recipe(
-    vae=Stage("vae", 2800, 0.04, cooldown=0.45),
+    vae=Stage("vae", 4000, 0.03, cooldown=0.35),
+    decoder=Stage("decoder", 1400, 0.02, cooldown=0.7),
     vae_batch=2,
     num_shards={
-        **dict(zip(SMALL_SIZES, (20, 10, 10), strict=True)),
-        **dict(zip(SIZES, (4, 2, 2), strict=True)),
+        **dict(zip(SMALL_SIZES, (8, 4, 4), strict=True)),
+        **dict(zip(SIZES, (6, 3, 3), strict=True)),
         **dict(zip(DOUBLE_SIZES, (1, 1, 1), strict=True)),
     },
     shard_clips=200,
-    small_share=0.8,
-    denoiser=Stage("denoiser", 1600, 0.02, warmup=40, cooldown=0.45, average=0.995, save_every=100),
+    small_share=0.7,
+    denoiser=Stage("denoiser", 2400, 0.02, warmup=40, cooldown=0.4, average=0.995, save_every=100),
     high=Stage("high", 600, 0.008, warmup=20, cooldown=0.8, average=0.99),
     low=Stage("low", 800, 0.008, warmup=20, cooldown=0.8, average=0.99),
     batches=(20, 12, 3),
@@ -79,6 +84,7 @@ CPU = Recipe(
 GPU = replace(
     CPU,
     vae=Stage("vae", 6000, 0.03, cooldown=0.5),
+    decoder=Stage("decoder", 3000, 0.02, cooldown=0.7),
     vae_batch=32,
     num_shards=dict.fromkeys((*SIZES, *DOUBLE_SIZES), 40),
     small_share=0.0,
@@ -147,6 +153,10 @@ def train(
                 fused=fused,
                 minutes=minutes,
             )
+    decoder = nn.ModuleDict({"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder})
+    load_average(out / "decoder.pt", decoder, needed=False)
+    if "decoder" in stages:
+        train_decoder(vae, recipe.decoder, out, seed=seed, batch=recipe.vae_batch, minutes=minutes)
     if "export" in stages and rank() == 0:
         load_average(out / "high.pt", nn.ModuleDict({"transformer": high}), needed=False)
         load_average(out / "low.pt", nn.ModuleDict({"transformer": low}), needed=False)
@@ -204,7 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     chosen = parser.parse_args(arguments)
     recipe = GPU if chosen.device == "cuda" else CPU
-    for name in ("vae", "denoiser", "high", "low"):
+    for name in ("vae", "decoder", "denoiser", "high", "low"):
         stage = getattr(recipe, name)
         recipe = replace(recipe, **{name: replace(stage, lr=stage.lr * chosen.rate)})
     device = torch.device(chosen.device)

@@ -1,7 +1,8 @@
 """Stage two: text encoder and transformer together on all times, then one expert for each side of the boundary.
 
 Flow matching: between a clip x and noise n lies (1 - s) x + s n, and the model predicts n - x. Two clips in five are
-image-conditioned (their first latent frame is clean and its tokens are at time 0), one caption in ten is empty for guidance.
+image-conditioned (their first latent frame is clean and its tokens are at time 0), one caption in ten is empty
+for guidance.
 """
 
 from __future__ import annotations

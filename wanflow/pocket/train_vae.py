@@ -1,19 +1,21 @@
 """Stage one: the VAE, on crops of scenes at the base size and twice that, at last over the full length.
 
-Short clips teach the first half of the stage most of what there is to learn at half the price, but are no substitute: a VAE
-trained on nine frames alone drifts in colour after the ninth. The second half sees the full length only.
+Short clips teach the first half of the stage most of what there is to learn at half the price, but are no
+substitute: a VAE trained on nine frames alone drifts in colour after the ninth. The second half sees the full
+length only.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
-from wanflow.pocket.autoencoder import reconstruction_loss
+from wanflow.pocket.autoencoder import decode_whole, encode_whole, picture_loss, reconstruction_loss
 from wanflow.pocket.scenes import NUM_FRAMES, draw, sample_scene
 from wanflow.pocket.stages import Stage, rank, run_stage
 
@@ -30,13 +32,14 @@ def train_vae(
     batch: int,
     crop: int = 64,
     minutes: float | None = None,
+    on_save: Callable[[int], None] | None = None,
 ) -> bool:
     """Train in place; whether the stage's last step was reached."""
     device = next(vae.parameters()).device
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = random.Random(f"vae {seed} {step} {rank()}")
-        short = step < 0.55 * stage.num_steps and rng.random() < 0.65
+        short = step < 0.7 * stage.num_steps and rng.random() < 0.7
         video = draw_crops(rng, batch, crop, device, 9 if short else NUM_FRAMES)
         shape = (
             video.shape[0],
@@ -52,7 +55,41 @@ def train_vae(
         return value, {"psnr": float(psnr)}
 
     lay_out_for_convolutions(vae)
-    return run_stage(stage, nn.ModuleDict({"vae": vae}), loss, out, minutes=minutes)
+    return run_stage(stage, nn.ModuleDict({"vae": vae}), loss, out, minutes=minutes, on_save=on_save)
+
+
+def train_decoder(
+    vae: AutoencoderKLWan,
+    stage: Stage,
+    out: Path,
+    *,
+    seed: int,
+    batch: int,
+    crop: int = 64,
+    minutes: float | None = None,
+    on_save: Callable[[int], None] | None = None,
+) -> bool:
+    """Go on with the decoder alone: the latents stay what the denoiser learned, their pictures get better."""
+    device = next(vae.parameters()).device
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = random.Random(f"{stage.name} {seed} {step} {rank()}")
+        video = draw_crops(rng, batch, crop, device, NUM_FRAMES)
+        with torch.autocast(device.type, torch.bfloat16):
+            with torch.no_grad():
+                mean, logvar = encode_whole(vae, video)
+            generator = torch.Generator().manual_seed(rng.randrange(2**62))
+            noise = torch.randn(mean.shape, generator=generator).to(device)
+            picture = decode_whole(vae, mean + torch.exp(0.5 * logvar) * noise)
+        value, mse = picture_loss(picture.float(), video)
+        return value, {"psnr": float(10 * torch.log10(4 / mse.detach()))}
+
+    vae.requires_grad_(False)
+    modules = nn.ModuleDict({"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder}).requires_grad_(
+        True
+    )
+    lay_out_for_convolutions(vae)
+    return run_stage(stage, modules, loss, out, minutes=minutes, on_save=on_save)
 
 
 def draw_crops(rng: random.Random, batch: int, crop: int, device: torch.device, num_frames: int) -> Tensor:
@@ -87,8 +124,6 @@ def measure_latents(
     vae: AutoencoderKLWan, *, seed: int, num_clips: int = 48
 ) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each latent channel over drawn clips: what the pipelines normalise by."""
-    from wanflow.pocket.autoencoder import encode_whole
-
     rng = random.Random(f"latents {seed}")
     device = next(vae.parameters()).device
     values = []

@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from wanflow.engines import Engine, load_engine
+from wanflow.errors import StoreError, WanflowError
 from wanflow.model import AssembleVariant, EngineSpec, RenderClip
+from wanflow.records import clip_record
 from wanflow.schedule.actions import Action
-from wanflow.schedule.events import Event
+from wanflow.schedule.events import ClipFound, ClipMissing, Event
+from wanflow.storage import Store
 
 #: (spec, device or None for the best one found, torch threads or None for torch's own choice)
 LoadEngine = Callable[[EngineSpec, str | None, int | None], Engine]
@@ -39,13 +42,27 @@ class RunContext:
     assemblies: Mapping[str, AssembleVariant]
     #: path of a small file in the workspace, and its content: a replica that cannot read it sees another store
     nonce: tuple[str, str]
-    #: variants that share the GPU time of each master that this run renders; masters that were held are not in it
+    #: files that share the GPU time of each master that this run renders; masters that were held are not in it
     sharing: Mapping[str, int] = field(default_factory=dict)
     #: price of a second of one replica; None: no price was given
     price_per_s: float | None = None
     #: Cache-Control of published files; None: the store's default
     cache_control: str | None = None
     load_engine: LoadEngine = load_real_engine
+
+
+def is_permanent(error: BaseException | None) -> bool:
+    """Whether a replica that failed to start with ``error`` would fail again. The store may be back in a minute."""
+    return isinstance(error, WanflowError) and not isinstance(error, StoreError)
+
+
+def probe(context: RunContext, key: str, now_s: float) -> Event:
+    """Whether the clip of ``key`` is on record. With a store that does not answer: no; a replica looks again."""
+    try:
+        found = clip_record(Store(context.workspace), key) is not None
+    except StoreError:
+        found = False
+    return ClipFound(now_s, key) if found else ClipMissing(now_s, key)
 
 
 class Pool(Protocol):

@@ -6,9 +6,11 @@ Masters and layer images are kept in a folder of this machine while the run last
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,11 +46,17 @@ class MasterMissing(WanflowError):
         return f"{len(self.keys)} master(s) are missing in the store and will be rendered again"
 
 
+#: a run's folder that nothing was put into for so long belongs to a run that is over
+MAX_CACHE_AGE_S = 24 * 3600.0
+
+Seconds = tuple[tuple[str, float], ...]
+
+
 @dataclass(frozen=True)
 class Assembled:
     """What an assembly made: (stage, seconds) and the record of each published file."""
 
-    seconds: tuple[tuple[str, float], ...]
+    seconds: Seconds
     records: tuple[Record, ...]
 
 
@@ -60,66 +68,68 @@ class Failed:
     message: str
     #: masters that are not in the store
     missing: tuple[str, ...] = ()
+    #: of files that were published before the failure
+    records: tuple[Record, ...] = ()
 
 
-def assemble_variant(context: RunContext, task: AssembleVariant, attempt: Attempt) -> Assembled:
-    """Make and publish every file of ``task``.
+def assemble_variant(context: RunContext, task: AssembleVariant, attempt: Attempt) -> Assembled | Failed:
+    """Make and publish every file of ``task``. Failures are values: one variant's trouble must not end a worker."""
+    records: list[Record] = []
+    try:
+        return Assembled(_publish_files(context, task, attempt, records), tuple(records))
+    except MasterMissing as error:
+        return Failed(Cause.STORAGE, str(error), error.keys, tuple(records))
+    except StoreError as error:
+        return Failed(Cause.STORAGE, str(error), (), tuple(records))
+    except InputError as error:
+        return Failed(Cause.BAD_INPUT, str(error), (), tuple(records))
+    except AssembleError as error:
+        return Failed(Cause.ITEM_ERROR, str(error), (), tuple(records))
+    except Exception as error:  # noqa: BLE001 - whatever else a file can do to a library
+        return Failed(Cause.ITEM_ERROR, f"{type(error).__name__}: {error}", (), tuple(records))
 
-    Raises MasterMissing, AssembleError, InputError or StoreError.
-    """
+
+def _publish_files(
+    context: RunContext, task: AssembleVariant, attempt: Attempt, records: list[Record]
+) -> Seconds:
+    """Assemble and publish; each file's record is appended as soon as it is published."""
     workspace, target = Store(context.workspace), Store(context.target)
     cache = cache_folder(context.run_id)
     started_s = time.perf_counter()
-    records_of_masters = _master_records(workspace, task)
-    masters = {key: _fetch_master(workspace, record, cache) for key, record in records_of_masters.items()}
+    rendered = _master_records(workspace, task)
+    masters = {key: _fetch_master(workspace, record, cache) for key, record in rendered.items()}
     sources = {source.digest: _fetch_source(source, cache) for source in _sources(task.variant)}
     seconds = {"fetch": time.perf_counter() - started_s, "assemble": 0.0, "publish": 0.0}
-    records = []
     for file in task.files:
         with tempfile.TemporaryDirectory(prefix="wanflow-") as folder:
             since_s = time.perf_counter()
             local = assemble.assemble(task.variant, file, masters, sources, Path(folder))
             expect_s = sum(scene.clip(file.output.aspect).seconds for scene in task.variant.scenes)
-            facts = quality.check_file(
-                local["video"], file.output, expect_s, [masters[key] for key in file.masters]
-            )
+            shown = [masters[key] for key in file.masters]
+            facts = quality.check_file(local["video"], file.output, expect_s, shown)
+            facts |= _gpu_facts(context, [rendered[key] for key in file.masters])
             seconds["assemble"] += time.perf_counter() - since_s
-            facts |= _gpu_facts(context, [records_of_masters[key] for key in file.masters])
             since_s = time.perf_counter()
-            record = publish(
-                target,
-                workspace,
-                file,
-                task.variant.variant_id,
-                local,
-                attempt,
-                context.run_id,
-                facts,
-                cache_control=context.cache_control,
+            name, run_id, cache_control = task.variant.variant_id, context.run_id, context.cache_control
+            records.append(
+                publish(
+                    target, workspace, file, name, local, attempt, run_id, facts, cache_control=cache_control
+                )
             )
-            records.append(record)
             seconds["publish"] += time.perf_counter() - since_s
-    return Assembled(tuple(seconds.items()), tuple(records))
-
-
-def failure_of(error: Exception) -> Failed:
-    """How the scheduler should see an error of ``assemble_variant``."""
-    match error:
-        case MasterMissing():
-            return Failed(Cause.STORAGE, str(error), error.keys)
-        case StoreError():
-            return Failed(Cause.STORAGE, str(error))
-        case InputError():
-            return Failed(Cause.BAD_INPUT, str(error))
-        case AssembleError():
-            return Failed(Cause.ITEM_ERROR, str(error))
-    return Failed(Cause.ITEM_ERROR, f"{type(error).__name__}: {error}")
+    return tuple(seconds.items())
 
 
 def cache_folder(run_id: str) -> Path:
-    """This machine's folder for the run's masters and layer images."""
-    folder = Path(tempfile.gettempdir(), f"wanflow-{os.getuid()}", run_id)
-    folder.mkdir(parents=True, exist_ok=True)
+    """This machine's folder for the run's masters and layer images; those of runs long over are removed on the way."""
+    root = Path(tempfile.gettempdir(), f"wanflow-{os.getuid()}")
+    folder = root / run_id
+    if not folder.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        for other in root.iterdir():
+            with suppress(OSError):  # another worker removes it at the same time
+                if time.time() - other.stat().st_mtime > MAX_CACHE_AGE_S:
+                    shutil.rmtree(other)
     return folder
 
 

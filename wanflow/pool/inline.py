@@ -11,17 +11,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from wanflow.errors import RenderError, WanflowError
+from wanflow.errors import Cancelled, RenderError
 from wanflow.model import Attempt
-from wanflow.pool import RunContext
-from wanflow.pool.assembler import assemble_variant, cache_folder, failure_of
+from wanflow.pool import RunContext, is_permanent, probe
+from wanflow.pool.assembler import Failed, assemble_variant, cache_folder
 from wanflow.pool.replica import Replica
-from wanflow.records import clip_record
-from wanflow.schedule.actions import Action, Assemble, Probe, Render, RetireReplica, StartReplica
+from wanflow.schedule.actions import Action, Assemble, Cancel, Probe, Render, RetireReplica, StartReplica
 from wanflow.schedule.events import (
     AssembleFailed,
-    ClipFound,
-    ClipMissing,
     ClipRendered,
     Event,
     RenderFailed,
@@ -30,7 +27,6 @@ from wanflow.schedule.events import (
     StepDone,
     VariantPublished,
 )
-from wanflow.storage import Store
 
 
 class InlinePool:
@@ -42,16 +38,21 @@ class InlinePool:
         context: RunContext,
         clock: Callable[[], float] = time.time,
         on_progress: Callable[[StepDone], None] | None = None,
+        why_stop: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._context = context
         self._clock = clock
         self._on_progress = on_progress
+        self._why_stop = why_stop
+        self._cancelled: set[Attempt] = set()
         self._replicas: dict[str, Replica] = {}
         self._orders: deque[Action] = deque()
 
     def perform(self, action: Action) -> None:
         if isinstance(action, RetireReplica):
             self._replicas.pop(action.replica, None)
+        elif isinstance(action, Cancel):
+            self._cancelled.add(action.attempt)
         elif isinstance(action, Assemble):
             # Finished videos first: whoever waits for the run sees results as early as they can be had.
             self._orders.appendleft(action)
@@ -71,8 +72,7 @@ class InlinePool:
             case Assemble():
                 return self._assemble(order)
             case Probe(key=key):
-                found = clip_record(Store(self._context.workspace), key)
-                return ClipFound(self._clock(), key) if found else ClipMissing(self._clock(), key)
+                return probe(self._context, key, self._clock())
         raise AssertionError(order)
 
     def close(self) -> None:
@@ -83,32 +83,35 @@ class InlinePool:
     def _start(self, order: StartReplica) -> Event:
         try:
             self._replicas[order.replica] = Replica(self._context, order.weights, None, None)
-        except WanflowError as error:
-            return ReplicaLost(self._clock(), order.replica, str(error), permanent=True)
+        except Exception as error:  # noqa: BLE001 - whatever loading can run into is a lost replica
+            return ReplicaLost(self._clock(), order.replica, str(error), permanent=is_permanent(error))
         return ReplicaReady(self._clock(), order.replica)
 
     def _render(self, order: Render) -> Event:
         def on_step(stage: str, step: int, num_steps: int) -> None:
+            # Nobody can call while this thread renders, so the reasons to stop are looked at from here.
+            if order.attempt in self._cancelled or self._why_stop():
+                raise Cancelled()
             if self._on_progress:
                 done = StepDone(
                     self._clock(), order.replica, order.key, order.attempt, stage, step, num_steps
                 )
                 self._on_progress(done)
 
-        task = self._context.renders[order.key]
+        task, replica = self._context.renders[order.key], self._replicas[order.replica]
         try:
-            seconds = self._replicas[order.replica].render(task, order.attempt, on_step)
+            seconds = replica.render(task, order.attempt, on_step)
         except RenderError as error:
+            words, spent = str(error), replica.seconds()
             return RenderFailed(
-                self._clock(), order.replica, order.key, order.attempt, error.cause, str(error)
+                self._clock(), order.replica, order.key, order.attempt, error.cause, words, spent
             )
         return ClipRendered(self._clock(), order.replica, order.key, order.attempt, seconds)
 
     def _assemble(self, order: Assemble) -> Event:
-        attempt: Attempt = order.attempt
-        try:
-            made = assemble_variant(self._context, self._context.assemblies[order.key], attempt)
-        except Exception as error:  # noqa: BLE001 - one variant's trouble must not end the run
-            why = failure_of(error)
-            return AssembleFailed(self._clock(), order.key, attempt, why.cause, why.message, why.missing)
-        return VariantPublished(self._clock(), order.key, attempt, made.seconds, made.records)
+        made = assemble_variant(self._context, self._context.assemblies[order.key], order.attempt)
+        if isinstance(made, Failed):
+            return AssembleFailed(
+                self._clock(), order.key, order.attempt, made.cause, made.message, made.missing, made.records
+            )
+        return VariantPublished(self._clock(), order.key, order.attempt, made.seconds, made.records)

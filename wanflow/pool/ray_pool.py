@@ -12,21 +12,22 @@ import logging
 import os
 import queue
 import shutil
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from wanflow.errors import Cancelled, RenderError, WanflowError
-from wanflow.model import AssembleVariant, Attempt, Cause, RenderClip
-from wanflow.pool import RunContext
-from wanflow.pool.assembler import Assembled, Failed, assemble_variant, cache_folder, failure_of
+from wanflow.errors import Cancelled, EngineError, RenderError, UsageError
+from wanflow.model import Attempt, Cause, RenderClip
+from wanflow.pool import RunContext, is_permanent, probe
+from wanflow.pool.assembler import Assembled, Failed, assemble_variant, cache_folder
 from wanflow.pool.replica import Replica, Seconds
-from wanflow.records import clip_record
 from wanflow.schedule.actions import (
     Action,
     Assemble,
@@ -39,8 +40,6 @@ from wanflow.schedule.actions import (
 )
 from wanflow.schedule.events import (
     AssembleFailed,
-    ClipFound,
-    ClipMissing,
     ClipRendered,
     Event,
     RenderFailed,
@@ -49,7 +48,6 @@ from wanflow.schedule.events import (
     StepDone,
     VariantPublished,
 )
-from wanflow.storage import Store
 
 #: progress reports of one replica are at least this far apart
 PROGRESS_EVERY_S = 0.25
@@ -63,12 +61,17 @@ Progress = tuple[str, Attempt, str, int, int]
 
 
 class ReplicaActor:
-    """The remote end. ``load`` and ``render`` run one at a time; the control methods beside them."""
+    """The remote end. ``load`` and ``render`` run one at a time; the control methods beside them.
+
+    The concurrency groups stand on the class, so that every process that imports it sees them.
+    """
 
     def __init__(
         self, context: RunContext, weights: str, device: str | None, num_threads: int | None
     ) -> None:
-        self._arguments = (context, weights, device, num_threads)
+        # a node of a cluster may have fewer cores than the driver thought of
+        cores = os.cpu_count() or 1
+        self._arguments = (context, weights, device, num_threads and min(num_threads, cores))
         self._replica: Replica | None = None
         self._cancelled: set[Attempt] = set()
         self._progress: queue.Queue[Progress] = queue.Queue()
@@ -79,7 +82,9 @@ class ReplicaActor:
         self._replica = Replica(*self._arguments)
         return os.getpid()
 
-    def render(self, task: RenderClip, attempt: Attempt) -> Seconds:
+    def render(self, task: RenderClip, attempt: Attempt) -> Seconds | tuple[RenderError, Seconds]:
+        """Render; a failure is a value, with the seconds that were spent on it."""
+
         def on_step(stage: str, step: int, num_steps: int) -> None:
             if attempt in self._cancelled:
                 raise Cancelled()
@@ -88,8 +93,12 @@ class ReplicaActor:
                 self._progress.put((task.key, attempt, stage, step, num_steps))
 
         assert self._replica is not None, "render before load"
-        return self._replica.render(task, attempt, on_step)
+        try:
+            return self._replica.render(task, attempt, on_step)
+        except RenderError as error:
+            return error, self._replica.seconds()
 
+    @ray.method(concurrency_group="progress")
     def poll(self) -> list[Progress]:
         """Progress since the last poll; waits up to POLL_S for some."""
         found: list[Progress] = []
@@ -99,20 +108,14 @@ class ReplicaActor:
                 found.append(self._progress.get_nowait())
         return found
 
+    @ray.method(concurrency_group="control")
     def cancel(self, attempt: Attempt) -> None:
         self._cancelled.add(attempt)
 
+    @ray.method(concurrency_group="control")
     def stage(self, task: RenderClip) -> None:
         if self._replica is not None:
             self._replica.stage(task)
-
-
-def _assemble(context: RunContext, task: AssembleVariant, attempt: Attempt) -> Assembled | Failed:
-    """What the CPU task does: its failure is a value, so that Ray logs no traceback of it."""
-    try:
-        return assemble_variant(context, task, attempt)
-    except Exception as error:  # noqa: BLE001 - one variant's trouble must not end the run
-        return failure_of(error)
 
 
 @dataclass
@@ -143,6 +146,11 @@ class RayPool:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
+        self._local_context = context
+        self._replicas: dict[str, _Handle] = {}
+        self._waiting: dict[Any, tuple[OnValue, OnError]] = {}
+        self._assembling: set[Any] = set()
+        self._events: deque[Event] = deque()
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
             init_ray(address)
@@ -150,6 +158,12 @@ class RayPool:
         num_cpus = max(1, int(resources.get("CPU", 1)))
         has_gpus = resources.get("GPU", 0) > 0
         self._num_gpus = gpus_per_replica if gpus_per_replica is not None else float(has_gpus)
+        if address is None and self._num_gpus > resources.get("GPU", 0):
+            self.close()
+            raise EngineError(
+                f"resources.gpus_per_replica asks for {self._num_gpus:g} GPU(s) and this machine has "
+                f"{resources.get('GPU', 0):g}; leave it out to use what is there, or join a cluster with --address"
+            )
         if self._num_gpus:
             room = int(resources.get("GPU", 0) // self._num_gpus)
             self.max_replicas = max_replicas or max(1, room)
@@ -159,11 +173,8 @@ class RayPool:
             self._device, self._num_threads = "cpu", max(1, num_cpus // self.max_replicas)
         # On a cluster that grows, work must wait for the CPUs that are to come; Ray queues what has no room.
         self.num_assembly_slots = num_cpus if address is None else max(num_cpus, MIN_CLUSTER_ASSEMBLIES)
-        self._local_context = context
-        self._context = ray.put(context)
-        self._replicas: dict[str, _Handle] = {}
-        self._waiting: dict[Any, tuple[OnValue, OnError]] = {}
-        self._events: deque[Event] = deque()
+        # Tasks travel with their orders; what every worker unpickles is small.
+        self._context = ray.put(replace(context, renders={}, assemblies={}))
         remote: Any = ray.remote  # its overloads know neither concurrency groups nor our signatures
         self._actor = remote(
             num_cpus=0,
@@ -171,8 +182,8 @@ class RayPool:
             max_restarts=0,
             max_task_retries=0,
             concurrency_groups={"progress": 1, "control": 2},
-        )(_with_groups(ReplicaActor))
-        self._assembler = remote(num_cpus=1, max_retries=0)(_assemble)
+        )(ReplicaActor)
+        self._assembler = remote(num_cpus=1, max_retries=0)(assemble_variant)
 
     # -- actions ------------------------------------------------------------------------------------------------
 
@@ -189,8 +200,7 @@ class RayPool:
                 if name in self._replicas:
                     self._replicas[name].actor.cancel.remote(attempt)
             case Probe(key=key):
-                found = clip_record(Store(self._local_context.workspace), key) is not None
-                self._events.append((ClipFound if found else ClipMissing)(self._clock(), key))
+                self._events.append(probe(self._local_context, key, self._clock()))
             case Assemble():
                 self._assemble(action)
             case RetireReplica(replica=name):
@@ -211,20 +221,22 @@ class RayPool:
         def failed(error: Exception) -> Event | None:
             cause = error.cause if isinstance(error, RayTaskError) else error
             self._drop(name)
-            return ReplicaLost(self._clock(), name, str(cause), permanent=isinstance(cause, WanflowError))
+            return ReplicaLost(self._clock(), name, str(cause), permanent=is_permanent(cause))
 
         self._waiting[actor.load.remote()] = (ready, failed)
 
     def _render(self, action: Render) -> None:
         name, key, attempt = action.replica, action.key, action.attempt
 
-        def rendered(seconds: Seconds) -> Event:
-            return ClipRendered(self._clock(), name, key, attempt, seconds)
+        def rendered(value: Seconds | tuple[RenderError, Seconds]) -> Event:
+            if value and isinstance(value[0], RenderError):
+                error, seconds = value
+                return RenderFailed(self._clock(), name, key, attempt, error.cause, str(error), seconds)
+            return ClipRendered(self._clock(), name, key, attempt, value)
 
         def failed(error: Exception) -> Event | None:
-            if isinstance(error, RayTaskError):
-                cause = error.cause if isinstance(error.cause, RenderError) else RenderError(str(error.cause))
-                return RenderFailed(self._clock(), name, key, attempt, cause.cause, str(cause))
+            if isinstance(error, RayTaskError):  # ours, not the clip's
+                return RenderFailed(self._clock(), name, key, attempt, Cause.ITEM_ERROR, str(error.cause))
             return self._lost(name, error)
 
         handle = self._replicas.get(name)
@@ -238,7 +250,9 @@ class RayPool:
 
         def assembled(made: Assembled | Failed) -> Event:
             if isinstance(made, Failed):
-                return AssembleFailed(self._clock(), key, attempt, made.cause, made.message, made.missing)
+                return AssembleFailed(
+                    self._clock(), key, attempt, made.cause, made.message, made.missing, made.records
+                )
             return VariantPublished(self._clock(), key, attempt, made.seconds, made.records)
 
         def failed(error: Exception) -> Event:
@@ -248,6 +262,7 @@ class RayPool:
 
         reference = self._assembler.remote(self._context, self._local_context.assemblies[key], attempt)
         self._waiting[reference] = (assembled, failed)
+        self._assembling.add(reference)
 
     # -- events -------------------------------------------------------------------------------------------------
 
@@ -263,6 +278,7 @@ class RayPool:
             ready, _ = ray.wait(list(self._waiting), num_returns=1, timeout=left_s)
             for reference in ready:
                 on_value, on_error = self._waiting.pop(reference)
+                self._assembling.discard(reference)
                 try:
                     event = on_value(ray.get(reference))
                 except RayError as error:
@@ -297,7 +313,11 @@ class RayPool:
     def close(self) -> None:
         for name in list(self._replicas):
             self._drop(name)
+        for reference in self._assembling:
+            with contextlib.suppress(RayError):  # nobody publishes after the run has given up its lease
+                ray.cancel(reference, force=True)
         self._waiting.clear()
+        self._assembling.clear()
         shutil.rmtree(cache_folder(self._local_context.run_id), ignore_errors=True)
         if self._owns_ray and ray.is_initialized():
             ray.shutdown()
@@ -308,17 +328,19 @@ class RayPool:
 
 
 def init_ray(address: str | None) -> None:
-    """Start Ray here, without its dashboard, or join the cluster at ``address``."""
+    """Start Ray here, without its dashboard, or join the cluster at ``address``. UsageError when there is none."""
     # It says at each start that local tokens are used, which asks nothing of anybody.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    if address is None:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-    else:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-
-
-def _with_groups(actor: type[ReplicaActor]) -> type[ReplicaActor]:
-    """Say which concurrency group answers each control method."""
-    for name, group in (("poll", "progress"), ("cancel", "control"), ("stage", "control")):
-        setattr(actor, name, ray.method(concurrency_group=group)(getattr(actor, name)))
-    return actor
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        if address is None:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = "on this machine" if address is None else f"at {address}"
+        raise UsageError(f"Ray cannot be reached {where}: {error}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():  # Ray puts its own in their place
+                signal.signal(number, handler)

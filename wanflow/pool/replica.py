@@ -38,6 +38,8 @@ class Replica:
         self._store = Store(context.workspace)
         check_same_store(self._store, context)
         self._engine: Engine = context.load_engine(context.engines[weights], device, num_threads)
+        self._timer = _StageTimer()
+        #: source images fetched ahead, by digest; the newest two, since a staged clip may go elsewhere
         self._images: dict[str, bytes] = {}
 
     def stage(self, task: RenderClip) -> None:
@@ -50,9 +52,9 @@ class Replica:
     def render(self, task: RenderClip, attempt: Attempt, on_step: OnStep) -> Seconds:
         """Make every stage of ``task`` that has no record; return (stage, seconds).
 
-        Raises RenderError, whose cause says how it failed.
+        Raises RenderError, whose cause says how it failed; ``seconds`` then has what was spent.
         """
-        timer = _StageTimer()
+        timer = self._timer = _StageTimer()
 
         def timed_step(stage: str, step: int, num_steps: int) -> None:
             timer.enter(stage)
@@ -67,7 +69,7 @@ class Replica:
         except StoreError as error:
             raise RenderError(str(error), Cause.STORAGE) from error
         except EngineError as error:
-            raise RenderError(str(error), Cause.BAD_INPUT) from error
+            raise RenderError(str(error)) from error
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
                 raise RenderError(f"out of memory: {error}", Cause.OUT_OF_MEMORY) from error
@@ -77,6 +79,10 @@ class Replica:
         finally:
             self._images.pop(task.clip.image.digest if task.clip.image else "", None)
         return timer.seconds()
+
+    def seconds(self) -> Seconds:
+        """(stage, seconds) of the newest render, ended or not."""
+        return self._timer.seconds()
 
     def _make_stages(self, task: RenderClip, attempt: Attempt, on_step: OnStep, timer: _StageTimer) -> None:
         clip, done = task.clip, self._deepest_record(task)
@@ -98,7 +104,10 @@ class Replica:
                 step = clip.cascade[number - 1]
                 latents = cascade.apply(step, self._engine, clip, latents, image, on_step, stage.name)
             timer.enter("store")
-            put_clip(self._store, stage.key, attempt, {LATENTS: dump_latents(latents)}, {"stage": stage.name})
+            files = {LATENTS: dump_latents(latents)}
+            record, is_mine = put_clip(self._store, stage.key, attempt, files, {"stage": stage.name})
+            if not is_mine:  # another attempt was first: what follows must descend from what is on record
+                latents = load_latents(self._store.read(file_of(record, LATENTS).path))
 
     def _put_master(
         self, clip: Clip, stage: Stage, latents: Any, attempt: Attempt, on_step: OnStep, timer: _StageTimer
@@ -130,9 +139,12 @@ class Replica:
     def _image(self, clip: Clip) -> bytes | None:
         if clip.image is None:
             return None
-        if clip.image.digest not in self._images:
-            self._images[clip.image.digest] = read_source(clip.image)
-        return self._images[clip.image.digest]
+        found = self._images.get(clip.image.digest)
+        if found is None:
+            found = self._images[clip.image.digest] = read_source(clip.image)
+            for digest in list(self._images)[:-2]:
+                self._images.pop(digest, None)
+        return found
 
 
 def check_same_store(store: Store, context: RunContext) -> None:

@@ -140,8 +140,8 @@ def _counts(ledger: Ledger, events: pa.Table) -> dict[str, int]:
     }
     plan = ledger.read_plan()
     counts: Counter[str] = Counter()
-    if plan is not None and "status" in plan.column_names:
-        counts.update(str(status) for status in plan.column("status").to_pylist() if status in set(Status))
+    if plan is not None:
+        counts.update(row["status"] for row in plan.select(["kind", "status"]).to_pylist() if row["kind"] == "variant")
     counts[Status.PUBLISHED] += len(published)
     counts[Status.LEFT] = max(0, counts[Status.LEFT] - len(published))
     return {status.value: counts[status] for status in Status}

@@ -190,8 +190,9 @@ def _rows(target_url: str, record: Record) -> list[dict[str, Any]]:
             "made_at": _made_at(record),
             "run_id": info.get("run_id"),
             "attempt": record.attempt,
-            "gpu_seconds": info.get("gpu_seconds"),
-            "cost": info.get("cost"),
+            # the poster came with its video
+            "gpu_seconds": info.get("gpu_seconds") if number == 0 else None,
+            "cost": info.get("cost") if number == 0 else None,
         }
         for number, file in enumerate(record.files)
     ]

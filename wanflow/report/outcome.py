@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from wanflow.ledger import Ledger
@@ -32,8 +32,6 @@ class Outcome:
     cost: float | None = None
     #: why it ended as it did; empty after a run without trouble
     message: str = ""
-    #: anything else worth keeping
-    facts: Mapping[str, Scalar] = field(default_factory=dict)
 
     @property
     def elapsed_s(self) -> float:

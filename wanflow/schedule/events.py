@@ -72,6 +72,7 @@ class RenderFailed:
     attempt: Attempt
     cause: Cause
     message: str
+    seconds: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,8 @@ class AssembleFailed:
     message: str
     #: masters that were to be held and are not in the store: they are rendered again
     missing: tuple[str, ...] = ()
+    #: of files that were published before the failure
+    records: tuple[Record, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

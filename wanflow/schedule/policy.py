@@ -14,11 +14,11 @@ BUDGETS: Mapping[Cause, int] = {
     Cause.BAD_OUTPUT: 2,
     Cause.ITEM_ERROR: 2,
     Cause.BAD_INPUT: 1,
-    Cause.STORAGE: 5,
+    Cause.STORAGE: 8,
     Cause.HUNG: 2,
 }
 
-#: failures of these kinds would come again the next night, so the store remembers them
+#: a budget spent on one of these would be spent again the next night, so the store remembers it
 REPEATING = frozenset({Cause.BAD_INPUT, Cause.REPLICA_LOST})
 
 
@@ -28,7 +28,9 @@ class Policy:
     max_replicas: int
     #: assemblies at once
     max_assemblies: int
-    #: attempts at a task over all causes
+    #: replicas that are kept to the end of the run, idle or not
+    min_replicas: int = 0
+    #: attempts at a task over all causes but storage trouble, which says nothing about the task
     max_attempts: int = 5
     #: replicas that may die while loading, in a row, before the run is given up
     max_failed_starts: int = 3
@@ -38,13 +40,24 @@ class Policy:
     max_backoff_s: float = 60.0
     #: on the clock of the events; None: no deadline
     deadline_s: float | None = None
+    #: how long a stopped run waits for what is under way
+    stop_grace_s: float = 60.0
     budgets: Mapping[Cause, int] = field(default_factory=lambda: BUDGETS)
 
 
 def may_retry(policy: Policy, failures: tuple[Cause, ...]) -> bool:
     """Whether a task that failed for ``failures`` (the newest last) has an attempt left."""
     newest = failures[-1]
-    return failures.count(newest) < policy.budgets.get(newest, 1) and len(failures) < policy.max_attempts
+    if is_spent(policy, failures):
+        return False
+    return (
+        newest is Cause.STORAGE or sum(cause is not Cause.STORAGE for cause in failures) < policy.max_attempts
+    )
+
+
+def is_spent(policy: Policy, failures: tuple[Cause, ...]) -> bool:
+    """Whether the newest cause has used up its own budget."""
+    return failures.count(failures[-1]) >= policy.budgets.get(failures[-1], 1)
 
 
 def backoff(policy: Policy, failures: tuple[Cause, ...]) -> float:

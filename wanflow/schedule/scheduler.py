@@ -40,7 +40,7 @@ from wanflow.schedule.events import (
     Tick,
     VariantPublished,
 )
-from wanflow.schedule.policy import REPEATING, Policy, backoff, choose_engine, may_retry
+from wanflow.schedule.policy import REPEATING, Policy, backoff, choose_engine, is_spent, may_retry
 from wanflow.schedule.state import (
     ClipState,
     ClipStatus,
@@ -74,6 +74,7 @@ class Scheduler:
         #: set once the run is to end early: the reason in words
         self.stopping: str | None = None
         self.broken: str | None = None
+        self._stopped_s = 0.0
         self._now_s = 0.0
         self._num_attempts = 0
         self._num_replicas = 0
@@ -145,6 +146,7 @@ class Scheduler:
             case RenderFailed():
                 if clip := self._current_clip(event.key, event.attempt):
                     self._free(clip)
+                    _add_seconds(clip.seconds, event.seconds)
                     return self._clip_failed(clip, event.cause, event.message)
                 return []
             case ClipFound(key=key):
@@ -175,13 +177,18 @@ class Scheduler:
             self._queue(self.clips[lost.staged])
         if lost.status is ReplicaStatus.STARTING:
             self._failed_starts += 1
-            if event.permanent or self._failed_starts >= self.policy.max_failed_starts:
+            alive = any(r.status is not ReplicaStatus.STARTING for r in self.replicas.values())
+            given_up = event.permanent or self._failed_starts >= self.policy.max_failed_starts
+            # Where others work, one node's trouble is not the run's.
+            if given_up and not alive:
                 self.broken = f"no replica can start: {event.message}"
                 return self._stop(self.broken)
         if lost.running is None:
             return []
         clip = self.clips[lost.running]
         clip.status, clip.replica, clip.message = ClipStatus.PROBING, None, event.message
+        # What it did is gone, but the time was spent.
+        _add_seconds(clip.seconds, (("denoise", self._now_s - clip.since_s),))
         return [Probe(clip.key, Reason.MAY_BE_DONE)]
 
     def _clip_failed(self, clip: ClipState, cause: Cause, message: str) -> list[Action]:
@@ -206,7 +213,7 @@ class Scheduler:
             if variant.status is VariantStatus.WAITING:
                 variant.failures += (cause,)
                 self._close_variant(variant, VariantStatus.FAILED, message)
-        if cause in REPEATING:
+        if cause in REPEATING and is_spent(self.policy, clip.failures):
             return [Remember(clip.key, cause, message, attempt, Reason.WOULD_REPEAT)]
         return []
 
@@ -216,17 +223,19 @@ class Scheduler:
             return []
         self._assembling -= 1
         variant.attempt = None
-        variant.failures += (event.cause,)
         variant.message = event.message
-        if not may_retry(self.policy, variant.failures):
-            self._close_variant(variant, VariantStatus.FAILED, event.message)
-            return []
+        # A held master that is gone is nobody's failure; one that this run has made and lost again is.
+        if not event.missing or any(self.clips[key].done_here for key in event.missing):
+            variant.failures += (event.cause,)
+            if not may_retry(self.policy, variant.failures):
+                self._close_variant(variant, VariantStatus.FAILED, event.message)
+                return []
         for key in event.missing:
             self._render_again(key, variant)
         if variant.missing:
             variant.status = VariantStatus.WAITING
             return []
-        wait_s = backoff(self.policy, variant.failures)
+        wait_s = backoff(self.policy, variant.failures) if variant.failures else 0.0
         variant.status, variant.not_before_s = VariantStatus.READY, self._now_s + wait_s
         heapq.heappush(self._later, (variant.not_before_s, "variant", variant.key))
         return []
@@ -243,7 +252,7 @@ class Scheduler:
     def _stop(self, message: str) -> list[Action]:
         if self.stopping is not None:
             return []
-        self.stopping = message
+        self.stopping, self._stopped_s = message, self._now_s
         return [
             Cancel(replica.replica, replica.running, attempt, Reason.STOPPING)
             for replica in self.replicas.values()
@@ -284,6 +293,7 @@ class Scheduler:
                     self._next_attempt(),
                 )
                 clip.num_attempts += 1
+                clip.since_s = self._now_s
                 replica.status, replica.running = ReplicaStatus.BUSY, clip.key
                 reason = Reason.RETRY if clip.failures else Reason.STAGED if staged else Reason.NEXT_IN_ORDER
                 actions.append(Render(replica.replica, clip.key, clip.attempt, reason))
@@ -315,11 +325,14 @@ class Scheduler:
             if replica.status is ReplicaStatus.IDLE and self._num_pending[replica.weights] == 0:
                 others_wait = any(n for w, n in self._num_pending.items() if w != replica.weights)
                 full = len(self.replicas) >= self.policy.max_replicas
-                if self._open[replica.weights] == 0 or (others_wait and full):
+                spare = len(self.replicas) > self.policy.min_replicas
+                if (self._open[replica.weights] == 0 and spare) or (others_wait and full):
                     reason = Reason.OTHER_ENGINE_WAITS if others_wait else Reason.NO_MORE_WORK
                     actions.append(RetireReplica(replica.replica, reason))
                     del self.replicas[replica.replica]
         while len(self.replicas) < self.policy.max_replicas:
+            if self._failed_starts >= self.policy.max_failed_starts and self.replicas:
+                break  # those that work go on; another start would fail too
             started = Counter(r.weights for r in self.replicas.values())
             held = Counter(r.weights for r in self.replicas.values() for key in (r.running, r.staged) if key)
             weights = choose_engine(self._backlog, started, self._num_pending + held)
@@ -335,10 +348,12 @@ class Scheduler:
 
     def _finish_if_over(self) -> list[Action]:
         if self.stopping is not None:
-            if self._assembling or any(r.running for r in self.replicas.values()):
+            under_way = self._assembling or any(r.running for r in self.replicas.values())
+            if under_way and self._now_s < self._stopped_s + self.policy.stop_grace_s:
                 return []
+            self._assembling = 0
             for variant in self.variants.values():
-                if variant.status in (VariantStatus.WAITING, VariantStatus.READY):
+                if variant.status in (VariantStatus.WAITING, VariantStatus.READY, VariantStatus.ASSEMBLING):
                     self._close_variant(variant, VariantStatus.LEFT, self.stopping)
         if self._open_variants:
             return []
@@ -416,9 +431,11 @@ class Scheduler:
 
     @property
     def next_wake_s(self) -> float | None:
-        """When a Tick should come at the latest: the end of the first back-off or the deadline."""
+        """When a Tick should come at the latest: end of a back-off, deadline, end of a stop's grace."""
         times = [self._later[0][0]] if self._later else []
-        if self.policy.deadline_s is not None and self.stopping is None:
+        if self.stopping is not None:
+            times.append(self._stopped_s + self.policy.stop_grace_s)
+        elif self.policy.deadline_s is not None:
             times.append(self.policy.deadline_s)
         return min(times, default=None)
 
@@ -438,7 +455,8 @@ class Scheduler:
             assert statuses[ClipStatus.STAGED] == len(staged), "a staged clip without its replica"
         assert len(self.replicas) <= self.policy.max_replicas, "more replicas than allowed"
         for clip in self.clips.values():
-            assert len(clip.failures) <= self.policy.max_attempts, f"{clip.key}: budget exceeded"
+            num_own = sum(cause is not Cause.STORAGE for cause in clip.failures)
+            assert num_own <= self.policy.max_attempts, f"{clip.key}: budget exceeded"
             for cause, spent in Counter(clip.failures).items():
                 assert spent <= self.policy.budgets.get(cause, 1), f"{clip.key}: {cause} budget exceeded"
         assembling = sum(v.status is VariantStatus.ASSEMBLING for v in self.variants.values())

@@ -49,6 +49,8 @@ class ClipState:
     message: str = ""
     num_attempts: int = 0
     not_before_s: float = 0.0
+    #: when the current attempt began
+    since_s: float = 0.0
     #: it was rendered in this run, not held from an earlier one
     done_here: bool = False
     #: stage name -> seconds over all attempts

@@ -1,0 +1,138 @@
+"""The recipe on tiny configurations: exact where it claims to be exact, resumable at any step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from torch import nn
+
+from wanflow.pocket.autoencoder import build_vae, decode_whole, encode_whole
+from wanflow.pocket.denoiser import build_transformer, denoise
+from wanflow.pocket.latents import load_shard, make_shard
+from wanflow.pocket.optim import orthogonalise
+from wanflow.pocket.stages import Stage, load_average, run_stage
+from wanflow.pocket.text import build_text_encoder, build_tokenizer, encode_captions
+from wanflow.pocket.train_denoiser import Diet, train_denoiser
+from wanflow.pocket.train_vae import train_decoder, train_vae
+
+_TINY_VAE = {"base_dim": 8, "decoder_base_dim": 8, "z_dim": 16}
+_TINY = {"num_layers": 2, "ffn_dim": 64, "num_attention_heads": 1}
+
+
+def _tiny_vae() -> AutoencoderKLWan:
+    torch.manual_seed(0)
+    return build_vae(_TINY_VAE)
+
+
+def _weights(module: nn.Module) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def _equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_the_training_pass_is_the_vae_that_users_run() -> None:
+    """diffusers decodes chunk by chunk with caches; training on another function would drift from the first
+    frame on."""
+    vae = _tiny_vae()
+    video = torch.rand(1, 3, 17, 32, 48) * 2 - 1
+    with torch.no_grad():
+        mean, _ = encode_whole(vae, video)
+        assert torch.allclose(mean, vae.encode(video).latent_dist.mean, atol=1e-5)
+        latents = torch.randn_like(mean)
+        assert torch.allclose(decode_whole(vae, latents).clamp(-1, 1), vae.decode(latents).sample, atol=1e-4)
+
+
+def test_one_weighted_row_stands_for_all_the_padding() -> None:
+    """WanPipeline pads a prompt with zero rows to 512 without a mask; training must see the same context."""
+    torch.manual_seed(0)
+    model = build_transformer(_TINY)
+    nn.init.normal_(model.proj_out.weight, std=0.1)
+    tokenizer = build_tokenizer()
+    context, bias = encode_captions(
+        tokenizer, build_text_encoder(len(tokenizer)), ["a red star over navy", "waves"]
+    )
+    padded = torch.cat([context, context.new_zeros(2, 512 - context.shape[1], context.shape[2])], dim=1)
+    latents, times = torch.randn(2, 16, 3, 4, 6), torch.tensor([[0.0, 700.0], [300.0, 300.0]])
+    tokens = torch.cat([times[:, :1].expand(2, 6), times[:, 1:].expand(2, 12)], dim=1)
+    with torch.no_grad():
+        ours = denoise(model, latents, times, context, bias)
+        theirs = model(latents, tokens, padded, return_dict=False)[0]
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_orthogonal_updates_have_singular_values_near_one() -> None:
+    """Muon's promise: every direction of a weight moves equally far."""
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(2, 24, 60)).float())
+    assert 0.5 < float(values.min()) <= float(values.max()) < 1.5
+
+
+@pytest.mark.parametrize("train", [train_vae, train_decoder])
+def test_a_stopped_vae_stage_ends_like_one_that_never_stopped(tmp_path: Path, train: Any) -> None:
+    """The CPU recipe takes hours: it is stopped and resumed, and must not become another model by that."""
+    straight, resumed = _tiny_vae(), _tiny_vae()
+    train(
+        straight, Stage("vae", 4, 0.01, save_every=100, log_every=1), tmp_path / "a", seed=1, batch=1, crop=32
+    )
+
+    def stop(step: int) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    stage = Stage("vae", 4, 0.01, save_every=2, log_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(resumed, stage, tmp_path / "b", seed=1, batch=1, crop=32, on_save=stop)
+    fresh = _tiny_vae()
+    assert train(fresh, stage, tmp_path / "b", seed=1, batch=1, crop=32)
+    assert _equal(_weights(straight), _weights(fresh))
+    rows = [json.loads(line) for line in (tmp_path / "a" / "vae.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == [1, 2, 3, 4]
+
+
+def test_a_stopped_denoiser_stage_ends_like_one_that_never_stopped(tmp_path: Path) -> None:
+    """Text encoder and transformer train together, and resume together."""
+    vae, tokenizer = _tiny_vae(), build_tokenizer()
+    shard = make_shard(vae, (32, 48), 0, tmp_path, seed=0, num_clips=3)
+    assert load_shard(shard).latents.shape == (3, 16, 5, 4, 6)
+
+    def run(out: Path, stops: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model, encoder = build_transformer(_TINY), build_text_encoder(len(tokenizer))
+
+        def stop(step: int) -> None:
+            if stops and step == 2:
+                raise KeyboardInterrupt
+
+        stage = Stage("denoiser", 4, 0.01, save_every=2)
+        diets = {0: Diet([[shard]], [1.0], [2])}
+        train_denoiser(model, encoder, tokenizer, diets, stage, out, seed=3, on_save=stop)
+        return _weights(model) + _weights(encoder)
+
+    straight = run(tmp_path / "a", stops=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "b", stops=True)
+    assert _equal(straight, run(tmp_path / "b", stops=False))
+
+
+def test_time_is_up_between_steps_and_the_state_is_saved(tmp_path: Path) -> None:
+    """``--minutes`` fits training into a slot of a shared machine."""
+    layer = nn.ModuleDict({"layer": nn.Linear(8, 8)})
+
+    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        return layer["layer"](torch.ones(1, 8)).square().mean(), {}
+
+    assert not run_stage(Stage("tiny", 1000, 0.01), layer, loss, tmp_path, minutes=0.0)
+    load_average(tmp_path / "tiny.pt", layer, needed=True)
+
+
+def test_a_missing_stage_is_named(tmp_path: Path) -> None:
+    """Running stages out of order should say which one to run."""
+    with pytest.raises(FileNotFoundError, match="--stage denoiser"):
+        load_average(tmp_path / "denoiser.pt", nn.Linear(2, 2), needed=True)

@@ -131,7 +131,7 @@ def test_killed_driver_leaves_the_rest_to_the_next_run(tmp_path: Path, checkpoin
     assert 0 < len(done) < 12, "the kill came too late or too early to show anything"
     second = Run(job)
     assert second.end() == 0
-    rendered = {line["key"] for line in second.events("Render")}
+    rendered = {line["task"] for line in second.events("Render")}
     assert rendered
     assert not rendered & done
     assert {path.name for path in (tmp_path / "out").glob("*/*.mp4")} == {"square.mp4"}

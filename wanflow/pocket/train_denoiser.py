@@ -1,6 +1,6 @@
 """Stage two: text encoder and transformer together on all times, then one expert for each side of the boundary.
 
-Flow matching: between a clip x and noise n lies (1 - s) x + s n, and the model predicts n - x. Two clips in five are
+Flow matching: between a clip x and noise n lies (1 - s) x + s n, and the model predicts n - x. Three clips in ten are
 image-conditioned (their first latent frame is clean and its tokens are at time 0), one caption in ten is empty
 for guidance.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
 from wanflow.pocket.denoiser import denoise
-from wanflow.pocket.grammar import caption
+from wanflow.pocket.grammar import caption, plain_caption
 from wanflow.pocket.latents import load_shard
 from wanflow.pocket.scenes import Scene
 from wanflow.pocket.stages import Stage, rank, run_stage
@@ -36,7 +36,7 @@ class Diet:
     #: The range of times, 0 to 1.
     low: float = 0.0
     high: float = 1.0
-    image_share: float = 0.4
+    image_share: float = 0.3
     empty_share: float = 0.1
 
 
@@ -121,18 +121,21 @@ def draw_batch(rng: random.Random, diet: Diet, device: torch.device) -> Batch:
 
 
 def say(scene: Scene, rng: random.Random, empty_share: float) -> str:
-    """A caption for one visit: most are complete, some leave parts out or carry unknown words, some are empty."""
+    """A caption for one visit: half are plain, so that words find their meaning soon; the others are natural, some
+    of them leave parts out or carry unknown words; a few are empty."""
     if rng.random() < empty_share:
         return ""
+    if rng.random() < 0.5:
+        return plain_caption(scene)
     return caption(scene, rng, omit=0.06 if rng.random() < 0.5 else 0.0, noise=0.25)
 
 
 def sample_time(rng: random.Random, low: float, high: float) -> float:
     """Logit-normal, moved to the noisy side like the scheduler's steps, with a uniform floor; within low..high."""
     while True:
-        if rng.random() < 0.25:
+        if rng.random() < 0.2:
             return rng.uniform(low, high)
         u = torch.sigmoid(torch.tensor(rng.gauss(0, 1))).item()
-        time = 3 * u / (1 + 2 * u)
+        time = 4 * u / (1 + 3 * u)
         if low <= time <= high:
             return time

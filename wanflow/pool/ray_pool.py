@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -77,10 +77,9 @@ class ReplicaActor:
         self._progress: queue.Queue[Progress] = queue.Queue()
         self._reported_s = 0.0
 
-    def load(self) -> int:
-        """Load the engine; return the process id."""
+    def load(self) -> None:
+        """Load the engine."""
         self._replica = Replica(*self._arguments)
-        return os.getpid()
 
     def render(self, task: RenderClip, attempt: Attempt) -> Seconds | tuple[RenderError, Seconds]:
         """Render; a failure is a value, with the seconds that were spent on it."""
@@ -118,12 +117,6 @@ class ReplicaActor:
             self._replica.stage(task)
 
 
-@dataclass
-class _Handle:
-    actor: Any
-    pid: int | None = None
-
-
 #: what a Ray reference answers: makes the event (or none) from its value
 OnValue = Callable[[Any], Event | None]
 OnError = Callable[[Exception], Event | None]
@@ -147,7 +140,7 @@ class RayPool:
     ) -> None:
         self._clock = clock
         self._local_context = context
-        self._replicas: dict[str, _Handle] = {}
+        self._replicas: dict[str, Any] = {}
         self._waiting: dict[Any, tuple[OnValue, OnError]] = {}
         self._assembling: set[Any] = set()
         self._events: deque[Event] = deque()
@@ -195,10 +188,10 @@ class RayPool:
                 self._render(action)
             case Stage(replica=name, key=key):
                 if name in self._replicas:
-                    self._replicas[name].actor.stage.remote(self._local_context.renders[key])
+                    self._replicas[name].stage.remote(self._local_context.renders[key])
             case Cancel(replica=name, attempt=attempt):
                 if name in self._replicas:
-                    self._replicas[name].actor.cancel.remote(attempt)
+                    self._replicas[name].cancel.remote(attempt)
             case Probe(key=key):
                 self._events.append(probe(self._local_context, key, self._clock()))
             case Assemble():
@@ -211,10 +204,9 @@ class RayPool:
     def _start(self, action: StartReplica) -> None:
         name = action.replica
         actor = self._actor.remote(self._context, action.weights, self._device, self._num_threads)
-        handle = self._replicas[name] = _Handle(actor)
+        self._replicas[name] = actor
 
-        def ready(pid: int) -> Event:
-            handle.pid = pid
+        def ready(_: None) -> Event:
             self._poll(name)
             return ReplicaReady(self._clock(), name)
 
@@ -239,10 +231,10 @@ class RayPool:
                 return RenderFailed(self._clock(), name, key, attempt, Cause.ITEM_ERROR, str(error.cause))
             return self._lost(name, error)
 
-        handle = self._replicas.get(name)
-        if handle is None:
+        actor = self._replicas.get(name)
+        if actor is None:
             return  # it was lost since; the event that says so is on its way
-        reference = handle.actor.render.remote(self._local_context.renders[key], attempt)
+        reference = actor.render.remote(self._local_context.renders[key], attempt)
         self._waiting[reference] = (rendered, failed)
 
     def _assemble(self, action: Assemble) -> None:
@@ -256,9 +248,8 @@ class RayPool:
             return VariantPublished(self._clock(), key, attempt, made.seconds, made.records)
 
         def failed(error: Exception) -> Event:
-            return AssembleFailed(
-                self._clock(), key, attempt, Cause.ITEM_ERROR, f"assembly worker lost: {error}"
-            )
+            words = f"the worker that assembled it was lost ({type(error).__name__})"
+            return AssembleFailed(self._clock(), key, attempt, Cause.REPLICA_LOST, words)
 
         reference = self._assembler.remote(self._context, self._local_context.assemblies[key], attempt)
         self._waiting[reference] = (assembled, failed)
@@ -295,8 +286,8 @@ class RayPool:
                 self._events.append(StepDone(self._clock(), name, key, attempt, stage, step, num_steps))
             self._poll(name)
 
-        if handle := self._replicas.get(name):
-            self._waiting[handle.actor.poll.remote()] = (progressed, lambda error: self._lost(name, error))
+        if actor := self._replicas.get(name):
+            self._waiting[actor.poll.remote()] = (progressed, lambda error: self._lost(name, error))
 
     def _lost(self, name: str, error: Exception) -> Event | None:
         """The first sign of a replica's death is the event; later ones say nothing new."""
@@ -307,8 +298,8 @@ class RayPool:
         return ReplicaLost(self._clock(), name, f"{name}: {words}")
 
     def _drop(self, name: str) -> None:
-        if handle := self._replicas.pop(name, None):
-            ray.kill(handle.actor, no_restart=True)
+        if actor := self._replicas.pop(name, None):
+            ray.kill(actor, no_restart=True)
 
     def close(self) -> None:
         for name in list(self._replicas):
@@ -321,10 +312,6 @@ class RayPool:
         shutil.rmtree(cache_folder(self._local_context.run_id), ignore_errors=True)
         if self._owns_ray and ray.is_initialized():
             ray.shutdown()
-
-    def replica_pids(self) -> dict[str, int]:
-        """Process ids of the loaded replicas (on their own nodes), for `status` and for fault tests."""
-        return {name: handle.pid for name, handle in self._replicas.items() if handle.pid is not None}
 
 
 def init_ray(address: str | None) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -178,3 +180,79 @@ def test_replica_that_sees_another_store_ends_the_run_with_words(tmp_path: Path,
     )
     with pytest.raises(EngineError, match="cannot be seen from this node"):
         Replica(context, "w", None, None)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def cluster() -> Iterator[tuple[str, str]]:
+    """A Ray head that somebody else started: its GCS address, and the address of its client server."""
+    gcs, client = _free_port(), _free_port()
+    ray = str(Path(sys.executable).parent / "ray")
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # short: sockets have short paths
+        command = [
+            ray, "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=false", f"--port={gcs}",
+            f"--ray-client-server-port={client}", "--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={folder}",
+        ]  # fmt: skip
+        head = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | NO_TOKENS
+        )
+        try:
+            assert head.stdout
+            said = []
+            for line in head.stdout:
+                said.append(line)
+                if "Ray runtime started" in line:
+                    break
+            else:
+                raise AssertionError("".join(said))
+            yield f"127.0.0.1:{gcs}", f"ray://127.0.0.1:{client}"
+        finally:
+            head.terminate()
+            head.wait(timeout=60)
+
+
+#: a local head asks for tokens that its clients in other processes would have to share
+NO_TOKENS = {"RAY_AUTH_MODE": "disabled"}
+
+
+@pytest.mark.slow
+def test_job_runs_on_a_cluster_that_was_there_before(
+    tmp_path: Path, checkpoint: str, cluster: tuple[str, str]
+) -> None:
+    """Inside a Ray job by the cluster's own address, and from outside through its client server."""
+    job = write_job(tmp_path, checkpoint)
+    for number, address in enumerate(cluster):
+        run = Run(job, "--address", address, "--set", f"publish.url={tmp_path / str(number)}", env=NO_TOKENS)
+        assert run.end() == 0
+        assert run.lines[-1]["counts"]["published"] == 3
+        assert run.events("StepDone"), "progress must come while a clip renders"
+
+
+def test_control_methods_stand_on_the_class() -> None:
+    """A Ray client's server imports the class anew: groups that were added later would be lost on the way."""
+    from wanflow.pool.ray_pool import ReplicaActor
+
+    groups = {
+        name: getattr(getattr(ReplicaActor, name), "__ray_concurrency_group__", None)
+        for name in ("poll", "cancel", "stage", "render")
+    }
+    assert groups == {"poll": "progress", "cancel": "control", "stage": "control", "render": None}
+
+
+def test_gpus_that_are_not_there_are_an_error(tmp_path: Path, checkpoint: str) -> None:
+    """The README's job on a laptop must not wait for ever for a GPU that cannot come."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    job = write_job(tmp_path, checkpoint, resources={"replicas": 1, "gpus_per_replica": 1})
+    command = [sys.executable, "-m", "wanflow.cli", "run", str(job), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert "gpus_per_replica" in done.stderr
+    assert "Traceback" not in done.stderr

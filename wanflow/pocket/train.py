@@ -75,11 +75,11 @@ CPU = Recipe(
         **dict(zip(DOUBLE_SIZES, (1, 1, 1), strict=True)),
     },
     shard_clips=200,
-    small_share=0.72,
-    denoiser=Stage("denoiser", 2500, 0.02, warmup=40, cooldown=0.3, average=0.995, save_every=100),
+    small_share=0.76,
+    denoiser=Stage("denoiser", 5000, 0.02, warmup=40, cooldown=0.3, average=0.995, save_every=100),
     high=Stage("high", 600, 0.008, warmup=20, cooldown=0.8, average=0.99),
     low=Stage("low", 800, 0.008, warmup=20, cooldown=0.8, average=0.99),
-    batches=(20, 12, 3),
+    batches=(10, 6, 2),
 )
 GPU = replace(
     CPU,

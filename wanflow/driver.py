@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from types import FrameType
 
 from wanflow.closing import close_run, measured_clips, price_per_s
-from wanflow.errors import StoreError
+from wanflow.errors import Stopped, StoreError
 from wanflow.job import Job
 from wanflow.lease import Lease, claim_epoch, holder_of
 from wanflow.ledger import Ledger, new_run_id
@@ -81,7 +81,9 @@ def run(
         return close_run(job, ledger, made, None, started_s, "")
     with (
         _stop_on_signals() as stop_asked,
-        Lease(workspace, target, run_id=run_id, on_wait=view.message) as lease,
+        Lease(
+            workspace, target, run_id=run_id, on_wait=view.message, sleep=_sleep_unless(stop_asked)
+        ) as lease,
     ):
         if lease.waited or before is not None:
             # Another run was at work, or died at it: the store has changed since, or may have.
@@ -178,6 +180,15 @@ def _next_event(
     wake_s = scheduler.next_wake_s
     wait_s = MAX_WAIT_S if wake_s is None else min(MAX_WAIT_S, max(0.0, wake_s - clock()))
     return pool.next_event(wait_s) or Tick(clock())
+
+
+def _sleep_unless(stop_asked: Callable[[], str | None]) -> Callable[[float], None]:
+    def sleep(seconds: float) -> None:
+        time.sleep(seconds)
+        if message := stop_asked():
+            raise Stopped(f"{message} while another run was at work here; nothing was rendered")
+
+    return sleep
 
 
 def _stop_reasons(

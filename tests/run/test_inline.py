@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from tests.checkpoints import make
 from tests.run.jobs import ROWS, make_job, write_rows
 from wanflow import Job, Outcome, plan, run
 from wanflow.engines import OnStep
+from wanflow.errors import Stopped
+from wanflow.lease import Lease
 from wanflow.ledger import Ledger, latest_run
 from wanflow.model import Cause, Clip, EngineSpec
 from wanflow.report import RunState, results, summary
@@ -249,3 +253,23 @@ def test_real_engine_renders_a_clip(tmp_path: Path, checkpoint: str) -> None:
     assert row["seconds_denoise"] > 0
     assert row["seconds_cascade"] > 0
     assert row["seconds_decode"] > 0
+
+
+def test_run_that_waits_for_another_one_can_be_stopped(
+    tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cron started the job twice; the second one waits, and gives up when it is told to."""
+    job = make_job(tmp_path, checkpoint)
+    monkeypatch.setattr("wanflow.lease.LOOK_S", 0.01)
+    with Lease(Store(str(job.workspace)), Store(job.publish.url), run_id="the-first"):
+        said: list[str] = []
+
+        class Told(View):
+            def message(self, words: str) -> None:
+                said.append(words)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        with pytest.raises(Stopped, match="SIGTERM"):
+            render(job, view=Told())
+    assert "the-first" in said[0]
+    assert render(job).counts["published"] == 3

@@ -67,7 +67,7 @@ class Recipe:
 
 CPU = Recipe(
     vae=Stage("vae", 4000, 0.03, cooldown=0.35),
-    decoder=Stage("decoder", 1400, 0.02, cooldown=0.7),
+    decoder=Stage("decoder", 1200, 0.015, cooldown=0.8),
     vae_batch=2,
     num_shards={
         **dict(zip(SMALL_SIZES, (8, 4, 4), strict=True)),
@@ -77,8 +77,8 @@ CPU = Recipe(
     shard_clips=200,
     small_share=0.76,
     denoiser=Stage("denoiser", 5000, 0.02, warmup=40, cooldown=0.3, average=0.995, save_every=100),
-    high=Stage("high", 600, 0.008, warmup=20, cooldown=0.8, average=0.99),
-    low=Stage("low", 800, 0.008, warmup=20, cooldown=0.8, average=0.99),
+    high=Stage("high", 300, 0.006, warmup=20, cooldown=0.8, average=0.99),
+    low=Stage("low", 600, 0.006, warmup=20, cooldown=0.8, average=0.99),
     batches=(10, 6, 2),
 )
 GPU = replace(

@@ -95,7 +95,7 @@ def test_a_run_at_work_and_a_crashed_one_are_told_apart(store_url: str) -> None:
     workspace = Store(store_url)
     ledger = Ledger(workspace, "run-1")
     ledger.write_job("wanflow: 1")
-    ledger.write_plan([{"variant_id": name, "status": "left"} for name in "abc"])
+    ledger.write_plan([{"kind": "variant", "id": name, "status": "left"} for name in "abc"])
     with Lease(workspace, workspace.child("out"), run_id="run-1"):
         ledger.append({"time_s": 50.0, "event": "Render", "task": "k"}, durable=True)
         ledger.append({"time_s": 70.0, "event": "VariantPublished", "task": "a/s.mp4"}, durable=True)

@@ -36,11 +36,30 @@ BOUNDARY = 0.875
 
 
 def build_transformer(config: dict[str, Any] | None = None) -> WanTransformer3DModel:
-    """A fresh transformer; ``config`` overrides single entries. The output starts at zero."""
+    """A fresh transformer; ``config`` overrides single entries. The output starts at zero, the text is heard."""
     model = WanTransformer3DModel(**{**TRANSFORMER_CONFIG, **(config or {})})
     torch.nn.init.zeros_(model.proj_out.weight)
     torch.nn.init.zeros_(model.proj_out.bias)
+    hear_the_text(model)
     return model
+
+
+@torch.no_grad()
+def hear_the_text(model: WanTransformer3DModel) -> None:
+    """Start with queries that turn away from the padding.
+
+    Some five hundred zero rows share each softmax with a dozen words. A model that starts without preference gives
+    the words 3 % of its attention, finds them noise, and turns them down to a tenth of that before it has learned
+    what they mean: subjects then ignore their colour for thousands of steps. Without biases in the text projection a
+    zero row's key is the direction of the key's own bias, so a bias of the queries against it silences the padding.
+    """
+    text = model.condition_embedder.text_embedder
+    torch.nn.init.zeros_(text.linear_1.bias)
+    torch.nn.init.zeros_(text.linear_2.bias)
+    for block in model.blocks:
+        away = torch.sign(torch.randn_like(block.attn2.to_k.bias))
+        block.attn2.to_k.bias.copy_(0.02 * away)
+        block.attn2.to_q.bias.copy_(-0.6 * away)
 
 
 def denoise(

@@ -22,19 +22,27 @@ def learning_rate(step: int, total: int, warmup: int = 50, cooldown: float = 0.4
 
 
 class Muon(torch.optim.Optimizer):
-    """One optimiser over both kinds of weights. ``lr`` is Muon's; AdamW's is ``lr * adam_ratio``."""
+    """One optimiser over both kinds of weights. ``lr`` is Muon's; AdamW's is ``lr * adam_ratio``.
+
+    The way of the text (the encoder, its projection, keys and values of cross-attention) is AdamW's at a fifth of
+    that: Muon moves every weight equally far however faint its gradient, so the text would keep changing its meaning
+    and the transformer learn not to listen.
+    """
 
     def __init__(
         self, modules: Iterable[nn.Module], lr: float = 0.01, adam_ratio: float = 0.15, decay: float = 0.01
     ) -> None:
         matrices: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
+        text: list[nn.Parameter] = []
         for module in modules:
             for name, p in module.named_parameters():
                 plain = p.ndim < 2 or min(p.shape[0], p[0].numel()) < 8 or "table" in name or "gamma" in name
-                embedding = "shared" in name or "embed_tokens" in name or "relative_attention" in name
-                (others if plain or embedding else matrices).append(p)
+                heard = any(part in name for part in ("text_embedder", "attn2.to_k", "attn2.to_v"))
+                heard = heard or name.startswith(("shared.", "encoder.block", "encoder.embed"))
+                (text if heard else others if plain else matrices).append(p)
         groups = [{"params": matrices, "muon": True}, {"params": others, "muon": False}]
+        groups += [{"params": text, "muon": False, "ratio": adam_ratio / 5}] if text else []
         super().__init__(groups, {"lr": lr, "ratio": adam_ratio, "decay": decay, "factor": 1.0})
 
     @torch.no_grad()

@@ -75,10 +75,10 @@ CPU = Recipe(
         **dict(zip(DOUBLE_SIZES, (1, 1, 1), strict=True)),
     },
     shard_clips=200,
-    small_share=0.76,
-    denoiser=Stage("denoiser", 5000, 0.02, warmup=40, cooldown=0.3, average=0.995, save_every=100),
-    high=Stage("high", 300, 0.006, warmup=20, cooldown=0.8, average=0.99),
-    low=Stage("low", 600, 0.006, warmup=20, cooldown=0.8, average=0.99),
+    small_share=0.7,
+    denoiser=Stage("denoiser", 8000, 0.01, warmup=40, cooldown=0.35, average=0.995, save_every=100),
+    high=Stage("high", 300, 0.003, warmup=20, cooldown=0.8, average=0.99),
+    low=Stage("low", 600, 0.003, warmup=20, cooldown=0.8, average=0.99),
     batches=(10, 6, 2),
 )
 GPU = replace(
@@ -88,7 +88,7 @@ GPU = replace(
     vae_batch=32,
     num_shards=dict.fromkeys((*SIZES, *DOUBLE_SIZES), 40),
     small_share=0.0,
-    denoiser=Stage("denoiser", 12000, 0.02, warmup=100, cooldown=0.5, average=0.999),
+    denoiser=Stage("denoiser", 12000, 0.01, warmup=100, cooldown=0.5, average=0.999),
     high=Stage("high", 2500, 0.008, warmup=20, cooldown=0.8, average=0.998),
     low=Stage("low", 2500, 0.008, warmup=20, cooldown=0.8, average=0.998),
     batches=(256, 128, 32),

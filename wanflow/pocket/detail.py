@@ -59,8 +59,7 @@ def upscale(renderer: Renderer, seed: str, i: int, *, refined: bool = True) -> U
     scene, size = sample_scene(rng), SIZES[i % 3]
     large = (2 * size[0], 2 * size[1])
     truth = _tensor(drawn_frames(scene, large))
-    pixels = torch.from_numpy(drawn_frames(scene, size)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-    latents = renderer.engine.encode_pixels(iter([pixels]))
+    latents = renderer.encoded(drawn_frames(scene, size))
     base = _tensor(renderer.frames(latents))
     bicubic = F.interpolate(base, large, mode="bicubic", align_corners=False).clamp(0, 1)
     case = Case(scene, plain_caption(scene), size, rng.randrange(2**31))

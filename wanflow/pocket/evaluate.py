@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from wanflow.pocket import CHECKPOINT
 from wanflow.pocket.detail import measure_refine
@@ -83,8 +82,7 @@ def measure_vae(renderer: Renderer, num: int, seed: int) -> list[Line]:
     whole, drift = [], []
     for i in range(num):
         truth = drawn_frames(sample_scene(rng), ((96, 160), (160, 96), (128, 128))[i % 3])
-        pixels = torch.from_numpy(truth).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-        out = renderer.frames(renderer.engine.encode_pixels(iter([pixels])))
+        out = renderer.frames(renderer.encoded(truth))
         whole.append(psnr(out, truth))
         drift.append(psnr(out[0], truth[0]) - psnr(out[-1], truth[-1]))
     return [

@@ -51,6 +51,12 @@ class Renderer:
         """(frames, height, width, 3)."""
         return np.concatenate(list(self.engine.decode(latents)))
 
+    def encoded(self, frames: Frames) -> torch.Tensor:
+        """Latents of a clip, given to the engine as it likes them: one frame, then four at a time."""
+        pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        starts = range(1, pixels.shape[2], 4)
+        return self.engine.encode_pixels(iter([pixels[:, :, :1], *(pixels[:, :, i : i + 4] for i in starts)]))
+
     def refined(self, case: Case, latents: torch.Tensor, **given: float) -> torch.Tensor:
         """Latents at twice the size by the cascade's ``refine``."""
         params = refine.check(given, self.spec)

@@ -107,13 +107,13 @@ def test_paths_begin_at_the_job_file(tmp_path: Path) -> None:
     path = tmp_path / "jobs" / "job.yaml"
     path.write_text(
         "wanflow: 1\nname: a\nmanifest: ../data/*.parquet\nengine: {checkpoint: {t2v: ./w, i2v: 's3://m/i2v'}}\n"
-        "publish: {url: ../out}\nworkspace: /work/space\n"
+        "publish: {url: ../out}\nworkspace: /data/space\n"
     )
     job = load_job(path, env={})
     assert job.manifest.url == str(tmp_path / "data" / "*.parquet")
     assert job.engine.checkpoints() == {Mode.T2V: str(tmp_path / "jobs" / "w"), Mode.I2V: "s3://m/i2v"}
     assert job.publish.url == str(tmp_path / "out")
-    assert job.workspace == "/work/space"
+    assert job.workspace == "/data/space"
     assert job.directory == tmp_path / "jobs"
 
 

@@ -76,7 +76,6 @@ def test_racing_attempts_agree_on_one_winner_over_a_bad_network(
         assert store.read(held.files[0].path).decode() == f"{key} {held.attempt.partition('.')[2]}"
 
 
-@pytest.mark.soak  # once in some runs the newer run was refused: the cause is not found yet
 @pytest.mark.parametrize("seed", range(2))
 def test_racing_runs_leave_each_path_published_or_to_be_repaired(
     network: Network, s3_url: str, tmp_path: Path, seed: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import random
 import re
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,12 +55,16 @@ class Trouble:
     transient: bool
 
 
-def diagnose(exc: BaseException) -> Trouble:
-    """Read status and code off an exception of any client library, or off what caused it."""
+def diagnose(exc: BaseException, handled: BaseException | None = None) -> Trouble:
+    """Read status and code off an exception of any client library, or off what caused it.
+
+    ``handled`` is what the caller was handling already when the action began. Python chains it to whatever the action
+    raises, but it is another request's trouble: a lost connection while a 412 is handled is no 412.
+    """
     status, code, transient = 0, "", False
     seen: BaseException | None = exc
     for _ in range(6):
-        if seen is None:
+        if seen is None or seen is handled:
             break
         response = getattr(seen, "response", None)
         if isinstance(response, dict):
@@ -94,6 +99,7 @@ def call(
     ``doing`` names the action and the URL for the message ("read s3://b/x"). ``absent``: FileNotFoundError is an
     answer, not trouble. The wait before try n+1 is random in (0, min(5 s, 0.2 s * 2^n)).
     """
+    handled = sys.exception()
     for tried in range(1, tries + 1):
         try:
             return action()
@@ -106,7 +112,7 @@ def call(
         ):  # said already, or our own bug
             raise
         except Exception as exc:  # every client library has its own tree of errors; told apart by diagnose()
-            trouble = diagnose(exc)
+            trouble = diagnose(exc, handled)
             if absent and _is_absent(exc, trouble):
                 raise FileNotFoundError(f"cannot {doing}: there is no such file") from None
             if trouble.status == 412 or isinstance(exc, FileExistsError):

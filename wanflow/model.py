@@ -26,6 +26,10 @@ class Cause(StrEnum):
     """Why an attempt did not end well; the scheduler has one rule a cause."""
 
     REPLICA_LOST = "replica_lost"
+    #: its machine went away: nothing that the clip did
+    NODE_LOST = "node_lost"
+    #: its machine was taken back, with notice or without: costs the clip nothing
+    PREEMPTED = "preempted"
     OUT_OF_MEMORY = "out_of_memory"
     BAD_OUTPUT = "bad_output"
     ITEM_ERROR = "item_error"

@@ -24,6 +24,24 @@ class Reason(StrEnum):
     WOULD_REPEAT = "would_repeat"
     DONE = "done"
     CANNOT_START = "cannot_start"
+    STRAGGLER = "straggler"
+    OTHER_WAS_FIRST = "other_was_first"
+    DRAINING = "draining"
+    RESUMED = "resumed"
+    LESS_MEMORY = "less_memory"
+    HUNG = "hung"
+    SICK = "sick"
+    POISON = "poison"
+    RECYCLED = "recycled"
+    COMMON_CAUSE = "common_cause"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCapacity:
+    """Ask the cluster's autoscaler for room for ``num_replicas``; 0 clears the request."""
+
+    num_replicas: int
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +64,19 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Render:
+    """Render a clip. ``thrift``: how many rungs down the memory ladder to try it, after running out of memory."""
+
+    replica: str
+    key: str
+    attempt: Attempt
+    reason: Reason
+    thrift: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """End the attempt at its next step."""
+
     replica: str
     key: str
     attempt: Attempt
@@ -53,8 +84,9 @@ class Render:
 
 
 @dataclass(frozen=True, slots=True)
-class Cancel:
-    """End the attempt at its next step."""
+class Save:
+    """Keep the attempt's steps in the store and end it at its next step; answered by StepsKept(is_last), or by
+    ClipRendered when it was over first."""
 
     replica: str
     key: str
@@ -97,6 +129,14 @@ class RetireReplica:
 
 
 @dataclass(frozen=True, slots=True)
+class KillReplica:
+    """End the replica's process whatever state it is in, and see to it that it is gone. No event answers."""
+
+    replica: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """Nothing more will be ordered. ``message`` is set when the run broke as a whole."""
 
@@ -104,4 +144,17 @@ class Finish:
     message: str = ""
 
 
-Action = StartReplica | Stage | Render | Cancel | Probe | Assemble | Remember | RetireReplica | Finish
+Action = (
+    RequestCapacity
+    | StartReplica
+    | Stage
+    | Render
+    | Cancel
+    | Save
+    | Probe
+    | Assemble
+    | Remember
+    | RetireReplica
+    | KillReplica
+    | Finish
+)

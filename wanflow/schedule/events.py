@@ -38,6 +38,17 @@ class ReplicaLost:
     replica: str
     message: str
     permanent: bool = False
+    #: REPLICA_LOST (its process died), NODE_LOST or PREEMPTED
+    cause: Cause = Cause.REPLICA_LOST
+
+
+@dataclass(frozen=True, slots=True)
+class DrainNoticed:
+    """The replica's machine is to be taken back: ``grace_s`` seconds are left from now."""
+
+    time_s: float
+    replica: str
+    grace_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,23 @@ class StepDone:
 
 
 @dataclass(frozen=True, slots=True)
+class StepsKept:
+    """Steps of an unfinished clip are in the store: whoever renders it next goes on from ``step`` of ``stage``.
+
+    Comes from time to time while a clip renders. ``is_last``: it answers ``Save``, and the attempt ended with it.
+    """
+
+    time_s: float
+    replica: str
+    key: str
+    attempt: Attempt
+    stage: str
+    step: int
+    is_last: bool = False
+    seconds: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ClipRendered:
     """Every stage of the clip has its record in the store. ``seconds`` is (stage, seconds) of this attempt."""
 
@@ -62,6 +90,8 @@ class ClipRendered:
     key: str
     attempt: Attempt
     seconds: tuple[tuple[str, float], ...] = ()
+    #: resident memory of the replica's process after it; None: not measured
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +158,9 @@ Event = (
     | Tick
     | ReplicaReady
     | ReplicaLost
+    | DrainNoticed
     | StepDone
+    | StepsKept
     | ClipRendered
     | RenderFailed
     | ClipFound

@@ -30,12 +30,14 @@ from wanflow.schedule.events import (
     ClipFound,
     ClipMissing,
     ClipRendered,
+    DrainNoticed,
     Event,
     RenderFailed,
     ReplicaLost,
     ReplicaReady,
     RunStarted,
     StepDone,
+    StepsKept,
     StopRequested,
     Tick,
     VariantPublished,
@@ -128,7 +130,7 @@ class Scheduler:
 
     def _apply(self, event: Event) -> list[Action]:
         match event:
-            case RunStarted() | Tick() | StepDone():
+            case RunStarted() | Tick() | StepDone() | DrainNoticed() | StepsKept():
                 return []
             case ReplicaReady(replica=name):
                 if (ready := self.replicas.get(name)) and ready.status is ReplicaStatus.STARTING:

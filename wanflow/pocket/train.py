@@ -53,9 +53,10 @@ class Recipe:
     vae: Stage
     decoder: Stage
     vae_batch: int
-    #: Shards of ``shard_clips`` clips by size.
+    #: Shards by size, of ``shard_clips`` clips each; of ``double_clips`` at the doubled sizes.
     num_shards: dict[tuple[int, int], int]
     shard_clips: int
+    double_clips: int
     #: The share of the denoiser's steps that are fed small clips only.
     small_share: float
     denoiser: Stage
@@ -75,8 +76,9 @@ CPU = Recipe(
         **dict(zip(DOUBLE_SIZES, (1, 1, 1), strict=True)),
     },
     shard_clips=200,
-    small_share=0.7,
-    denoiser=Stage("denoiser", 8000, 0.01, warmup=40, cooldown=0.35, average=0.995, save_every=100),
+    double_clips=80,
+    small_share=0.68,
+    denoiser=Stage("denoiser", 9000, 0.01, warmup=40, cooldown=0.35, average=0.995, save_every=100),
     high=Stage("high", 300, 0.003, warmup=20, cooldown=0.8, average=0.99),
     low=Stage("low", 600, 0.003, warmup=20, cooldown=0.8, average=0.99),
     batches=(10, 6, 2),
@@ -87,6 +89,7 @@ GPU = replace(
     decoder=Stage("decoder", 3000, 0.02, cooldown=0.7),
     vae_batch=32,
     num_shards=dict.fromkeys((*SIZES, *DOUBLE_SIZES), 40),
+    double_clips=200,
     small_share=0.0,
     denoiser=Stage("denoiser", 12000, 0.01, warmup=100, cooldown=0.5, average=0.999),
     high=Stage("high", 2500, 0.008, warmup=20, cooldown=0.8, average=0.998),
@@ -123,6 +126,7 @@ def train(
     if "denoiser" in stages:
         diets = {int(recipe.small_share * recipe.denoiser.num_steps): middle}
         diets[0] = small if recipe.small_share else middle
+        diets = {step: replace(diet, salience=1.5) for step, diet in diets.items()}
         train_denoiser(
             base, encoder, tokenizer, diets, recipe.denoiser, out, seed=seed, fused=fused, minutes=minutes
         )
@@ -187,7 +191,9 @@ def make_shards(vae: AutoencoderKLWan, recipe: Recipe, out: Path, seed: int) -> 
     wanted = [(size, i) for size, n in recipe.num_shards.items() for i in range(n)]
     num_processes = dist.get_world_size() if dist.is_initialized() else 1
     for size, i in wanted[rank() :: num_processes]:
-        make_shard(vae, size, i, out, seed=seed, num_clips=recipe.shard_clips)
+        doubled = size in DOUBLE_SIZES
+        num_clips = recipe.double_clips if doubled else recipe.shard_clips
+        make_shard(vae, size, i, out, seed=seed, num_clips=num_clips, upscaled=doubled)
     if dist.is_initialized():
         dist.barrier()
 

@@ -81,7 +81,8 @@ def enlarge(vae: AutoencoderKLWan, video: Tensor, size: tuple[int, int]) -> Tens
         picture = decode_whole(vae, encode_whole(vae, video)[0]).float().clamp(-1, 1)
     frames = picture.transpose(1, 2)
     scaled = F.interpolate(frames.flatten(0, 1), size, mode="bicubic", align_corners=False).clamp(-1, 1)
-    return scaled.unflatten(0, frames.shape[:2]).transpose(1, 2)
+    larger: Tensor = scaled.unflatten(0, frames.shape[:2]).transpose(1, 2)
+    return larger
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Stage two: text encoder and transformer together on all times, then one expert for each side of the boundary.
+"""One transformer on all times, then one expert for each side of the boundary. The text encoder is frozen.
 
 Flow matching: between a clip x and noise n lies (1 - s) x + s n, and the model predicts n - x. Three clips in ten are
 image-conditioned (their first latent frame is clean and its tokens are at time 0), one caption in ten is empty
@@ -68,7 +68,6 @@ def train_denoiser(
     out: Path,
     *,
     seed: int,
-    train_text: bool = True,
     fused: bool = False,
     minutes: float | None = None,
     on_save: Callable[[int], None] | None = None,
@@ -79,9 +78,7 @@ def train_denoiser(
     """
     device = next(transformer.parameters()).device
     modules = nn.ModuleDict({"transformer": transformer})
-    encoder.requires_grad_(train_text)
-    if train_text:
-        modules["text"] = encoder
+    encoder.requires_grad_(False)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         diet = diets[max(start for start in diets if start <= step)]

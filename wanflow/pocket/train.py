@@ -82,7 +82,7 @@ CPU = Recipe(
     shard_clips=200,
     double_clips=80,
     small_share=0.8,
-    denoiser=Stage("denoiser", 9000, 0.01, warmup=40, cooldown=0.3, average=0.995, save_every=100),
+    denoiser=Stage("denoiser", 9600, 0.01, warmup=40, cooldown=0.28, average=0.995, save_every=100),
     high=Stage("high", 300, 0.003, warmup=20, cooldown=0.8, average=0.99),
     low=Stage("low", 600, 0.003, warmup=20, cooldown=0.8, average=0.99),
     batches=(10, 6, 2),

@@ -19,12 +19,12 @@ from wanflow.errors import Stopped, StoreError
 from wanflow.job import Job
 from wanflow.lease import Lease, claim_epoch, holder_of
 from wanflow.ledger import Ledger, new_run_id
-from wanflow.model import AssembleVariant
+from wanflow.model import AssembleVariant, Clip
 from wanflow.planning import ClipPlan, Plan, make_plan, plan_rows
 from wanflow.pool import LoadEngine, Pool, RunContext, load_real_engine
 from wanflow.records import remember_failure
 from wanflow.report import Outcome
-from wanflow.schedule import Policy, Scheduler
+from wanflow.schedule import PlannedRender, Policy, Scheduler
 from wanflow.schedule.actions import Finish, Remember, Render
 from wanflow.schedule.events import (
     AssembleFailed,
@@ -37,7 +37,7 @@ from wanflow.schedule.events import (
 )
 from wanflow.staging import stage_inputs
 from wanflow.storage import Store
-from wanflow.timings import save_timings
+from wanflow.timings import save_timings, shape_key
 from wanflow.view import View, as_row
 
 #: the loop looks up from waiting at least this often
@@ -114,7 +114,18 @@ def run(
 def _scheduler(job: Job, made: Plan, context: RunContext, pool: Pool, started_s: float) -> Scheduler:
     clips = [clip for clip in made.clips if clip.decision is not ClipPlan.FAILED_BEFORE]
     return Scheduler(
-        [(clip.task, clip.priority, clip.work, clip.decision is ClipPlan.HELD) for clip in clips],
+        [
+            PlannedRender(
+                clip.task,
+                clip.priority,
+                clip.work,
+                clip.expected_s,
+                group=_group(clip.task.clip),
+                kind=shape_key(clip.task.clip),
+                held=clip.decision is ClipPlan.HELD,
+            )
+            for clip in clips
+        ],
         [(context.assemblies[v.files[0].path], v.variant.priority) for v in made.to_assemble],
         Policy(
             max_replicas=pool.max_replicas,
@@ -122,9 +133,15 @@ def _scheduler(job: Job, made: Plan, context: RunContext, pool: Pool, started_s:
             max_assemblies=pool.num_assembly_slots,
             max_attempts=job.limits.max_attempts,
             deadline_s=_deadline_s(job, started_s),
+            recycle_after=job.resources.recycle_after,
         ),
         context.epoch,
     )
+
+
+def _group(clip: Clip) -> str:
+    """What a replica prepares once: compiled shapes and buffers of these weights."""
+    return f"{clip.weights} {clip.width}x{clip.height}x{clip.num_frames}"
 
 
 def drive(

@@ -1,7 +1,6 @@
-"""The command line: parse, one call, an exit code. The only module that prints.
+"""The command line: parse, one call, an exit code. Only this and ``store_verbs`` print.
 
-Exit codes: 0 done; 1 the run itself broke, a retry helps; 2 wrong usage; 3 more failures than the job tolerates,
-or findings of verify;
+Exit codes: 0 done; 1 the run itself broke, a retry helps; 2 wrong usage; 3 more failures than the job tolerates;
 4 job, manifest or checkpoint invalid, found before any GPU; 5 stopped or held with work left.
 """
 
@@ -19,20 +18,18 @@ from typing import TYPE_CHECKING, Any
 from wanflow import __version__
 from wanflow.errors import ManifestError, UsageError, WanflowError
 from wanflow.model import Status
+from wanflow.store_verbs import add_store_verbs
+from wanflow.tables import MAX_ROWS, print_table
 
 if TYPE_CHECKING:
     from wanflow.job import Job
     from wanflow.planning import Plan, PlannedClip
     from wanflow.report import Outcome, Summary
     from wanflow.storage import Store
-    from wanflow.verify import Report
 
 EXIT_CODES = """\
 exit codes: 0 done; 1 the run itself broke, a retry helps; 2 wrong usage; 3 more failures than tolerated;
 4 job, manifest or checkpoint invalid (nothing was rendered); 5 stopped or held with work left"""
-
-#: rows of a table or list that a terminal gets; files and --json have all of them
-MAX_ROWS = 40
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,13 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     retry = verb("retry", _retry, "forget remembered failures, so that the next run tries them again")
     _add_job(retry)
 
-    check = verb("verify", _verify, "check every promise about the store; exit 3 when one is broken")
-    _add_job(check, "job file (YAML), or the URL of a workspace")
-    check.add_argument("--deep", action="store_true", help="read every file and compare its hash")
-    check.add_argument(
-        "--repair", action="store_true", help="remove broken records and leftovers; the next run renders them"
-    )
-    check.add_argument("--json", action="store_true", help="machine-readable: one line")
+    add_store_verbs(verb)
 
     doctor = verb(
         "doctor", _doctor, "check this machine, and with JOB its store and checkpoint; says what to do"
@@ -130,8 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_job(sub: argparse.ArgumentParser, help: str = "job file (YAML)", optional: bool = False) -> None:
-    sub.add_argument("job", metavar="JOB", nargs="?" if optional else None, help=help)
+def _add_job(sub: argparse.ArgumentParser, optional: bool = False) -> None:
+    sub.add_argument("job", metavar="JOB", nargs="?" if optional else None, help="job file (YAML)")
     sub.add_argument(
         "--set",
         action="append",
@@ -233,7 +224,7 @@ def _results(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(rows, default=str))
         return 0
-    _print_table(
+    print_table(
         ("variant", "status", "attempts", "gpu s", "reason or file"),
         [
             (
@@ -270,33 +261,6 @@ def _retry(arguments: argparse.Namespace) -> int:
     number = forget_failures(_workspace(arguments))
     print(f"forgot {number} remembered failure(s); the next run tries them again")
     return 0
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    from wanflow.verify import repair, verify
-
-    workspace, targets = _places(arguments)
-    if arguments.repair:
-        report = repair(
-            workspace, targets, deep=arguments.deep, on_wait=lambda words: print(words, file=sys.stderr)
-        )
-    else:
-        report = verify(workspace, targets, deep=arguments.deep)
-    if arguments.json:
-        print(json.dumps(report.to_json()))
-    else:
-        _print_report(report)
-    return 0 if report.is_clean else 3
-
-
-def _places(arguments: argparse.Namespace) -> tuple[Store, list[str]]:
-    """The workspace that the argument names, a job or a URL, and what is known to be published to from there."""
-    from wanflow.storage import Store
-
-    if arguments.job.lower().endswith((".yaml", ".yml")):
-        job = _load(arguments)
-        return Store(str(job.workspace)), [job.publish.url]
-    return Store(arguments.job), []
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -361,10 +325,10 @@ def _print_plan(plan: Plan, why: bool) -> None:
     most = len(plan.variants) + len(clips) if why else MAX_ROWS
     if clips:
         print()
-        _print_table(("clip", "variants", "shape", "reason", "prompt"), clips, most)
+        print_table(("clip", "variants", "shape", "reason", "prompt"), clips, most)
     if variants:
         print()
-        _print_table(("variant", "status", "reason"), variants, most)
+        print_table(("variant", "status", "reason"), variants, most)
 
 
 def _shape(planned: PlannedClip) -> str:
@@ -405,42 +369,6 @@ def _print_summary(found: Summary) -> None:
         print("events     " + ", ".join(f"{n:,} {name}" for name, n in found.events.items()))
     if found.message:
         print(f"message    {found.message}")
-
-
-def _print_table(head: tuple[str, ...], rows: Sequence[tuple[Any, ...]], most: int = MAX_ROWS) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in head:
-        table.add_column(name, overflow="fold")
-    for row in rows[:most]:
-        table.add_row(*(Text(str(cell)) for cell in row))
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table)
-    if len(rows) > most:
-        console.print(f"... and {len(rows) - most:,} more")
-
-
-def _print_report(report: Report) -> None:
-    rows = [(c.state, c.name, f"{c.num_checked:,}", f"{len(c.findings):,}", c.promise) for c in report.checks]
-    _print_table(("", "check", "looked at", "found", "promise"), rows)
-    for check in report.checks:
-        for finding in check.findings[:MAX_ROWS]:
-            print(
-                f"{'warn' if finding.is_warning else 'fail'} {check.name}: {finding.path}: {finding.reason}"
-            )
-            if finding.todo:
-                print(f"     -> {finding.todo}")
-        if len(check.findings) > MAX_ROWS:
-            print(f"... and {len(check.findings) - MAX_ROWS:,} more of {check.name} (--json has all)")
-    for words in report.repaired:
-        print(words)
-    removable = sum(bool(f.remove or f.discard) for check in report.checks for f in check.findings)
-    if removable:
-        print(f"--repair would remove {removable:,} of these")
-    print("clean" if report.is_clean else "promises are broken: see above")
 
 
 def _print_error(error: WanflowError, arguments: argparse.Namespace) -> None:

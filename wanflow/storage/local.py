@@ -138,7 +138,7 @@ class LocalFiles:
 
     def discard(self, write: Unfinished) -> None:
         if not os.path.basename(write.path).startswith(TEMPORARY):
-            raise ValueError(f"{write.path} is no temporary file")
+            raise StoreError(f"{self._full(write.path)} is no temporary file; it was not discarded")
         self.delete(write.path)
 
     def _full(self, path: str) -> str:

@@ -8,11 +8,10 @@ records and all runs' events are read, and the listing is held in memory: minute
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from wanflow.lease import Lease
+from wanflow.lease import all_leases
 from wanflow.storage import Store, join
 from wanflow.verify import checks, run_checks
 from wanflow.verify.checks import Checked, Finding
@@ -119,10 +118,7 @@ def repair(
     Waits until no run is at work. Nothing is uploaded, and no visible file is touched: a run is what makes files.
     """
     wanted = list(target_urls)
-    places = [target.store for target in gather(workspace, wanted).targets]
-    with ExitStack() as leases:
-        for target in places:
-            leases.enter_context(Lease(workspace, target, run_id="verify", on_wait=on_wait))
+    with all_leases(workspace, "verify", on_wait):
         done = _remove(workspace, _check(gather(workspace, wanted, deep), deep))
     after = verify(workspace, wanted, deep=deep)
     return Report(after.checks, deep, tuple(done))

@@ -20,6 +20,7 @@ from wanflow.job import Job
 from wanflow.lease import Lease, claim_epoch, holder_of
 from wanflow.ledger import Ledger, new_run_id
 from wanflow.model import AssembleVariant, Clip
+from wanflow.pins import pins_of, write_pins
 from wanflow.planning import ClipPlan, Plan, make_plan, plan_rows
 from wanflow.pool import LoadEngine, Pool, RunContext, load_real_engine
 from wanflow.records import remember_failure
@@ -78,6 +79,7 @@ def run(
     view.planned(made, run_id)
     if made.is_empty:
         ledger.write_job(job.text)
+        _pin(ledger, made, is_part=bool(only or limit))
         return close_run(job, ledger, made, None, started_s, "")
     with (
         _stop_on_signals() as stop_asked,
@@ -90,6 +92,7 @@ def run(
             made = plan(job, only=only, limit=limit, skip_bad_rows=skip_bad_rows)
             view.planned(made, run_id)
         ledger.write_job(job.text)
+        _pin(ledger, made, is_part=bool(only or limit))
         ledger.write_plan(plan_rows(made))
         if made.is_empty:
             return close_run(job, ledger, made, None, started_s, "")
@@ -178,6 +181,12 @@ def drive(
                 plan.published.add(record)
         view.event(event)
         actions = scheduler.handle(event)
+
+
+def _pin(ledger: Ledger, made: Plan, is_part: bool) -> None:
+    """From here on ``gc`` leaves alone what the run relies on. Rows that are left out may need more than it knows."""
+    pins = pins_of((planned.variant for planned in made.variants), not is_part and not made.bad_rows)
+    write_pins(ledger.workspace, ledger.run_id, pins)
 
 
 def _remember(ledger: Ledger, action: Remember) -> None:

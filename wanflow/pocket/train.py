@@ -71,7 +71,7 @@ class Recipe:
 
 CPU = Recipe(
     vae=Stage("vae", 4000, 0.03, cooldown=0.35),
-    decoder=Stage("decoder", 1200, 0.015, cooldown=0.8),
+    decoder=Stage("decoder", 800, 0.015, cooldown=0.8),
     vae_batch=2,
     text=Stage("text", 3000, 0.016, cooldown=0.6, average=0.99),
     num_shards={
@@ -81,10 +81,10 @@ CPU = Recipe(
     },
     shard_clips=200,
     double_clips=80,
-    small_share=0.8,
+    small_share=0.74,
     denoiser=Stage("denoiser", 9600, 0.01, warmup=40, cooldown=0.28, average=0.995, save_every=100),
-    high=Stage("high", 300, 0.003, warmup=20, cooldown=0.8, average=0.99),
-    low=Stage("low", 600, 0.003, warmup=20, cooldown=0.8, average=0.99),
+    high=Stage("high", 200, 0.003, warmup=20, cooldown=0.8, average=0.99),
+    low=Stage("low", 500, 0.003, warmup=20, cooldown=0.8, average=0.99),
     batches=(10, 6, 2),
 )
 GPU = replace(

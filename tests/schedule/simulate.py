@@ -37,6 +37,12 @@ def main() -> int:
                 return 1
             continue
         num_events += len(pool.story)
+        if (seed + 1 - options.first) % 500 == 0:
+            print(
+                f"{seed + 1 - options.first} after {time.process_time() - began_s:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
         met.update(type(fact).__name__ for _, fact in pool.story)
         met.update(str(getattr(fact, "reason", "")) for _, fact in pool.story if hasattr(fact, "reason"))
     seconds = time.process_time() - began_s

@@ -38,7 +38,7 @@ def _render(board: Board, weights: str) -> list[Action]:
     actions: list[Action] = []
     declined: list[ReplicaState] = []
     while board.backlog.num(weights) or board.staged.get(weights):
-        replica = board.pop_idle(weights) if len(declined) < MAX_LOOKS else None
+        replica = board.idle.pop(weights) if len(declined) < MAX_LOOKS else None
         if replica is None:
             break
         was_staged = replica.staged
@@ -48,7 +48,7 @@ def _render(board: Board, weights: str) -> list[Action]:
         else:
             actions.append(board.render(clip, replica, _reason(clip, clip.key == was_staged)))
     for replica in declined:
-        board.push_idle(replica)
+        board.idle.push(replica)
     return actions
 
 
@@ -164,15 +164,15 @@ def _copy_stragglers(board: Board, weights: str) -> list[Action]:
     actions: list[Action] = []
     while (
         not board.backlog.num(weights)
-        and board.num_idle(weights)
-        and board.num_idle(weights) < board.num_replicas[weights]
+        and board.idle.num[weights]
+        and board.idle.num[weights] < board.num_replicas[weights]
     ):
-        replica = board.pop_idle(weights)
+        replica = board.idle.pop(weights)
         if replica is None:
             break
         clip = _straggler(board, replica)
         if clip is None:
-            board.push_idle(replica)
+            board.idle.push(replica)
             break
         clip.num_second_copies += 1
         actions.append(board.render(clip, replica, Reason.STRAGGLER))

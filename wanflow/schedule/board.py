@@ -15,7 +15,8 @@ from itertools import count
 from wanflow.model import Attempt
 from wanflow.schedule.actions import Reason, Render, Stage
 from wanflow.schedule.backlog import Backlog
-from wanflow.schedule.estimates import Estimates
+from wanflow.schedule.estimates import Estimates, measured
+from wanflow.schedule.idle import Idle
 from wanflow.schedule.policy import Policy
 from wanflow.schedule.state import (
     ClipState,
@@ -46,10 +47,11 @@ class Board:
         self.clips: dict[str, ClipState] = {}
         self.variants: dict[str, VariantState] = {}
         self.replicas: dict[str, ReplicaState] = {}
-        in_seconds, rates = _measured(renders)
+        in_seconds, rates = measured(renders)
         self.estimates = Estimates(in_seconds, policy.switch_s)
         self.backlog = Backlog(self.clips, self.estimates)
         self.watch = Watch(policy, self.estimates)
+        self.idle = Idle(self.replicas, self.estimates)
         #: the run is to end early, in words
         self.stopping: str | None = None
         self.stopped_s = 0.0
@@ -72,10 +74,6 @@ class Board:
         #: (when, which, what is to be looked at again, its name)
         self.timers: list[tuple[float, int, str, str]] = []
         self._waiters: dict[str, list[str]] = {}
-        #: by weights: (slowness, idle since, which, name)
-        self._idle: dict[str, list[tuple[float, float, int, str]]] = {}
-        self._num_idle: Counter[str] = Counter()
-        self._newly_idle: list[str] = []
         self._num_attempts = 0
         self._num_started = 0
         self._count = count()
@@ -183,7 +181,7 @@ class Board:
         lost_steps = self._lost_steps(clip)
         clip.copies[attempt] = copy
         replica.copy, replica.status, replica.group = copy, ReplicaStatus.BUSY, clip.group
-        self._num_idle[replica.weights] -= 1
+        self.idle.num[replica.weights] -= 1
         self.busy[replica.replica] = None
         self.unstaged.setdefault(replica.weights, {})[replica.replica] = None
         self.watch.begin(clip, copy, self.now_s)
@@ -199,7 +197,7 @@ class Board:
         del self.busy[replica.replica]
         self.unstaged[replica.weights].pop(replica.replica, None)
         replica.status = ReplicaStatus.IDLE
-        self._num_idle[replica.weights] += 1
+        self.idle.num[replica.weights] += 1
         return copy
 
     def finish_clip(self, clip: ClipState, status: ClipStatus) -> list[Copy]:
@@ -247,43 +245,16 @@ class Board:
     def replica_ready(self, replica: ReplicaState) -> None:
         del self.starting[replica.weights][replica.replica]
         replica.status = ReplicaStatus.IDLE
-        self._num_idle[replica.weights] += 1
+        self.idle.num[replica.weights] += 1
         self.make_idle(replica)
 
     def make_idle(self, replica: ReplicaState) -> None:
-        """Let ``replica`` be found by ``pop_idle``, at the end of its rest."""
-        replica.idle_s = max(self.now_s, replica.rest_until_s)
-        self._newly_idle.append(replica.replica)
+        """Let ``replica`` be found by who looks for an idle one, at the end of its rest."""
         if replica.rest_until_s > self.now_s:
+            replica.idle_s = replica.rest_until_s
             self.remind(replica.rest_until_s, "rest", replica.replica)
-            return
-        slowness = self.estimates.slowness(replica.replica)
-        heap = self._idle.setdefault(replica.weights, [])
-        heapq.heappush(heap, (slowness, replica.idle_s, next(self._count), replica.replica))
-
-    def take_newly_idle(self) -> list[str]:
-        """Replicas that got nothing to do since this was asked last; some may have something by now."""
-        names, self._newly_idle = self._newly_idle, []
-        return names
-
-    def num_idle(self, weights: str) -> int:
-        return self._num_idle[weights]
-
-    def pop_idle(self, weights: str) -> ReplicaState | None:
-        """The fastest replica with nothing to do; give it something or back with ``make_idle`` or ``push_idle``."""
-        heap = self._idle.get(weights, [])
-        while heap:
-            _, idle_s, _, name = heapq.heappop(heap)
-            replica = self.replicas.get(name)
-            if replica and replica.status is ReplicaStatus.IDLE and replica.idle_s == idle_s:
-                return replica
-        return None
-
-    def push_idle(self, replica: ReplicaState) -> None:
-        """Back among the idle ones, since when it was."""
-        slowness = self.estimates.slowness(replica.replica)
-        heap = self._idle.setdefault(replica.weights, [])
-        heapq.heappush(heap, (slowness, replica.idle_s, next(self._count), replica.replica))
+        else:
+            self.idle.add(replica, self.now_s)
 
     def remove_replica(self, replica: ReplicaState) -> Copy | None:
         """It is gone, or given up; what it rendered is returned and renders no more, what it had staged waits."""
@@ -295,7 +266,7 @@ class Board:
         self.starting.get(replica.weights, {}).pop(replica.replica, None)
         self.unstaged.get(replica.weights, {}).pop(replica.replica, None)
         if replica.status is ReplicaStatus.IDLE:
-            self._num_idle[replica.weights] -= 1
+            self.idle.num[replica.weights] -= 1
         self.estimates.forget(replica.replica)
         return copy
 
@@ -343,15 +314,3 @@ class Board:
             _, _, what, name = heapq.heappop(self.timers)
             return what, name
         return None
-
-
-def _measured(renders: Sequence[PlannedRender]) -> tuple[frozenset[str], dict[str, float]]:
-    """Weights with measured clips, and their seconds for one of ``work``, for the clips that were not measured."""
-    seconds: dict[str, float] = {}
-    work: dict[str, float] = {}
-    for planned in renders:
-        if planned.expected_s is not None and planned.work > 0:
-            weights = planned.task.clip.weights
-            seconds[weights] = seconds.get(weights, 0.0) + planned.expected_s
-            work[weights] = work.get(weights, 0.0) + planned.work
-    return frozenset(seconds), {weights: seconds[weights] / work[weights] for weights in seconds}

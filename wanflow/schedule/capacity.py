@@ -135,9 +135,8 @@ class Capacity:
         """Give back what nobody needs, start what somebody does, and tell the cluster."""
         actions = self._retire_needless()
         actions += self._start()
-        for name in self._board.take_newly_idle():
-            if (replica := self._board.replicas.get(name)) and replica.status is ReplicaStatus.IDLE:
-                self._remind_idle(replica, replica.idle_s)
+        for replica in self._board.idle.take_new():
+            self._remind_idle(replica, replica.idle_s)
         num = choose_capacity(self._board.policy, sum(self._board.num_open.values()))
         if num != self._requested:
             reason = Reason.BACKLOG if num > self._requested else Reason.NO_MORE_WORK
@@ -175,7 +174,7 @@ class Capacity:
             others = [other for other, num in board.num_waiting.items() if num and other != weights]
             if board.num_open[weights] == 0:
                 reason = Reason.OTHER_ENGINE_WAITS if others else Reason.NO_MORE_WORK
-                while self._is_spare() and (replica := self._loading(weights) or board.pop_idle(weights)):
+                while self._is_spare() and (replica := self._loading(weights) or board.idle.pop(weights)):
                     actions += self.retire(replica, reason)
             # At the tail a replica without work stays a while, for stragglers; one that still loads does not,
             while self._is_spare() and (replica := self._loading(weights)):
@@ -183,7 +182,7 @@ class Capacity:
             # nor one whose place another engine needs.
             needed = sum(max(board.num_open[other] - board.num_replicas[other], 0) for other in others)
             while board.policy.max_replicas - len(board.replicas) < needed:
-                if (idle := board.pop_idle(weights)) is None:
+                if (idle := board.idle.pop(weights)) is None:
                     break
                 actions += self.retire(idle, Reason.OTHER_ENGINE_WAITS)
         return actions
@@ -200,7 +199,7 @@ class Capacity:
             replica
         ):
             return []
-        if board.num_idle(replica.weights) > board.num_waiting[replica.weights] and self._is_spare():
+        if board.idle.num[replica.weights] > board.num_waiting[replica.weights] and self._is_spare():
             return self.retire(replica, Reason.NO_MORE_WORK)
         self._remind_idle(replica, board.now_s)
         return []

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from wanflow.schedule.state import ClipState
+from wanflow.schedule.state import ClipState, PlannedRender
 
 #: renders that a kind's ratio looks back on, about
 MEMORY = 20
@@ -44,6 +44,18 @@ class _Kind:
     num_steps: dict[str, int] = field(default_factory=dict)
     #: clips that fitted only so many rungs down the memory ladder
     thrifty: dict[int, int] = field(default_factory=dict)
+
+
+def measured(renders: Sequence[PlannedRender]) -> tuple[frozenset[str], dict[str, float]]:
+    """Weights with measured clips, and their seconds for one of ``work``, for the clips that were not measured."""
+    seconds: dict[str, float] = {}
+    work: dict[str, float] = {}
+    for planned in renders:
+        if planned.expected_s is not None and planned.work > 0:
+            weights = planned.task.clip.weights
+            seconds[weights] = seconds.get(weights, 0.0) + planned.expected_s
+            work[weights] = work.get(weights, 0.0) + planned.work
+    return frozenset(seconds), {weights: seconds[weights] / work[weights] for weights in seconds}
 
 
 class Estimates:

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 
 from wanflow.model import Attempt, Cause
 from wanflow.schedule import assembly
-from wanflow.schedule.actions import Action, Cancel, Finish, Reason, RetireReplica
+from wanflow.schedule.actions import Action, Cancel, Finish, Reason
 from wanflow.schedule.assembly import assign_assemblies, clip_done
 from wanflow.schedule.assign import assign_clips
 from wanflow.schedule.board import Board
 from wanflow.schedule.capacity import Capacity
+from wanflow.schedule.ending import Ending
 from wanflow.schedule.events import (
     AssembleFailed,
     ClipFound,
@@ -39,7 +40,6 @@ from wanflow.schedule.policy import Policy
 from wanflow.schedule.state import (
     ClipState,
     ClipStatus,
-    Copy,
     PlannedAssembly,
     PlannedRender,
     ReplicaState,
@@ -63,6 +63,7 @@ class Scheduler:
         self._board = Board(renders, assemblies, policy, epoch)
         self._capacity = Capacity(self._board)
         self._faults = Faults(self._board, self._capacity)
+        self._ending = Ending(self._board, self._capacity, self._faults)
 
     @property
     def clips(self) -> dict[str, ClipState]:
@@ -97,12 +98,14 @@ class Scheduler:
         actions += self._look_at_time()
         if self._faults.give_up is not None and board.stopping is None:
             board.broken = self._faults.give_up
-            actions += self._stop(board.broken)
+            actions += self._ending.stop(board.broken)
         if board.stopping is None:
             actions += assign_clips(board)
             actions += self._capacity.plan()
             actions += assign_assemblies(board)
-        return actions + self._finish_if_over()
+        actions += self._ending.finish_if_over()
+        self.finished = any(isinstance(action, Finish) for action in actions[-1:])
+        return actions
 
     # -- events -------------------------------------------------------------------------------------------------
 
@@ -137,7 +140,7 @@ class Scheduler:
                 assembly.failed(board, event)
                 return []
             case StopRequested(message=message):
-                return self._stop(message)
+                return self._ending.stop(message)
 
     def _step_done(self, event: StepDone) -> list[Action]:
         replica = self._current(event.replica, event.attempt)
@@ -191,11 +194,9 @@ class Scheduler:
         board.num_rendered += 1
         copies = board.finish_clip(clip, ClipStatus.DONE)
         clip_done(board, clip)
-        return [order for copy in copies for order in self._cancel(copy, Reason.OTHER_WAS_FIRST)]
-
-    def _cancel(self, copy: Copy, reason: Reason) -> list[Action]:
-        copy.ending = True
-        return [Cancel(copy.replica, copy.key, copy.attempt, reason)]
+        for copy in copies:
+            copy.ending = True
+        return [Cancel(copy.replica, copy.key, copy.attempt, Reason.OTHER_WAS_FIRST) for copy in copies]
 
     def _render_failed(self, event: RenderFailed) -> list[Action]:
         replica = self._current(event.replica, event.attempt)
@@ -231,7 +232,7 @@ class Scheduler:
             # Where others work, one node's trouble is not the run's.
             if given_up and all(r.status is ReplicaStatus.STARTING for r in board.replicas.values()):
                 board.broken = f"no replica can start: {event.message}"
-                return self._stop(board.broken)
+                return self._ending.stop(board.broken)
         return self._faults.lost(copy, event.cause, event.message) if copy else []
 
     def _current(self, name: str, attempt: Attempt) -> ReplicaState | None:
@@ -246,7 +247,7 @@ class Scheduler:
         actions: list[Action] = []
         deadline_s = board.policy.deadline_s
         if deadline_s is not None and board.now_s >= deadline_s and board.stopping is None:
-            actions += self._stop("the deadline has passed")
+            actions += self._ending.stop("the deadline has passed")
         while due := board.due():
             what, name = due
             if what == "clip":
@@ -273,55 +274,6 @@ class Scheduler:
             return self._capacity.look_at(copy)
         return []
 
-    def _stop(self, message: str) -> list[Action]:
-        board = self._board
-        if board.stopping is not None:
-            return []
-        board.stopping, board.stopped_s = message, board.now_s
-        actions: list[Action] = self._capacity.clear(Reason.STOPPING)
-        for replica in list(board.replicas.values()):
-            if replica.copy is None:
-                actions += self._capacity.retire(replica, Reason.STOPPING)
-            elif not replica.copy.ending:
-                actions += self._end_copy(replica.copy)
-        return actions
-
-    def _end_copy(self, copy: Copy) -> list[Action]:
-        """At a stop: of several copies the one that should end first goes on, if it ends within the grace."""
-        clip = self.clips[copy.key]
-        best = min(clip.copies.values(), key=_expected_end)
-        if copy is not best:
-            return self._cancel(copy, Reason.STOPPING)
-        until_s = self._board.stopped_s + self._board.policy.stop_grace_s
-        return self._capacity.end_by(copy, until_s, Reason.STOPPING)
-
-    def _finish_if_over(self) -> list[Action]:
-        board = self._board
-        if board.stopping is not None:
-            under_way = board.num_assembling or board.busy
-            if under_way and board.now_s < board.stopped_s + board.policy.stop_grace_s:
-                return []
-            for variant in board.variants.values():
-                if variant.is_open:
-                    board.close_variant(variant, VariantStatus.LEFT, board.stopping)
-        if board.num_open_variants:
-            return []
-        # A clip that still renders is wanted by no variant any more (all of them failed): it is not worth a GPU.
-        self.finished = True
-        actions: list[Action] = [] if board.broken else self._faults.suspected()
-        for replica in list(board.replicas.values()):
-            copy = board.remove_replica(replica)
-            clip = board.clips[copy.key] if copy else None
-            if clip is not None and clip.is_open and not clip.copies:
-                board.finish_clip(clip, ClipStatus.LEFT)
-            actions.append(RetireReplica(replica.replica, Reason.DONE))
-        reason = Reason.DONE
-        if board.broken:
-            reason = Reason.COMMON_CAUSE if self._faults.give_up else Reason.CANNOT_START
-        elif board.stopping:
-            reason = Reason.STOPPING
-        return [*actions, *self._capacity.clear(reason), Finish(reason, board.broken or "")]
-
     @property
     def next_wake_s(self) -> float | None:
         """When a Tick should come at the latest: a back-off ends, a deadline passes, a replica may hang."""
@@ -334,7 +286,7 @@ class Scheduler:
             times.append(board.policy.deadline_s)
         for weights, num in board.num_replicas.items():
             # Somebody could take over from a straggler.
-            if num and board.num_idle(weights) and (first := board.watch.first(weights, board.now_s)):
+            if num and board.idle.num[weights] and (first := board.watch.first(weights, board.now_s)):
                 times.append(first.expected_end_s)
         return min((at_s for at_s in times if at_s is not None), default=None)
 
@@ -346,7 +298,3 @@ class Scheduler:
 def _add_seconds(clip: ClipState, seconds: Sequence[tuple[str, float]]) -> None:
     for stage, value in seconds:
         clip.seconds[stage] = clip.seconds.get(stage, 0.0) + value
-
-
-def _expected_end(copy: Copy) -> tuple[bool, float]:
-    return copy.expected_end_s is None, copy.expected_end_s or 0.0

@@ -1,0 +1,53 @@
+"""Replicas without work, the fastest first: a heap an engine, whose entries are dropped when they are no longer true."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Mapping
+from itertools import count
+
+from wanflow.schedule.estimates import Estimates
+from wanflow.schedule.state import ReplicaState, ReplicaStatus
+
+
+class Idle:
+    """``replicas`` is the scheduler's own table. Resting replicas count as idle, and cannot be popped."""
+
+    def __init__(self, replicas: Mapping[str, ReplicaState], estimates: Estimates) -> None:
+        #: by weights
+        self.num: Counter[str] = Counter()
+        self._replicas = replicas
+        self._estimates = estimates
+        #: by weights: (slowness, idle since, which, name)
+        self._heaps: dict[str, list[tuple[float, float, int, str]]] = {}
+        self._new: list[str] = []
+        self._count = count()
+
+    def add(self, replica: ReplicaState, since_s: float) -> None:
+        """``replica`` has nothing to do from now on."""
+        replica.idle_s = since_s
+        self._new.append(replica.replica)
+        self.push(replica)
+
+    def push(self, replica: ReplicaState) -> None:
+        """Back among the idle ones, since when it was."""
+        slowness = self._estimates.slowness(replica.replica)
+        heap = self._heaps.setdefault(replica.weights, [])
+        heapq.heappush(heap, (slowness, replica.idle_s, next(self._count), replica.replica))
+
+    def pop(self, weights: str) -> ReplicaState | None:
+        """The fastest; give it something to do, or back with ``push``."""
+        heap = self._heaps.get(weights, [])
+        while heap:
+            _, since_s, _, name = heapq.heappop(heap)
+            replica = self._replicas.get(name)
+            if replica and replica.status is ReplicaStatus.IDLE and replica.idle_s == since_s:
+                return replica
+        return None
+
+    def take_new(self) -> list[ReplicaState]:
+        """Replicas that got nothing to do since this was asked last, and have nothing still."""
+        names, self._new = self._new, []
+        found = (self._replicas.get(name) for name in names)
+        return [replica for replica in found if replica and replica.status is ReplicaStatus.IDLE]

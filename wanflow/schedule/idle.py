@@ -1,4 +1,7 @@
-"""Replicas without work, the fastest first: a heap an engine, whose entries are dropped when they are no longer true."""
+"""Replicas without work, the fastest first.
+
+A heap an engine; entries that are no longer true are dropped when they come up.
+"""
 
 from __future__ import annotations
 

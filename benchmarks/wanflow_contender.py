@@ -35,7 +35,7 @@ from wanflow.model import (
 from wanflow.planning import Plan
 from wanflow.pool import RunContext, replica
 from wanflow.pool.ray_pool import RayPool
-from wanflow.schedule import Policy, Scheduler
+from wanflow.schedule import PlannedRender, Policy, Scheduler
 from wanflow.schedule.actions import Action, Assemble
 from wanflow.schedule.events import Event, VariantPublished
 from wanflow.schedule.state import VariantStatus
@@ -114,7 +114,7 @@ def run_wanflow(rows: list[Row], setup: Setup, num_replicas: int) -> None:
     )
     pool = RendersOnly(RayPool(context, address="auto", max_replicas=num_replicas, gpus_per_replica=1))
     scheduler = Scheduler(
-        [(renders[row.name], 0, 1.0 if row.expected_s is None else row.expected_s, False) for row in rows],
+        [PlannedRender(renders[row.name], 0, row.expected_s or 1.0, row.expected_s) for row in rows],
         [(task, 0) for task in assemblies],
         Policy(max_replicas=num_replicas, max_assemblies=pool.num_assembly_slots),
         epoch=1,

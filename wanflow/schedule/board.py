@@ -28,6 +28,7 @@ from wanflow.schedule.state import (
     ReplicaStatus,
     VariantState,
     VariantStatus,
+    clip_state,
 )
 from wanflow.schedule.watch import Watch
 
@@ -77,31 +78,16 @@ class Board:
         self._num_attempts = 0
         self._num_started = 0
         self._count = count()
-        self._plan(renders, list(assemblies), in_seconds, rates)
+        self._plan(renders, list(assemblies), rates)
 
     def _plan(
         self,
         renders: Sequence[PlannedRender],
         assemblies: Sequence[PlannedAssembly],
-        in_seconds: frozenset[str],
         rates: dict[str, float],
     ) -> None:
         for position, planned in enumerate(renders):
-            source = planned.task.clip
-            nominal = planned.expected_s
-            if nominal is None:
-                nominal = planned.work * rates.get(source.weights, 1.0)
-            clip = ClipState(
-                planned.task.key,
-                source.weights,
-                planned.priority,
-                nominal,
-                position,
-                planned.group or source.weights,
-                planned.kind or source.weights,
-                source.sampling.steps,
-                len(source.cascade),
-            )
+            clip = clip_state(planned, position, rates)
             self.clips[clip.key] = clip
             if planned.held:
                 clip.status = ClipStatus.DONE

@@ -3,6 +3,7 @@ from status to status, and nobody else does."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -167,6 +168,23 @@ class ClipState:
     def left_nominal(self) -> float:
         """Expected work of what is not kept."""
         return self.nominal * (1.0 - self.kept_share)
+
+
+def clip_state(planned: PlannedRender, position: int, rates: Mapping[str, float]) -> ClipState:
+    """A clip that waits. ``rates``: by weights, seconds for one of ``work``, for clips that were never measured."""
+    clip = planned.task.clip
+    nominal = planned.expected_s
+    return ClipState(
+        key=planned.task.key,
+        weights=clip.weights,
+        priority=planned.priority,
+        nominal=planned.work * rates.get(clip.weights, 1.0) if nominal is None else nominal,
+        position=position,
+        group=planned.group or clip.weights,
+        kind=planned.kind or clip.weights,
+        num_steps=clip.sampling.steps,
+        num_cascade=len(clip.cascade),
+    )
 
 
 @dataclass(slots=True, eq=False)

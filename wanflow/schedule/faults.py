@@ -2,8 +2,8 @@
 
 Each cause has its own rule (``policy.BUDGETS``; README has the table). Blame is looked for in three places before a
 clip pays: the replica (three different clips failed on it while others succeed elsewhere: it is sick), the run (the
-first clips all fail alike: it stops), the clip (it took two replicas down: poison). Does not order renders; a clip that may
-be tried again is put back among the waiting ones.
+first clips all fail alike: it stops), the clip (it took two replicas down: poison). Does not order renders; a clip
+that may be tried again is put back among the waiting ones.
 """
 
 from __future__ import annotations

@@ -18,8 +18,10 @@ import heapq
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from wanflow.engines import Unfinished
 from wanflow.errors import RenderError
 from wanflow.model import Attempt, Cause, Clip, EngineSpec
 from wanflow.schedule.actions import Action, Assemble, Cancel, Probe, Render, RetireReplica, StartReplica
@@ -39,7 +41,7 @@ from wanflow.schedule.events import (
 if TYPE_CHECKING:
     import numpy as np
 
-    from wanflow.engines import Latents, OnStep
+    from wanflow.engines import Keep, Latents, OnStep
 
 # -- an engine -----------------------------------------------------------------------------------------------
 
@@ -56,13 +58,17 @@ class FakeEngine:
         self.failures = dict(failures or {})
         #: prompts in the order in which they were rendered
         self.rendered: list[str] = []
+        #: rung of the memory ladder
+        self.thrift = 0
 
-    def generate(self, clip: Clip, image: bytes | None, on_step: OnStep) -> Latents:
+    def set_thrift(self, thrift: int) -> None:
+        self.thrift = thrift
+
+    def generate(self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None) -> Latents:
         for part, cause in self.failures.items():
             if part in clip.prompt:
                 raise RenderError(f"failed on purpose: {part!r} is in the prompt", cause)
-        for step in range(clip.sampling.steps + 1):
-            on_step("denoise", step, clip.sampling.steps)
+        self._take_steps("denoise", clip.sampling.steps, on_step, keep)
         self.rendered.append(clip.prompt)
         colour = hashlib.sha256(f"{clip.prompt} {clip.seed} {len(image or b'')}".encode()).digest()[:3]
         return _fake_latents(tuple(colour), clip.num_frames, clip.height // 8, clip.width // 8)
@@ -70,7 +76,7 @@ class FakeEngine:
     def refine(
         self,
         clip: Clip,
-        latents: Latents,
+        latents: Latents | None,
         image: bytes | None,
         *,
         strength: float,
@@ -78,10 +84,25 @@ class FakeEngine:
         noise_seed: int,
         on_step: OnStep,
         stage: str,
+        keep: Keep | None = None,
     ) -> Latents:
-        for step in range(steps + 1):
-            on_step(stage, step, steps)
+        if latents is None:
+            assert keep is not None
+            assert keep.start is not None
+            latents = keep.start.latents
+        self._take_steps(stage, steps, on_step, keep, latents)
         return latents
+
+    def _take_steps(
+        self, stage: str, num_steps: int, on_step: OnStep, keep: Keep | None, latents: Latents | None = None
+    ) -> None:
+        first = keep.start.step if keep and keep.start else 0
+        on_step(stage, first, num_steps)
+        for step in range(first + 1, num_steps + 1):
+            if keep:
+                kept = _fake_latents((0, 0, 0), 1, 1, 1) if latents is None else latents
+                keep.offer(step, num_steps, partial(Unfinished, step, num_steps, "fake", {"latents": kept}))
+            on_step(stage, step, num_steps)
 
     def decode(self, latents: Latents) -> Iterator[np.ndarray]:
         for pixels in self.decode_pixels(latents):

@@ -68,7 +68,7 @@ class FakeEngine:
         for part, cause in self.failures.items():
             if part in clip.prompt:
                 raise RenderError(f"failed on purpose: {part!r} is in the prompt", cause)
-        self._take_steps("denoise", clip.sampling.steps, on_step, keep)
+        self._take_steps(clip, "denoise", clip.sampling.steps, on_step, keep)
         self.rendered.append(clip.prompt)
         colour = hashlib.sha256(f"{clip.prompt} {clip.seed} {len(image or b'')}".encode()).digest()[:3]
         return _fake_latents(tuple(colour), clip.num_frames, clip.height // 8, clip.width // 8)
@@ -90,18 +90,27 @@ class FakeEngine:
             assert keep is not None
             assert keep.start is not None
             latents = keep.start.latents
-        self._take_steps(stage, steps, on_step, keep, latents)
+        self._take_steps(clip, stage, steps, on_step, keep, latents)
         return latents
 
+    def take_step(self, clip: Clip, stage: str, step: int) -> None:
+        """The work of a step, counted from 1: nothing, at once. For engines that sleep, or fail half way."""
+
     def _take_steps(
-        self, stage: str, num_steps: int, on_step: OnStep, keep: Keep | None, latents: Latents | None = None
+        self,
+        clip: Clip,
+        stage: str,
+        num_steps: int,
+        on_step: OnStep,
+        keep: Keep | None,
+        latents: Latents | None = None,
     ) -> None:
         first = keep.start.step if keep and keep.start else 0
         on_step(stage, first, num_steps)
         for step in range(first + 1, num_steps + 1):
+            self.take_step(clip, stage, step)
             if keep:
-                kept = _fake_latents((0, 0, 0), 1, 1, 1) if latents is None else latents
-                keep.offer(step, num_steps, partial(Unfinished, step, num_steps, "fake", {"latents": kept}))
+                keep.offer(step, num_steps, partial(_fake_state, step, num_steps, latents))
             on_step(stage, step, num_steps)
 
     def decode(self, latents: Latents) -> Iterator[np.ndarray]:
@@ -123,6 +132,11 @@ def load_fake_engine(
 ) -> FakeEngine:
     """A ``load_engine`` for ``run`` and the pools."""
     return FakeEngine(spec)
+
+
+def _fake_state(step: int, num_steps: int, latents: Latents | None) -> Unfinished:
+    kept = _fake_latents((0, 0, 0), 1, 1, 1) if latents is None else latents
+    return Unfinished(step, num_steps, "fake", {"latents": kept})
 
 
 def _fake_latents(colour: tuple[int, ...], num_frames: int, height: int, width: int) -> Latents:

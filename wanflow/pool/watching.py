@@ -47,7 +47,9 @@ class NodeWatch:
         preempted = isinstance(error, RayActorError) and error.preempted
         if preempted or node_id in self._noticed:
             return Cause.PREEMPTED
-        return Cause.REPLICA_LOST if node_id is None or is_alive(node_id) else Cause.NODE_LOST
+        if node_id is None:  # Ray had put it on a node that was gone, and found out when it did not come up
+            return Cause.NODE_LOST if "node has died" in str(error) else Cause.REPLICA_LOST
+        return Cause.REPLICA_LOST if is_alive(node_id) else Cause.NODE_LOST
 
 
 def is_alive(node_id: str) -> bool:

@@ -135,6 +135,8 @@ class InlinePool:
             return StepsKept(
                 self._clock(), name, key, attempt, made.stage, made.step, is_last=True, seconds=made.seconds
             )
+        if made.step:
+            on_kept(made.stage, made.step)
         # The scheduler has not ordered it; its own order to stop is still to come.
         words = f"stopped after step {made.step} of {made.stage}"
         return RenderFailed(self._clock(), name, key, attempt, Cause.CANCELLED, words, made.seconds)

@@ -50,13 +50,13 @@ class Keeper:
     def offer(self, step: int, num_steps: int, take: Callable[[], Unfinished]) -> None:
         if self._must_save():
             self.wait()
-            self._write(take())
+            self._write(take())  # told by the attempt's end
             raise Saved(f"saved after step {step} of {num_steps}")
         due = self._clock() - self._since_s >= self._every_s
         if due and step < num_steps and (self._writing is None or not self._writing.is_alive()):
             self._since_s = self._clock()
             self._writing = threading.Thread(
-                target=self._write, args=(take(),), name="wanflow-steps", daemon=True
+                target=self._write_and_tell, args=(take(),), name="wanflow-steps", daemon=True
             )
             self._writing.start()
 
@@ -71,10 +71,14 @@ class Keeper:
         clear_steps(self._store, self.key)
         self.kept = 0
 
-    def _write(self, state: Unfinished) -> None:
+    def _write(self, state: Unfinished) -> bool:
         try:
             put_steps(self._store, self.key, state.step, self._attempt, dump_unfinished(state))
         except Exception:  # noqa: BLE001 - whatever a save can run into: the clip goes on without it
-            return
+            return False
         self.kept = state.step
-        self._on_kept(self.stage, state.step)
+        return True
+
+    def _write_and_tell(self, state: Unfinished) -> None:
+        if self._write(state):
+            self._on_kept(self.stage, state.step)

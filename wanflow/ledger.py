@@ -4,6 +4,7 @@
 
     <workspace>/runs/<run_id>/job.yaml              the job as it was given
                               plan.parquet          what was to be done, and why
+                              pins.parquet          what it relies on (``wanflow.pins``)
                               events/000000.parquet what was ordered and what happened, in order
                               results.parquet       a row a variant
                               outcome.json          how it ended; absent while it runs and after a crash
@@ -50,6 +51,11 @@ def run_ids(workspace: Store, name: str = "") -> list[str]:
     if not name:
         return runs
     return [run for run in runs if run.partition("-")[2].rpartition("-")[0] == _slug(name)]
+
+
+def job_of(run_id: str) -> str:
+    """The name of the run's job, as far as it is in the id."""
+    return run_id.partition("-")[2].rpartition("-")[0]
 
 
 def latest_run(workspace: Store, name: str = "") -> str | None:
@@ -134,6 +140,10 @@ class Ledger:
 
     def read_results(self) -> pa.Table | None:
         return self._read_table("results.parquet")
+
+    def has_ended(self) -> bool:
+        """Whether the run has an outcome."""
+        return self.workspace.stat(self.path("outcome.json")) is not None
 
     def read_outcome(self) -> dict[str, Any] | None:
         data = self._read("outcome.json")

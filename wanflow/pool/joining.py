@@ -17,14 +17,27 @@ def init_ray(address: str | None) -> None:
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        if address is None:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-        else:
+        if address is not None:
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+        else:
+            _start()
+    except (
+        Exception
+    ) as error:  # ConnectionError, RuntimeError, ValueError, or an Exception without a class of its own
         where = "on this machine" if address is None else f"at {address}"
         raise UsageError(f"Ray cannot be reached {where}: {error}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():  # Ray puts its own in their place
                 signal.signal(number, handler)
+
+
+def _start() -> None:
+    """Ray gives itself 30 seconds to come up, which a busy machine may not have: then once more."""
+    for is_last in (False, True):
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+            return
+        except Exception as error:
+            if is_last or "timed out during startup" not in str(error):
+                raise

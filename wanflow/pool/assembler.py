@@ -30,6 +30,7 @@ from wanflow.model import (
     Variant,
 )
 from wanflow.pool import RunContext
+from wanflow.pool.failures import no_room
 from wanflow.publish import publish
 from wanflow.records import clip_record
 from wanflow.storage import Store
@@ -83,10 +84,11 @@ def assemble_variant(context: RunContext, task: AssembleVariant, attempt: Attemp
         return Failed(Cause.STORAGE, str(error), (), tuple(records))
     except InputError as error:
         return Failed(Cause.BAD_INPUT, str(error), (), tuple(records))
-    except AssembleError as error:
-        return Failed(Cause.ITEM_ERROR, str(error), (), tuple(records))
     except Exception as error:  # noqa: BLE001 - whatever else a file can do to a library
-        return Failed(Cause.ITEM_ERROR, f"{type(error).__name__}: {error}", (), tuple(records))
+        if words := no_room(error):
+            return Failed(Cause.STORAGE, words, (), tuple(records))
+        words = str(error) if isinstance(error, AssembleError) else f"{type(error).__name__}: {error}"
+        return Failed(Cause.ITEM_ERROR, words, (), tuple(records))
 
 
 def _publish_files(

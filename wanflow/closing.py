@@ -9,6 +9,7 @@ from wanflow.job import Job
 from wanflow.ledger import Ledger
 from wanflow.model import Cause, Clip, Scalar, Status, Variant
 from wanflow.planning import ClipPlan, Plan, PlannedVariant
+from wanflow.planning.cost import price_per_s
 from wanflow.report.outcome import Outcome, count_statuses, write_end
 from wanflow.report.results import ResultFile, ResultRow, result_files
 from wanflow.schedule import Scheduler
@@ -42,11 +43,22 @@ def close_run(
         gpu_seconds=round(gpu_s, 3),
         cost=_cost(job, gpu_s),
         message=broken or (scheduler.stopping if scheduler else "") or "",
+        num_retired=len(plan.retired),
+        num_unpublished=len(plan.to_unpublish),
     )
     carry: dict[str, Mapping[str, Scalar]] = {
         path: dict(planned.variant.carry) for planned in plan.variants for _, path in planned.variant.outputs
     }
-    write_end(ledger, target, outcome, rows, carry, plan.published, cache_control=job.publish.cache_control)
+    write_end(
+        ledger,
+        target,
+        outcome,
+        rows,
+        carry,
+        plan.published,
+        retired={retired.path for retired in plan.retired},
+        cache_control=job.publish.cache_control,
+    )
     return outcome
 
 
@@ -147,12 +159,6 @@ def _files(plan: Plan, variant: Variant, target: Store) -> tuple[ResultFile, ...
         if plan.published.key_of(path)
         for file in result_files(target.url, output.name, plan.published.records[path])
     )
-
-
-def price_per_s(job: Job) -> float | None:
-    """What a second of one replica costs, in the currency of ``resources.gpu_hour``."""
-    hour = job.resources.gpu_hour
-    return None if hour is None else hour / 3600 * max(job.resources.gpus_per_replica or 1, 1)
 
 
 def _cost(job: Job, gpu_s: float) -> float | None:

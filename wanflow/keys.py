@@ -4,6 +4,10 @@ A key is the SHA-256 of a canonical, length-safe encoding of everything that dec
 stage's code. Each stage's key contains the key of the stage before: a change re-renders from there on, no further.
 Execution choices (GPU, batch, tiling, ffmpeg build), URLs, names and paths stay out. Raise a version in ``VERSIONS``
 only when the stage's code makes different pixels: everybody's results of that stage are then made again.
+
+Encoded texts and images have no key: they are not stored (a replica keeps those of its latest clips in memory), and all
+that decides them, prompt, image bytes and weights, is in the key of the base latents. ``tests/golden_keys.json`` holds
+keys of many jobs, so that none of them changes unnoticed.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from functools import lru_cache
 
 from wanflow.model import Clip, Output, Stage, Variant
 
+#: of every stage; a cascade step's is under the name of its method
 VERSIONS: Mapping[str, int] = {"base": 1, "refine": 1, "master": 1, "output": 1}
 
 
@@ -83,7 +88,7 @@ def stages(clip: Clip) -> tuple[Stage, ...]:
     key = base_key(clip)
     chain = [Stage("base", key)]
     for number, step in enumerate(clip.cascade, 1):
-        key = digest("cascade", VERSIONS.get(step.method, 1), key, step)
+        key = digest("cascade", VERSIONS[step.method], key, step)
         chain.append(Stage(f"cascade-{number}", key))
     chain.append(Stage("master", digest("master", VERSIONS["master"], key, clip.fps)))
     return tuple(chain)

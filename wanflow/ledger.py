@@ -49,7 +49,12 @@ def run_ids(workspace: Store, name: str = "") -> list[str]:
     runs = workspace.folders("runs")
     if not name:
         return runs
-    return [run for run in runs if run.partition("-")[2].rpartition("-")[0] == _slug(name)]
+    return [run for run in runs if is_run_of(run, name)]
+
+
+def is_run_of(run_id: str, name: str) -> bool:
+    """Whether ``run_id`` is a run of the job ``name`` (or of one whose name differs in case or punctuation only)."""
+    return run_id.partition("-")[2].rpartition("-")[0] == _slug(name)
 
 
 def latest_run(workspace: Store, name: str = "") -> str | None:

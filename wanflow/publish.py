@@ -90,6 +90,22 @@ def publish(
     raise StoreError(f"{file.path}: its record kept changing; is another run publishing to {target.url}?")
 
 
+def forget_published(target: Store, workspace: Store, path: str) -> None:
+    """Delete the record of the video at ``path``: the file stays visible, and the next run makes it again."""
+    workspace.delete(f"{_folder(target, workspace)}/{_name(path)}")
+
+
+def unpublish(target: Store, workspace: Store, record: Record) -> None:
+    """Take the files of ``record`` away, then the record. What somebody else has changed since is left alone.
+
+    Idempotent: after a crash in between the record is still there, and the next run goes on.
+    """
+    for file in record.files:
+        if _same(target.stat(file.path), file):
+            target.delete(file.path)
+    forget_published(target, workspace, record.files[0].path)
+
+
 def _clear_away(target: Store, before: Record | None, now: Record) -> None:
     """Delete files of the former publication that the new one lacks (a poster that is no longer asked for)."""
     kept = {file.path for file in now.files}
@@ -185,6 +201,14 @@ class Published:
         self.unsaved = True
         for file in record.files:
             self.visible[file.path] = Stat(file.path, file.size_bytes, file.etag)
+
+    def drop(self, record: Record) -> None:
+        """Take in what :func:`unpublish` has just done."""
+        self.records.pop(record.files[0].path, None)
+        self.unsaved = True
+        for file in record.files:
+            if _same(self.visible.get(file.path), file):
+                del self.visible[file.path]
 
     def save(self, target: Store, workspace: Store) -> None:
         """Write the index if it would change, so that the next load reads no record that it knows."""

@@ -93,6 +93,11 @@ def put_clip(
     raise StoreError(f"clip {key}: its record kept changing; run again") from lost
 
 
+def forget_clip(store: Store, key: str) -> None:
+    """Delete the record of ``key``: the next run makes it again. Its files stay, for ``gc`` to find."""
+    store.delete(_record_path(key))
+
+
 def file_of(record: Record, name: str) -> StoredFile:
     """The file that was put as ``name``; KeyError when the record has none."""
     for file in record.files:

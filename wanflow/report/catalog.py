@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,8 @@ def schema() -> pa.Schema:
             ("attempt", pa.string()),
             ("gpu_seconds", pa.float64()),
             ("cost", pa.float64()),
+            #: its job no longer asks for it (and leaves it: ``publish.unpublish: false``)
+            ("retired", pa.bool_()),
         ]
     )
 
@@ -56,12 +58,14 @@ def build_catalog(
     carry: Mapping[str, Mapping[str, Scalar]],
     before: pa.Table | None = None,
     visible: Mapping[str, Stat] | None = None,
+    retired: Collection[str] = (),
 ) -> pa.Table:
     """A row a live file, sorted by path.
 
     ``carry`` maps the path of a video to its carried columns as the manifest says them now. Paths that it lacks keep
     those of ``before``, the former catalog, from which rows of other jobs' live files are taken over too.
-    ``visible``: what is live of those (default: ``published.visible``).
+    ``visible``: what is live of those (default: ``published.visible``). ``retired``: paths of videos that the job no
+    longer asks for; what it neither asks for nor retires stays as ``before`` says.
     """
     import pyarrow as pa
 
@@ -73,7 +77,9 @@ def build_catalog(
         if published.key_of(path) is None:
             continue
         now = {_free(name, plain.names): value for name, value in carry.get(path, {}).items()}
+        was = former.get(path, {}).get("retired") or False
         for row in _rows(target_url, record):
+            row["retired"] = path in retired or (path not in carry and was)
             if _same(row, seen.get(row["path"])):
                 old = _carried(former.get(row["path"], {}), plain.names)
                 rows[row["path"]] = row, now if path in carry else old
@@ -132,6 +138,7 @@ def update_catalog(
     target: Store,
     published: Published,
     carry: Mapping[str, Mapping[str, Scalar]],
+    retired: Collection[str] = (),
     *,
     cache_control: str | None = None,
 ) -> pa.Table:
@@ -141,7 +148,7 @@ def update_catalog(
     for _ in range(5):
         before, etag = _read(target)
         visible = _now_visible(target, published, before, carry)
-        table = build_catalog(published, target.url, carry, before, visible)
+        table = build_catalog(published, target.url, carry, before, visible, retired)
         if before is not None and table.equals(before):
             return table
         file = io.BytesIO()
@@ -169,6 +176,8 @@ def _read(target: Store) -> tuple[pa.Table | None, str | None]:
         return None, None
     try:
         table = pq.read_table(pa.BufferReader(data))
+        if "retired" not in table.column_names:  # written by an earlier wanflow
+            table = table.append_column("retired", pa.repeat(pa.scalar(False), table.num_rows))
         return (table if set(schema().names) <= set(table.column_names) else None), stat.etag
     except pa.ArrowException:
         return None, stat.etag

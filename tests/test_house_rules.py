@@ -134,6 +134,7 @@ KNOWS: dict[str, set[str]] = {
         # plans of earlier runs, to say what changed
         "wanflow.ledger",
         "wanflow.manifest",
+        "wanflow.memo",
         "wanflow.model",
         "wanflow.publish",
         "wanflow.records",

@@ -26,6 +26,7 @@ from wanflow.planning.force import begin_force, end_force
 from wanflow.planning.limits import check_limits
 from wanflow.planning.retired import take_away
 from wanflow.planning.rows import plan_table
+from wanflow.planning.why import reasons_of_files
 from wanflow.pool import LoadEngine, Pool, RunContext, load_real_engine
 from wanflow.records import remember_failure
 from wanflow.report import Outcome
@@ -95,6 +96,7 @@ def run(
     ledger = Ledger(workspace, run_id)
     view.planned(made, run_id)
     check_limits(job, made, workspace, accept)
+    made.memo.save(workspace)
 
     def close(scheduler: Scheduler | None, broken: str) -> Outcome:
         outcome = close_run(job, ledger, made, scheduler, started_s, broken)
@@ -305,6 +307,7 @@ def _context(job: Job, made: Plan, ledger: Ledger, epoch: int, load_engine: Load
         assemblies=assemblies,
         nonce=(nonce_path, nonce),
         sharing=made.sharing,
+        reasons=reasons_of_files(made, ledger.workspace),
         price_per_s=price_per_s(job),
         cache_control=job.publish.cache_control,
         load_engine=load_engine,

@@ -12,10 +12,11 @@ from dataclasses import replace
 
 from wanflow.engines.spec import read_spec
 from wanflow.errors import BadRow, ManifestError
-from wanflow.inputs import Inputs
+from wanflow.inputs import RULES, Inputs
 from wanflow.job import Job
 from wanflow.keys import master_key, output_key, stages
 from wanflow.manifest import COLUMNS, Sharing, read_variants
+from wanflow.memo import InputMemo
 from wanflow.model import Clip, EngineSpec, Mode, OutputFile, Record, RenderClip, Status, Variant
 from wanflow.planning.cost import shapes_of
 from wanflow.planning.force import forced_stages, open_request
@@ -50,7 +51,8 @@ def make_plan(
     plan_id = hashlib.sha256(repr(forced and (forced.stage, forced.selection)).encode())
     # What is in the workspace was looked at when it came there: its bytes need not be decoded again.
     verified = {stat.path.rpartition("/")[2] for stat in workspace.list("inputs")}
-    inputs = Inputs(job.directory, verified=verified)
+    memo = InputMemo.load(workspace, RULES)
+    inputs = Inputs(job.directory, verified=verified, memo=memo)
     for item in read_variants(job, engines, inputs, only, limit, sharing):
         if isinstance(item, BadRow):
             bad_rows.append(item)
@@ -98,6 +100,7 @@ def make_plan(
         unpublish=job.publish.unpublish,
         forced=forced,
         shapes=shapes_of(wanted, timings),
+        memo=memo,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from wanflow.errors import BadRow
+from wanflow.memo import InputMemo
 from wanflow.model import EngineSpec, OutputFile, Record, RenderClip, Status, Variant
 from wanflow.publish import Published
 
@@ -123,6 +124,8 @@ class Plan:
     unpublish: bool = False
     forced: Forced | None = None
     shapes: tuple[Shape, ...] = ()
+    #: what was learnt about input files; a run saves it
+    memo: InputMemo = field(default_factory=InputMemo)
 
     @property
     def to_render(self) -> tuple[PlannedClip, ...]:

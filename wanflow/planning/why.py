@@ -31,6 +31,8 @@ from wanflow.storage import Store
 
 #: characters of a value that are shown
 _SHOWN = 60
+#: characters of a file's reasons that its record keeps
+_LINE = 300
 
 
 class Reason(StrEnum):
@@ -173,6 +175,16 @@ def count_reasons(whys: Iterable[Why], kind: str = "variant") -> dict[str, int]:
         reason for why in whys if why.kind == kind for reason in {c.reason.value for c in why.changes}
     )
     return dict(counted.most_common())
+
+
+def reasons_of_files(plan: Plan, workspace: Store) -> dict[str, str]:
+    """Path of each file to assemble -> why, in a line."""
+    found = {}
+    for why in explain(plan, workspace):
+        if why.path:
+            words = "; ".join(map(str, why.changes))
+            found[why.path] = words if len(words) <= _LINE else f"{words[: _LINE - 3]}..."
+    return found
 
 
 class Former:

@@ -46,6 +46,8 @@ def schema() -> pa.Schema:
             ("attempt", pa.string()),
             ("gpu_seconds", pa.float64()),
             ("cost", pa.float64()),
+            #: why it was made
+            ("reason", pa.string()),
             #: its job no longer asks for it (and leaves it: ``publish.unpublish: false``)
             ("retired", pa.bool_()),
         ]
@@ -176,8 +178,9 @@ def _read(target: Store) -> tuple[pa.Table | None, str | None]:
         return None, None
     try:
         table = pq.read_table(pa.BufferReader(data))
-        if "retired" not in table.column_names:  # written by an earlier wanflow
-            table = table.append_column("retired", pa.repeat(pa.scalar(False), table.num_rows))
+        for name, value in (("reason", pa.scalar(None, pa.string())), ("retired", pa.scalar(False))):
+            if name not in table.column_names:  # written by an earlier wanflow
+                table = table.append_column(name, pa.repeat(value, table.num_rows))
         return (table if set(schema().names) <= set(table.column_names) else None), stat.etag
     except pa.ArrowException:
         return None, stat.etag
@@ -202,6 +205,7 @@ def _rows(target_url: str, record: Record) -> list[dict[str, Any]]:
             # the poster came with its video
             "gpu_seconds": info.get("gpu_seconds") if number == 0 else None,
             "cost": info.get("cost") if number == 0 else None,
+            "reason": info.get("reason"),
         }
         for number, file in enumerate(record.files)
     ]

@@ -1,7 +1,8 @@
 """Which input files are known by their bytes already, so that unchanged ones are listed and not read.
 
 ``<workspace>/inputs-memo.parquet``: digest of kind and URL, what the store said about the file (``Validators``), digest
-of its bytes. An entry counts only while the store says the same; only files that passed all checks have one. It is a cache:
+of its bytes. An entry counts only while the store says the same; only files that passed all checks have one. It is a
+cache:
 without it every file is read. URLs are not kept, because they may carry credentials.
 """
 

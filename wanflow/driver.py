@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from types import FrameType
 
-from wanflow.closing import close_run, measured_clips
+from wanflow.closing import close_quiet_run, close_run, is_quiet, measured_clips
 from wanflow.errors import Stopped, StoreError
 from wanflow.job import Job
 from wanflow.lease import Lease, claim_epoch, holder_of
@@ -24,6 +24,7 @@ from wanflow.planning import ClipPlan, Plan, make_plan
 from wanflow.planning.cost import price_per_s
 from wanflow.planning.force import begin_force, end_force
 from wanflow.planning.limits import check_limits
+from wanflow.planning.quiet import Quiet, find_quiet, manifest_state, note_quiet
 from wanflow.planning.retired import take_away
 from wanflow.planning.rows import plan_table
 from wanflow.planning.why import reasons_of_files
@@ -91,6 +92,13 @@ def run(
     started_s = time.time()
     workspace, target = Store(str(job.workspace)), Store(job.publish.url)
     before = holder_of(workspace, target)
+    whole = not (only or limit or skip_bad_rows or force)
+    manifest = manifest_state(job) if whole else None
+    if whole and (quiet := find_quiet(job, workspace, target, manifest)):
+        outcome = close_quiet_run(job, workspace, quiet, started_s)
+        if outcome is not None:
+            view.message(f"nothing has changed since {quiet.run_id}")
+            return outcome
     made = plan(job, only=only, limit=limit, skip_bad_rows=skip_bad_rows, force=force)
     run_id = new_run_id(started_s, job.name)
     ledger = Ledger(workspace, run_id)
@@ -102,6 +110,10 @@ def run(
         outcome = close_run(job, ledger, made, scheduler, started_s, broken)
         if outcome.exit_code in (0, 3):
             end_force(workspace, job.name, only, limit)
+        if whole and is_quiet(outcome):
+            num_retired = outcome.num_retired - outcome.num_unpublished
+            quiet = Quiet(run_id, len(made.variants), num_retired)
+            note_quiet(job, workspace, made, manifest, quiet)
         return outcome
 
     if made.is_empty and not made.to_unpublish:

@@ -121,6 +121,12 @@ class Ledger:
             self.path("outcome.json"), json.dumps(outcome, indent=1, ensure_ascii=False).encode()
         )
 
+    def copy_pins(self, before: Ledger) -> None:
+        """Rely on what ``before`` relied on, where it said so: ``gc`` reads the pins of the newest whole run."""
+        pins = before._read("pins.parquet")
+        if pins is not None:
+            self.workspace.write(self.path("pins.parquet"), pins)
+
     def ask_stop(self, message: str) -> None:
         """Ask the run to drain and end; its driver looks for this with :meth:`stop_asked`."""
         self.workspace.write(self.path("stop"), (message or "stop").encode())

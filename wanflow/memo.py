@@ -1,9 +1,8 @@
 """Which input files are known by their bytes already, so that unchanged ones are listed and not read.
 
 ``<workspace>/inputs-memo.parquet``: digest of kind and URL, what the store said about the file (``Validators``), digest
-of its bytes. An entry counts only while the store says the same; only files that passed all checks have one. It is a
-cache:
-without it every file is read. URLs are not kept, because they may carry credentials.
+of its bytes. An entry counts only while the store says the same, and only files that passed all checks have one. It is
+a cache: without it every file is read. URLs are not kept, because they may carry credentials.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from wanflow.errors import StoreError
-from wanflow.storage import Store
+from wanflow.storage import Store, redact
 from wanflow.storage.validators import Validators
 
 PATH = "inputs-memo.parquet"
@@ -34,6 +33,7 @@ class InputMemo:
         self._validators = Validators()
         #: URL -> what its store says now
         self._now: dict[str, str] = {}
+        self._asked: set[str] = set()
 
     @classmethod
     def load(cls, workspace: Store, rules: str) -> InputMemo:
@@ -53,11 +53,13 @@ class InputMemo:
 
     def look(self, urls: Iterable[str]) -> None:
         """Ask the stores about ``urls`` at once, before :meth:`known` is asked for each."""
-        self._now.update(self._validators.of(url for url in urls if url not in self._now))
+        new = [url for url in dict.fromkeys(urls) if url not in self._asked]
+        self._asked.update(new)
+        self._now.update(self._validators.of(new))
 
     def known(self, kind: str, url: str) -> str | None:
         """The digest of the bytes at ``url`` if they are as they were when it was noted, else None."""
-        if url not in self._now:
+        if url not in self._asked:
             self.look([url])
         name = _name(kind, url)
         noted = self._known.get(name)
@@ -74,6 +76,14 @@ class InputMemo:
             self._known[name] = (now, bytes.fromhex(digest))
             self._used.add(name)
             self._changed = True
+
+    def seen(self) -> dict[str, str] | None:
+        """URL -> what its store says, of every file that was asked for; None when one of them cannot be vouched for:
+        its store said nothing, or its URL may carry credentials and must not be kept.
+        """
+        if any(url not in self._now or redact(url) != url or "?" in url for url in self._asked):
+            return None
+        return {url: self._now[url] for url in self._asked}
 
     def save(self, workspace: Store) -> None:
         """Write the memo if it has changed. Not worth failing a run for."""

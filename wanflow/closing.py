@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from wanflow.job import Job
 from wanflow.ledger import Ledger, new_run_id
 from wanflow.model import Cause, Clip, Scalar, Status, Variant
+from wanflow.pins import copy_pins
 from wanflow.planning import ClipPlan, Plan, PlannedVariant
 from wanflow.planning.cost import price_per_s
 from wanflow.planning.quiet import Quiet
@@ -72,16 +73,17 @@ def is_quiet(outcome: Outcome) -> bool:
 def close_quiet_run(job: Job, workspace: Store, quiet: Quiet, started_s: float) -> Outcome | None:
     """Write the end of a run that found everything as ``quiet`` says: its results once more, as unchanged.
 
-    None when the results of the earlier run are gone.
+    None when the results or pins of the earlier run are gone.
     """
     before = Ledger(workspace, quiet.run_id)
     results = before.read_results()
     if results is None or results.num_rows != quiet.num_variants:
         return None
     ledger = Ledger(workspace, new_run_id(started_s, job.name))
+    if not copy_pins(workspace, quiet.run_id, ledger.run_id):
+        return None
     ledger.write_job(job.text)
     ledger.write_results(as_unchanged(results, _cost(job, 0.0)))
-    ledger.copy_pins(before)
     outcome = Outcome(
         run_id=ledger.run_id,
         job=job.name,

@@ -19,7 +19,8 @@ from wanflow.errors import Stopped, StoreError
 from wanflow.job import Job
 from wanflow.lease import Lease, claim_epoch, holder_of
 from wanflow.ledger import Ledger, new_run_id
-from wanflow.model import AssembleVariant
+from wanflow.model import AssembleVariant, Clip
+from wanflow.pins import pins_of, write_pins
 from wanflow.planning import ClipPlan, Plan, make_plan
 from wanflow.planning.cost import price_per_s
 from wanflow.planning.force import begin_force, end_force
@@ -31,7 +32,7 @@ from wanflow.planning.why import reasons_of_files
 from wanflow.pool import LoadEngine, Pool, RunContext, load_real_engine
 from wanflow.records import remember_failure
 from wanflow.report import Outcome
-from wanflow.schedule import Policy, Scheduler
+from wanflow.schedule import PlannedRender, Policy, Scheduler
 from wanflow.schedule.actions import Finish, Remember, Render
 from wanflow.schedule.events import (
     AssembleFailed,
@@ -44,7 +45,7 @@ from wanflow.schedule.events import (
 )
 from wanflow.staging import stage_inputs
 from wanflow.storage import Store
-from wanflow.timings import save_timings
+from wanflow.timings import save_timings, shape_key
 from wanflow.view import View, as_row
 
 #: the loop looks up from waiting at least this often
@@ -118,6 +119,7 @@ def run(
 
     if made.is_empty and not made.to_unpublish:
         ledger.write_job(job.text)
+        _pin(ledger, made, is_part=bool(only or limit))
         return close(None, "")
     with (
         _stop_on_signals() as stop_asked,
@@ -132,6 +134,7 @@ def run(
             if accept is None:
                 check_limits(job, made, workspace)
         ledger.write_job(job.text)
+        _pin(ledger, made, is_part=bool(only or limit))
         ledger.write_plan(plan_table(made))
         take_away(workspace, target, made)
         if made.is_empty:
@@ -159,7 +162,18 @@ def run(
 def _scheduler(job: Job, made: Plan, context: RunContext, pool: Pool, started_s: float) -> Scheduler:
     clips = [clip for clip in made.clips if clip.decision is not ClipPlan.FAILED_BEFORE]
     return Scheduler(
-        [(clip.task, clip.priority, clip.work, clip.decision is ClipPlan.HELD) for clip in clips],
+        [
+            PlannedRender(
+                clip.task,
+                clip.priority,
+                clip.work,
+                clip.expected_s,
+                group=_group(clip.task.clip),
+                kind=shape_key(clip.task.clip),
+                held=clip.decision is ClipPlan.HELD,
+            )
+            for clip in clips
+        ],
         [(context.assemblies[v.files[0].path], v.variant.priority) for v in made.to_assemble],
         Policy(
             max_replicas=pool.max_replicas,
@@ -167,9 +181,15 @@ def _scheduler(job: Job, made: Plan, context: RunContext, pool: Pool, started_s:
             max_assemblies=pool.num_assembly_slots,
             max_attempts=job.limits.max_attempts,
             deadline_s=_deadline_s(job, started_s),
+            recycle_after=job.resources.recycle_after,
         ),
         context.epoch,
     )
+
+
+def _group(clip: Clip) -> str:
+    """What a replica prepares once: compiled shapes and buffers of these weights."""
+    return f"{clip.weights} {clip.width}x{clip.height}x{clip.num_frames}"
 
 
 def drive(
@@ -206,6 +226,12 @@ def drive(
                 plan.published.add(record)
         view.event(event)
         actions = scheduler.handle(event)
+
+
+def _pin(ledger: Ledger, made: Plan, is_part: bool) -> None:
+    """From here on ``gc`` leaves alone what the run relies on. Rows that are left out may need more than it knows."""
+    pins = pins_of((planned.variant for planned in made.variants), not is_part and not made.bad_rows)
+    write_pins(ledger.workspace, ledger.run_id, pins)
 
 
 def _remember(ledger: Ledger, action: Remember) -> None:

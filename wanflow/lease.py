@@ -17,7 +17,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 
@@ -78,10 +78,14 @@ def holder_of(workspace: Store, target: Store | None = None) -> Holder | None:
     return None if holder is None or holder.released else holder
 
 
+def lease_paths(workspace: Store) -> list[str]:
+    """The leases of every target that was ever published to from this workspace."""
+    return ["lease", *sorted(stat.path for stat in workspace.list("leases"))]
+
+
 def lease_holders(workspace: Store) -> list[Holder]:
     """Who holds the workspace's leases, of all targets, as far as their files say."""
-    paths = ["lease", *(stat.path for stat in workspace.list("leases"))]
-    found = (_look(workspace, path)[0] for path in paths)
+    found = (_look(workspace, path)[0] for path in lease_paths(workspace))
     return [holder for holder in found if holder is not None and not holder.released]
 
 
@@ -90,10 +94,24 @@ def is_dead(holder: Holder) -> bool:
     return holder.machine == _machine() and _process_start(holder.pid) != holder.started
 
 
+@contextlib.contextmanager
+def all_leases(
+    workspace: Store, run_id: str, on_wait: Callable[[str], object] | None = None
+) -> Iterator[list[Lease]]:
+    """Hold every lease of the workspace: wait until no run is at work, keep the next one waiting meanwhile."""
+    with contextlib.ExitStack() as stack:
+        # sorted, so that two who want them all do not each hold what the other waits for
+        yield [
+            stack.enter_context(Lease(workspace, path=path, run_id=run_id, on_wait=on_wait))
+            for path in lease_paths(workspace)
+        ]
+
+
 class Lease:
     """``with Lease(workspace, target) as lease:`` waits for it, keeps it, gives it back at the end.
 
-    ``on_wait`` gets a message when waiting begins and about every half minute; what it raises ends the wait.
+    ``path`` is a lease to take instead of ``target``'s. ``on_wait`` gets a message when waiting begins and about every
+    half minute; what it raises ends the wait.
     """
 
     def __init__(
@@ -101,6 +119,7 @@ class Lease:
         workspace: Store,
         target: Store | None = None,
         *,
+        path: str = "",
         run_id: str = "",
         on_wait: Callable[[str], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -108,7 +127,7 @@ class Lease:
         heartbeat_s: float = HEARTBEAT_S,
         expiry_s: float = EXPIRY_S,
     ) -> None:
-        self._workspace, self._path = workspace, lease_path(target)
+        self._workspace, self._path = workspace, path or lease_path(target)
         self._on_wait, self._clock, self._sleep = on_wait, clock, sleep
         self._heartbeat_s, self._expiry_s = heartbeat_s, expiry_s
         self._me = Holder(

@@ -4,6 +4,7 @@
 
     <workspace>/runs/<run_id>/job.yaml              the job as it was given
                               plan.parquet          what was to be done, and why
+                              pins.parquet          what it relies on (``wanflow.pins``)
                               events/000000.parquet what was ordered and what happened, in order
                               results.parquet       a row a variant
                               outcome.json          how it ended; absent while it runs and after a crash
@@ -55,6 +56,11 @@ def run_ids(workspace: Store, name: str = "") -> list[str]:
 def is_run_of(run_id: str, name: str) -> bool:
     """Whether ``run_id`` is a run of the job ``name`` (or of one whose name differs in case or punctuation only)."""
     return run_id.partition("-")[2].rpartition("-")[0] == _slug(name)
+
+
+def job_of(run_id: str) -> str:
+    """The name of the run's job, as far as it is in the id."""
+    return run_id.partition("-")[2].rpartition("-")[0]
 
 
 def latest_run(workspace: Store, name: str = "") -> str | None:
@@ -121,12 +127,6 @@ class Ledger:
             self.path("outcome.json"), json.dumps(outcome, indent=1, ensure_ascii=False).encode()
         )
 
-    def copy_pins(self, before: Ledger) -> None:
-        """Rely on what ``before`` relied on, where it said so: ``gc`` reads the pins of the newest whole run."""
-        pins = before._read("pins.parquet")
-        if pins is not None:
-            self.workspace.write(self.path("pins.parquet"), pins)
-
     def ask_stop(self, message: str) -> None:
         """Ask the run to drain and end; its driver looks for this with :meth:`stop_asked`."""
         self.workspace.write(self.path("stop"), (message or "stop").encode())
@@ -145,6 +145,10 @@ class Ledger:
 
     def read_results(self) -> pa.Table | None:
         return self._read_table("results.parquet")
+
+    def has_ended(self) -> bool:
+        """Whether the run has an outcome."""
+        return self.workspace.stat(self.path("outcome.json")) is not None
 
     def read_outcome(self) -> dict[str, Any] | None:
         data = self._read("outcome.json")

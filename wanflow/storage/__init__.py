@@ -21,13 +21,14 @@ from wanflow.errors import Conflict, StoreError
 from wanflow.storage.inputs import fetch_url, filesystem, list_url, open_url, read_url
 from wanflow.storage.paths import TEMPORARY, check_path, check_publish_path, is_local, join, redact, scheme_of
 from wanflow.storage.retry import call
-from wanflow.storage.stat import ABSENT, Stat
+from wanflow.storage.stat import ABSENT, Stat, Unfinished
 
 __all__ = [
     "Conflict",
     "Stat",
     "Store",
     "StoreError",
+    "Unfinished",
     "check_path",
     "check_publish_path",
     "fetch_url",
@@ -83,6 +84,10 @@ class Files(Protocol):
     def fetch(self, path: str, local: Path) -> None: ...
 
     def conditional_writes(self) -> bool: ...
+
+    def unfinished(self) -> builtins.list[Unfinished]: ...
+
+    def discard(self, write: Unfinished) -> None: ...
 
 
 def _open(url: str) -> Files:
@@ -237,6 +242,17 @@ class Store:
     def conditional_writes(self) -> bool:
         """Whether the store itself refuses a second create and a stale replace; tried once, remembered."""
         return call(self._files.conditional_writes, f"try conditional writes in {redact(self.url)}")
+
+    def unfinished(self) -> builtins.list[Unfinished]:
+        """Writes that have not ended, of processes that died or are still at work."""
+        return call(
+            self._files.unfinished, f"list unfinished writes in {redact(self.url)}", tries=self._files.tries
+        )
+
+    def discard(self, write: Unfinished) -> None:
+        """Forget an unfinished write; one that has ended meanwhile is fine."""
+        doing = f"discard the unfinished write of {redact(join(self.url, write.path))}"
+        call(lambda: self._files.discard(write), doing, tries=self._files.tries)
 
     def _put(
         self,

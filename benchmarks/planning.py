@@ -115,7 +115,7 @@ def _record(number: int, variant_id: str, path: str, key: str) -> Record:
         StoredFile(poster_path(path), hashlib.sha256(b"p" + path.encode()).hexdigest(), 50_000, f"p{number}"),
     )
     info = {
-        "gpu_seconds": 1.5, "cost": 0.01, "reason": "new", "path": path, "variant_id": variant_id,
+        "gpu_seconds": 1.5, "cost": 0.01, "job": "planning", "reason": "new", "path": path, "variant_id": variant_id,
         "output": "story", "run_id": "20261101T020000.000Z-planning-abcdef", "made_at": 1_790_000_000.0 + number,
     }  # fmt: skip
     return Record(key, files, "1.1", tuple(info.items()))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from wanflow.job import Job
 from wanflow.ledger import Ledger, new_run_id
 from wanflow.model import Cause, Clip, Scalar, Status, Variant
-from wanflow.pins import copy_pins
+from wanflow.pins import copy_pins, has_pins
 from wanflow.planning import ClipPlan, Plan, PlannedVariant
 from wanflow.planning.cost import price_per_s
 from wanflow.planning.quiet import Quiet
@@ -75,15 +75,15 @@ def close_quiet_run(job: Job, workspace: Store, quiet: Quiet, started_s: float) 
 
     None when the results or pins of the earlier run are gone.
     """
-    before = Ledger(workspace, quiet.run_id)
-    results = before.read_results()
-    if results is None or results.num_rows != quiet.num_variants:
-        return None
     ledger = Ledger(workspace, new_run_id(started_s, job.name))
-    if not copy_pins(workspace, quiet.run_id, ledger.run_id):
+    cost = _cost(job, 0.0)
+    before = Ledger(workspace, quiet.run_id)
+    if not has_pins(workspace, quiet.run_id) or not ledger.repeat_results(
+        before, quiet.num_variants, lambda part: as_unchanged(part, cost)
+    ):
         return None
+    copy_pins(workspace, quiet.run_id, ledger.run_id)
     ledger.write_job(job.text)
-    ledger.write_results(as_unchanged(results, _cost(job, 0.0)))
     outcome = Outcome(
         run_id=ledger.run_id,
         job=job.name,
@@ -91,7 +91,7 @@ def close_quiet_run(job: Job, workspace: Store, quiet: Quiet, started_s: float) 
         started_at_s=started_s,
         ended_at_s=time.time(),
         counts={status.value: 0 for status in Status} | {Status.UNCHANGED.value: quiet.num_variants},
-        cost=_cost(job, 0.0),
+        cost=cost,
         num_retired=quiet.num_retired,
     )
     ledger.write_outcome(outcome.to_json())

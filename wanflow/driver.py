@@ -345,6 +345,7 @@ def _context(job: Job, made: Plan, ledger: Ledger, epoch: int, load_engine: Load
         assemblies=assemblies,
         nonce=(nonce_path, nonce),
         sharing=made.sharing,
+        job=job.name,
         reasons=reasons_of_files(made, ledger.workspace),
         price_per_s=price_per_s(job),
         cache_control=job.publish.cache_control,

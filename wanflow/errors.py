@@ -14,6 +14,7 @@
     |   +-- Cancelled            1  it was told to stop
     +-- AssembleError            1  ffmpeg failed; ``stderr`` has its words
     +-- Stopped                  5  held or stopped with work left
+    +-- Refused                  5  the plan goes further than the job's limits; ``--accept PLAN`` lets it go on
 
 Each message says what is wrong, where (row, key, path, replica) and what to do next. All of them survive pickling,
 because Ray carries them between processes.
@@ -111,4 +112,8 @@ class AssembleError(WanflowError):
 
 
 class Stopped(WanflowError):
+    exit_code = 5
+
+
+class Refused(WanflowError):
     exit_code = 5

@@ -21,7 +21,7 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 EVENT_COLUMNS = ("time_s", "event", "task", "attempt", "replica", "reason", "data")
 #: buffered rows are written when there are this many
 BUFFERED_ROWS = 500
+#: rows of results that are held at a time while they are repeated
+PART_ROWS = 50_000
 
 
 def new_run_id(started_s: float, name: str = "") -> str:
@@ -114,6 +116,27 @@ class Ledger:
 
     def write_results(self, rows: pa.Table | Iterable[Mapping[str, Any]]) -> None:
         self._write_table("results.parquet", rows)
+
+    def repeat_results(self, before: Ledger, num_rows: int, change: Callable[[pa.Table], pa.Table]) -> bool:
+        """Write the results of ``before`` once more, ``change`` made to each part of them; a part is held at a time.
+
+        False, and nothing is written, when there are none or not ``num_rows`` of them.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        data = before._read("results.parquet")
+        if data is None:
+            return False
+        parts = pq.ParquetFile(pa.BufferReader(data))
+        if parts.metadata.num_rows != num_rows:
+            return False
+        file = io.BytesIO()
+        with pq.ParquetWriter(file, parts.schema_arrow, compression="zstd") as writer:
+            for batch in parts.iter_batches(PART_ROWS):
+                writer.write_table(change(pa.Table.from_batches([batch])))
+        self.workspace.write(self.path("results.parquet"), file.getvalue())
+        return True
 
     def write_outcome(self, outcome: Mapping[str, Any]) -> None:
         """How the run ended; written last, so that its presence says that everything else is there."""

@@ -61,6 +61,15 @@ def write_pins(workspace: Store, run_id: str, pins: Pins) -> None:
     workspace.write(_path(run_id), file.getvalue())
 
 
+def has_pins(workspace: Store, run_id: str) -> bool:
+    return workspace.stat(_path(run_id)) is not None
+
+
+def copy_pins(workspace: Store, from_run: str, to_run: str) -> None:
+    """Let ``to_run`` rely on what ``from_run`` relied on."""
+    workspace.write(_path(to_run), workspace.read(_path(from_run)))
+
+
 def read_pins(workspace: Store, run_id: str) -> Pins | None:
     """None when the run has none."""
     import pyarrow as pa

@@ -109,6 +109,8 @@ def _publish_files(
             expect_s = sum(scene.clip(file.output.aspect).seconds for scene in task.variant.scenes)
             shown = [masters[key] for key in file.masters]
             facts = quality.check_file(local["video"], file.output, expect_s, shown)
+            facts["job"] = context.job
+            facts["reason"] = context.reasons.get(file.path, "")
             facts |= _gpu_facts(context, [rendered[key] for key in file.masters])
             seconds["assemble"] += time.perf_counter() - since_s
             since_s = time.perf_counter()

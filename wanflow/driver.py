@@ -37,7 +37,7 @@ from wanflow.schedule.events import (
     VariantPublished,
 )
 from wanflow.staging import stage_inputs
-from wanflow.storage import Store
+from wanflow.storage import Store, at_once, wait_out
 from wanflow.timings import save_timings, shape_key
 from wanflow.view import View, as_row
 
@@ -83,6 +83,7 @@ def run(
         return close_run(job, ledger, made, None, started_s, "")
     with (
         _stop_on_signals() as stop_asked,
+        wait_out(unless=stop_asked, say=view.message),
         Lease(
             workspace, target, run_id=run_id, on_wait=view.message, sleep=_sleep_unless(stop_asked)
         ) as lease,
@@ -229,7 +230,7 @@ def _stop_reasons(
         found = found or signalled() or lease.lost or None
         if found is None and time.monotonic() - looked_s >= STOP_LOOK_S:
             looked_s = time.monotonic()
-            with suppress(StoreError):  # the next look may get through
+            with suppress(StoreError), at_once():  # the next look may get through
                 found = ledger.stop_asked()
         return found
 

@@ -19,7 +19,7 @@ from wanflow.inputs import read_source
 from wanflow.model import Attempt, Cause, Clip, Record, RenderClip, Scalar, Stage
 from wanflow.pool import RunContext
 from wanflow.records import clip_record, file_of, put_clip
-from wanflow.storage import Store
+from wanflow.storage import Store, wait_out
 
 LATENTS = "latents.safetensors"
 MASTER = "master.mp4"
@@ -61,7 +61,8 @@ class Replica:
             on_step(stage, step, num_steps)
 
         try:
-            self._make_stages(task, attempt, timed_step, timer)
+            with wait_out():  # minutes of a GPU are not thrown away because the store is away
+                self._make_stages(task, attempt, timed_step, timer)
         except RenderError:
             raise
         except InputError as error:

@@ -33,7 +33,7 @@ from wanflow.pool import RunContext
 from wanflow.pool.failures import no_room
 from wanflow.publish import publish
 from wanflow.records import clip_record
-from wanflow.storage import Store
+from wanflow.storage import Store, wait_out
 
 
 class MasterMissing(WanflowError):
@@ -77,7 +77,8 @@ def assemble_variant(context: RunContext, task: AssembleVariant, attempt: Attemp
     """Make and publish every file of ``task``. Failures are values: one variant's trouble must not end a worker."""
     records: list[Record] = []
     try:
-        return Assembled(_publish_files(context, task, attempt, records), tuple(records))
+        with wait_out():  # what is assembled is not thrown away because the store is away for some minutes
+            return Assembled(_publish_files(context, task, attempt, records), tuple(records))
     except MasterMissing as error:
         return Failed(Cause.STORAGE, str(error), error.keys, tuple(records))
     except StoreError as error:

@@ -16,6 +16,7 @@ Records are the truth of what is done; the ledger is the truth of what was tried
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import secrets

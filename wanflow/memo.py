@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from wanflow.errors import StoreError
+from wanflow.parquet import load_table
 from wanflow.storage import Store, redact
 from wanflow.storage.validators import Validators
 
@@ -39,11 +40,10 @@ class InputMemo:
     def load(cls, workspace: Store, rules: str) -> InputMemo:
         """The memo in ``workspace``; empty when there is none, it is damaged, or made by other rules."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         memo = cls(rules)
         with suppress(FileNotFoundError, pa.ArrowException, KeyError):
-            table = pq.read_table(pa.BufferReader(workspace.read(PATH)))
+            table = load_table(workspace.read(PATH))
             if (table.schema.metadata or {}).get(b"rules") == rules.encode():
                 columns = (table[name].to_pylist() for name in ("file", "validator", "digest"))
                 memo._known = {

@@ -172,14 +172,10 @@ def _read(target: Store) -> tuple[pa.Table | None, str | None]:
     except FileNotFoundError:
         return None, None
     try:
-<<<<<<< HEAD
-        table = pq.read_table(pa.BufferReader(data))
+        table = load_table(data)
         for name, value in (("reason", pa.scalar(None, pa.string())), ("retired", pa.scalar(False))):
             if name not in table.column_names:  # written by an earlier wanflow
                 table = table.append_column(name, pa.repeat(value, table.num_rows))
-=======
-        table = load_table(data)
->>>>>>> verify
         return (table if set(schema().names) <= set(table.column_names) else None), stat.etag
     except pa.ArrowException:
         return None, stat.etag

@@ -136,13 +136,18 @@ MUST_NOT_REACH: dict[str, tuple[str, ...]] = {
 #: the first-party packages that these know directly (DESIGN: the way of the data)
 KNOWS: dict[str, set[str]] = {
     "wanflow.planning": {
+        # its version, in plan.parquet
+        "wanflow",
         "wanflow.cascade",
         "wanflow.engines",
         "wanflow.errors",
         "wanflow.inputs",
         "wanflow.job",
         "wanflow.keys",
+        # plans of earlier runs, to say what changed
+        "wanflow.ledger",
         "wanflow.manifest",
+        "wanflow.memo",
         "wanflow.model",
         "wanflow.publish",
         "wanflow.records",

@@ -1,7 +1,7 @@
 """The command line: parse, one call, an exit code. Only this and ``store_verbs`` print.
 
 Exit codes: 0 done; 1 the run itself broke, a retry helps; 2 wrong usage; 3 more failures than the job tolerates;
-4 job, manifest or checkpoint invalid, found before any GPU; 5 stopped or held with work left.
+4 job, manifest or checkpoint invalid, found before any GPU; 5 stopped, held or refused with work left.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from wanflow.tables import MAX_ROWS, print_table
 if TYPE_CHECKING:
     from wanflow.job import Job
     from wanflow.planning import Plan, PlannedClip
+    from wanflow.planning.cost import Cost
+    from wanflow.planning.why import Why
     from wanflow.report import Outcome, Summary
     from wanflow.storage import Store
 
 EXIT_CODES = """\
 exit codes: 0 done; 1 the run itself broke, a retry helps; 2 wrong usage; 3 more failures than tolerated;
-4 job, manifest or checkpoint invalid (nothing was rendered); 5 stopped or held with work left"""
+4 job, manifest or checkpoint invalid (nothing was rendered); 5 stopped, held or refused with work left"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +85,17 @@ def _parser() -> argparse.ArgumentParser:
             "--skip-bad-rows", action="store_true", help="bad rows end as failed, the rest goes on"
         )
         sub.add_argument("--json", action="store_true", help="end with one machine-readable line")
-    plan.add_argument("--why", action="store_true", help="list every clip and variant with its reason")
+        sub.add_argument(
+            "--force", metavar="STAGE", help="make again, once, from: base, cascade, master or variant"
+        )
+    plan.add_argument(
+        "--why", action="store_true", help="list everything that would be made, with what changed: old -> new"
+    )
+    plan.add_argument("--diff", metavar="RUN", help="list what is asked for otherwise than in that run")
+    plan.add_argument("--cost", action="store_true", help="GPU seconds and price, and what was saved")
+    run.add_argument(
+        "--accept", metavar="PLAN", help="let this plan go beyond limits.max_changed and max_cost"
+    )
     run.add_argument(
         "--address",
         metavar="URL",
@@ -165,16 +177,27 @@ def _init(arguments: argparse.Namespace) -> int:
 
 def _plan(arguments: argparse.Namespace) -> int:
     from wanflow.driver import plan
+    from wanflow.planning.cost import cost_of
+    from wanflow.planning.why import explain, explain_against
+    from wanflow.storage import Store
 
+    job = _load(arguments)
     made = plan(
-        _load(arguments),
+        job,
         only=arguments.only,
         limit=arguments.limit,
         skip_bad_rows=arguments.skip_bad_rows,
+        force=arguments.force,
     )
-    _print_plan(made, arguments.why)
+    whys = None
+    if arguments.diff:
+        whys = explain_against(made, Store(str(job.workspace)), arguments.diff)
+    elif arguments.why:
+        whys = explain(made, Store(str(job.workspace)))
+    cost = cost_of(made, job) if arguments.cost else None
+    _print_plan(made, whys, cost)
     if arguments.json:
-        print(json.dumps(plan_facts(made)))
+        print(json.dumps(plan_facts(made, whys, cost)))
     return 0
 
 
@@ -193,6 +216,8 @@ def _run(arguments: argparse.Namespace) -> int:
             only=arguments.only,
             limit=arguments.limit,
             skip_bad_rows=arguments.skip_bad_rows,
+            force=arguments.force,
+            accept=arguments.accept,
             view=view,
         )
     if arguments.json:
@@ -291,10 +316,11 @@ def _schema(arguments: argparse.Namespace) -> int:
 # -- words ---------------------------------------------------------------------------------------------------
 
 
-def plan_facts(plan: Plan) -> dict[str, Any]:
+def plan_facts(plan: Plan, whys: Sequence[Why] | None = None, cost: Cost | None = None) -> dict[str, Any]:
     """The plan in numbers, as ``--json`` prints it."""
-    return {
+    facts: dict[str, Any] = {
         "event": "Plan",
+        "plan_id": plan.plan_id,
         "variants": len(plan.variants),
         "variants_to_assemble": len(plan.to_assemble),
         "clips_wanted": plan.num_clips_wanted,
@@ -303,32 +329,70 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
         "clips_to_render": len(plan.to_render),
         "expected_gpu_s": plan.expected_gpu_s,
         "bad_rows": len(plan.bad_rows),
+        "retired": [retired.path for retired in plan.retired],
+        "to_unpublish": len(plan.to_unpublish),
         "lints": [str(lint) for lint in plan.lints],
     }
+    if whys is not None:
+        facts["why"] = [why.to_json() for why in whys]
+    if cost is not None:
+        facts["cost"] = cost.to_json()
+    return facts
 
 
-def _print_plan(plan: Plan, why: bool) -> None:
+def _print_plan(plan: Plan, whys: Sequence[Why] | None, cost: Cost | None) -> None:
     shared = f", {plan.num_clips_shared:,} saved by sharing" if plan.num_clips_shared else ""
     gpu_s = plan.expected_gpu_s
     expected = "never measured" if gpu_s is None else f"{_duration(gpu_s)} of GPU expected"
     print(f"{len(plan.variants):,} variants of {plan.num_clips_wanted:,} clips{shared}")
     print(f"to render    {len(plan.to_render):,} clips ({expected}), {len(plan.held):,} held")
     print(f"to assemble  {len(plan.to_assemble):,} variants")
+    if plan.retired:
+        what = "to unpublish" if plan.unpublish else "retired     "
+        print(f"{what} {len(plan.retired):,} videos that the manifest no longer asks for")
+    print(f"plan         {plan.plan_id}")
+    if cost is not None:
+        _print_cost(cost)
     for lint in plan.lints:
         print(f"note: {lint}")
     for bad in plan.bad_rows[:MAX_ROWS]:
         print(f"bad {bad}")
-    clips = [(c.decision, c.num_variants, _shape(c), c.reason, c.task.clip.prompt[:60]) for c in plan.clips]
-    variants = [
-        (v.variant.variant_id, v.status, v.reason) for v in plan.variants if why or v.files or v.reason
-    ]
-    most = len(plan.variants) + len(clips) if why else MAX_ROWS
-    if clips:
+    if whys is not None:
         print()
-        print_table(("clip", "variants", "shape", "reason", "prompt"), clips, most)
-    if variants:
+        print_table(
+            ("what", "id", "why"),
+            [(w.kind, w.id[:12] if w.kind == "clip" else w.path or w.id, "; ".join(map(str, w.changes)))
+             for w in whys],
+            len(whys),
+        )  # fmt: skip
+    else:
+        clips = [
+            (c.decision, c.num_variants, _shape(c), c.reason, c.task.clip.prompt[:60]) for c in plan.clips
+        ]
+        variants = [(v.variant.variant_id, v.status, v.reason) for v in plan.variants if v.files or v.reason]
+        if clips:
+            print()
+            print_table(("clip", "variants", "shape", "reason", "prompt"), clips)
+        if variants:
+            print()
+            print_table(("variant", "status", "reason"), variants)
+    if plan.retired:
         print()
-        print_table(("variant", "status", "reason"), variants, most)
+        print_table(("retired", "variant"), [(each.path, each.variant_id) for each in plan.retired])
+
+
+def _print_cost(cost: Cost) -> None:
+    def priced(seconds: float) -> str:
+        price = cost.price(seconds)
+        return f"{seconds:,.1f} GPU seconds" + ("" if price is None else f", {price:,.4f}")
+
+    print(f"cost         {priced(cost.gpu_s)} for {cost.num_clips:,} clips")
+    if cost.num_never_measured:
+        print(
+            f"             and {cost.num_never_measured:,} of them never measured, which count nothing here"
+        )
+    print(f"saved        {priced(cost.saved_by_sharing_s)} by sharing clips")
+    print(f"             {priced(cost.saved_by_holding_s)} by what the store holds")
 
 
 def _shape(planned: PlannedClip) -> str:
@@ -345,6 +409,9 @@ def _print_outcome(outcome: Outcome, job: Job) -> None:
     for status, number in outcome.counts.items():
         if number:
             table.add_row(status, f"{number:,} variants")
+    if outcome.num_retired:
+        taken = f" ({outcome.num_unpublished:,} taken away)" if outcome.num_unpublished else ""
+        table.add_row("retired", f"{outcome.num_retired:,} videos{taken}")
     table.add_row("clips rendered", f"{outcome.num_clips_rendered:,}")
     table.add_row("took", _duration(outcome.elapsed_s))
     table.add_row("replicas busy", _duration(outcome.gpu_seconds))

@@ -14,14 +14,21 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from types import FrameType
 
-from wanflow.closing import close_run, measured_clips, price_per_s
+from wanflow.closing import close_quiet_run, close_run, is_quiet, measured_clips
 from wanflow.errors import Stopped, StoreError
 from wanflow.job import Job
 from wanflow.lease import Lease, claim_epoch, holder_of
 from wanflow.ledger import Ledger, new_run_id
 from wanflow.model import AssembleVariant, Clip
 from wanflow.pins import pins_of, write_pins
-from wanflow.planning import ClipPlan, Plan, make_plan, plan_rows
+from wanflow.planning import ClipPlan, Plan, make_plan
+from wanflow.planning.cost import price_per_s
+from wanflow.planning.force import begin_force, end_force
+from wanflow.planning.limits import check_limits
+from wanflow.planning.quiet import Quiet, find_quiet, manifest_state, note_quiet
+from wanflow.planning.retired import take_away
+from wanflow.planning.rows import plan_table
+from wanflow.planning.why import reasons_of_files
 from wanflow.pool import LoadEngine, Pool, RunContext, load_real_engine
 from wanflow.records import remember_failure
 from wanflow.report import Outcome
@@ -37,7 +44,7 @@ from wanflow.schedule.events import (
     VariantPublished,
 )
 from wanflow.staging import stage_inputs
-from wanflow.storage import Store
+from wanflow.storage import Store, at_once, wait_out
 from wanflow.timings import save_timings, shape_key
 from wanflow.view import View, as_row
 
@@ -47,9 +54,18 @@ MAX_WAIT_S = 1.0
 STOP_LOOK_S = 5.0
 
 
-def plan(job: Job, *, only: str | None = None, limit: int | None = None, skip_bad_rows: bool = False) -> Plan:
+def plan(
+    job: Job,
+    *,
+    only: str | None = None,
+    limit: int | None = None,
+    skip_bad_rows: bool = False,
+    force: str | None = None,
+) -> Plan:
     """What a run of ``job`` would do now, and why. Renders and writes nothing."""
-    return make_plan(job, Store(str(job.workspace)), Store(job.publish.url), only, limit, skip_bad_rows)
+    return make_plan(
+        job, Store(str(job.workspace)), Store(job.publish.url), only, limit, skip_bad_rows, force
+    )
 
 
 def run(
@@ -60,45 +76,75 @@ def run(
     only: str | None = None,
     limit: int | None = None,
     skip_bad_rows: bool = False,
+    force: str | None = None,
+    accept: str | None = None,
     view: View | None = None,
     load_engine: LoadEngine = load_real_engine,
 ) -> Outcome:
     """Render and publish what the job asks for and the store lacks.
 
     ``address`` joins a Ray cluster (``auto``, ``ray://host:port``); None starts Ray on this machine, and nothing at all
-    when there is nothing to do. ``inline`` works in this process without Ray. Raises JobError, ManifestError,
-    EngineError or StoreError before anything is rendered; what goes wrong later is in the Outcome.
+    when there is nothing to do. ``inline`` works in this process without Ray. ``force`` (base, cascade, master or
+    variant) makes done work again from that stage on, once. ``accept`` is the id of a plan that may go beyond the job's
+    limits. Raises JobError, ManifestError, EngineError, StoreError or Refused before anything is rendered; what goes
+    wrong later is in the Outcome.
     """
     view = view or View()
     started_s = time.time()
     workspace, target = Store(str(job.workspace)), Store(job.publish.url)
     before = holder_of(workspace, target)
-    made = plan(job, only=only, limit=limit, skip_bad_rows=skip_bad_rows)
+    whole = not (only or limit or skip_bad_rows or force)
+    manifest = manifest_state(job) if whole else None
+    if whole and (quiet := find_quiet(job, workspace, target, manifest)):
+        outcome = close_quiet_run(job, workspace, quiet, started_s)
+        if outcome is not None:
+            view.message(f"nothing has changed since {quiet.run_id}")
+            return outcome
+    made = plan(job, only=only, limit=limit, skip_bad_rows=skip_bad_rows, force=force)
     run_id = new_run_id(started_s, job.name)
     ledger = Ledger(workspace, run_id)
     view.planned(made, run_id)
-    if made.is_empty:
+    check_limits(job, made, workspace, accept)
+    made.memo.save(workspace)
+
+    def close(scheduler: Scheduler | None, broken: str) -> Outcome:
+        outcome = close_run(job, ledger, made, scheduler, started_s, broken)
+        if outcome.exit_code in (0, 3):
+            end_force(workspace, job.name, only, limit)
+        if whole and is_quiet(outcome):
+            num_retired = outcome.num_retired - outcome.num_unpublished
+            quiet = Quiet(run_id, len(made.variants), num_retired)
+            note_quiet(job, workspace, made, manifest, quiet)
+        return outcome
+
+    if made.is_empty and not made.to_unpublish:
         ledger.write_job(job.text)
         _pin(ledger, made, is_part=bool(only or limit))
-        return close_run(job, ledger, made, None, started_s, "")
+        return close(None, "")
     with (
         _stop_on_signals() as stop_asked,
+        wait_out(unless=stop_asked, say=view.message),
         Lease(
             workspace, target, run_id=run_id, on_wait=view.message, sleep=_sleep_unless(stop_asked)
         ) as lease,
     ):
         if lease.waited or before is not None:
             # Another run was at work, or died at it: the store has changed since, or may have.
-            made = plan(job, only=only, limit=limit, skip_bad_rows=skip_bad_rows)
+            made = plan(job, only=only, limit=limit, skip_bad_rows=skip_bad_rows, force=force)
             view.planned(made, run_id)
+            if accept is None:
+                check_limits(job, made, workspace)
         ledger.write_job(job.text)
         _pin(ledger, made, is_part=bool(only or limit))
-        ledger.write_plan(plan_rows(made))
+        ledger.write_plan(plan_table(made))
+        take_away(workspace, target, made)
         if made.is_empty:
-            return close_run(job, ledger, made, None, started_s, "")
+            return close(None, "")
 
         why_stop = _stop_reasons(stop_asked, ledger, lease)
-        context = _context(job, made, ledger, claim_epoch(workspace), load_engine)
+        epoch = claim_epoch(workspace)
+        begin_force(workspace, target, job.name, made, epoch)
+        context = _context(job, made, ledger, epoch, load_engine)
         pool = _open_pool(job, context, address, inline, view, why_stop)
         scheduler = _scheduler(job, made, context, pool, started_s)
         try:
@@ -106,12 +152,12 @@ def run(
                 broken = drive(scheduler, pool, ledger, made, view, why_stop).message
         except Exception as error:
             with suppress(StoreError):  # what broke the run may be the store itself
-                close_run(job, ledger, made, scheduler, started_s, f"{type(error).__name__}: {error}")
+                close(scheduler, f"{type(error).__name__}: {error}")
             raise
         finally:
             pool.close()
         save_timings(workspace, measured_clips(made, scheduler))
-        return close_run(job, ledger, made, scheduler, started_s, broken)
+        return close(scheduler, broken)
 
 
 def _scheduler(job: Job, made: Plan, context: RunContext, pool: Pool, started_s: float) -> Scheduler:
@@ -229,7 +275,7 @@ def _stop_reasons(
         found = found or signalled() or lease.lost or None
         if found is None and time.monotonic() - looked_s >= STOP_LOOK_S:
             looked_s = time.monotonic()
-            with suppress(StoreError):  # the next look may get through
+            with suppress(StoreError), at_once():  # the next look may get through
                 found = ledger.stop_asked()
         return found
 
@@ -300,6 +346,8 @@ def _context(job: Job, made: Plan, ledger: Ledger, epoch: int, load_engine: Load
         assemblies=assemblies,
         nonce=(nonce_path, nonce),
         sharing=made.sharing,
+        job=job.name,
+        reasons=reasons_of_files(made, ledger.workspace),
         price_per_s=price_per_s(job),
         cache_control=job.publish.cache_control,
         load_engine=load_engine,

@@ -10,10 +10,12 @@
     +-- EngineError              4  the checkpoint cannot be read or cannot do what the job asks
     +-- StoreError               1  the object store cannot be read or written
     |   +-- Conflict             1  a conditional write lost: somebody else wrote first
+    |   +-- StoreAway            1  it does not answer now; a later try may succeed
     +-- RenderError              1  a clip's attempt failed; ``cause`` says how
     |   +-- Cancelled            1  it was told to stop
     +-- AssembleError            1  ffmpeg failed; ``stderr`` has its words
     +-- Stopped                  5  held or stopped with work left
+    +-- Refused                  5  the plan goes further than the job's limits; ``--accept PLAN`` lets it go on
 
 Each message says what is wrong, where (row, key, path, replica) and what to do next. All of them survive pickling,
 because Ray carries them between processes.
@@ -82,6 +84,10 @@ class Conflict(StoreError):
     pass
 
 
+class StoreAway(StoreError):
+    pass
+
+
 class RenderError(WanflowError):
     def __init__(self, message: str, cause: Cause = Cause.ITEM_ERROR) -> None:
         super().__init__(message, cause)
@@ -111,4 +117,8 @@ class AssembleError(WanflowError):
 
 
 class Stopped(WanflowError):
+    exit_code = 5
+
+
+class Refused(WanflowError):
     exit_code = 5

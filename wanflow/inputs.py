@@ -20,6 +20,7 @@ from wanflow.errors import InputError, StoreError
 from wanflow.model import Source
 
 if TYPE_CHECKING:
+    from wanflow.memo import InputMemo
     from wanflow.storage import Store
 
 #: what ffmpeg and Pillow both decode
@@ -30,6 +31,8 @@ MAX_PIXELS = 64_000_000
 _FONT_MAGIC = (b"\x00\x01\x00\x00", b"OTTO", b"true", b"ttcf")
 #: images read ahead at once; each may need MAX_PIXELS * 4 bytes for a moment
 _READERS = 4
+#: what a file has passed that a memo knows
+RULES = f"1 {','.join(FORMATS)} {MAX_BYTES} {MAX_PIXELS}"
 
 
 def locate(name: str, directory: Path) -> str:
@@ -48,12 +51,17 @@ class Inputs:
         max_bytes: int = MAX_BYTES,
         max_pixels: int = MAX_PIXELS,
         verified: Collection[str] = (),
+        memo: InputMemo | None = None,
     ) -> None:
-        """``verified`` are digests that an earlier run has checked: such files are read, but not decoded again."""
+        """``verified`` are digests that an earlier run has checked: such files are read, but not decoded again.
+
+        ``memo`` knows files that an earlier run has read and that are unchanged: those are not read at all.
+        """
         self.directory = Path(directory).absolute()
         self.max_bytes = max_bytes
         self.max_pixels = max_pixels
         self._verified = frozenset(verified)
+        self._memo = memo
         self._known: dict[tuple[str, str], Source | InputError] = {}
 
     def image(self, url: str) -> Source:
@@ -67,6 +75,8 @@ class Inputs:
     def prefetch_images(self, urls: Iterable[str]) -> None:
         """Read and check many images at once; what is wrong with one is said by :meth:`image`."""
         new = [url for url in dict.fromkeys(urls) if url.strip() and ("image", url) not in self._known]
+        if self._memo is not None:
+            self._memo.look(locate(url.strip(), self.directory) for url in new)
         if len(new) > 1:
             with ThreadPoolExecutor(_READERS, thread_name_prefix="inputs") as pool:
                 list(pool.map(lambda url: self._find("image", url), new))
@@ -81,22 +91,26 @@ class Inputs:
         found: Source | InputError
         check = _check_font if kind == "font" else self._check_image
         try:
-            found = self._identify(url, check)
+            found = self._identify(kind, url, check)
         except InputError as exc:
             found = exc
         self._known[kind, url] = found
         return found
 
-    def _identify(self, url: str, check: Callable[[str, bytes], None]) -> Source:
+    def _identify(self, kind: str, url: str, check: Callable[[str, bytes], None]) -> Source:
         if not url.strip():
             raise InputError("the path is empty")
         place = locate(url.strip(), self.directory)
+        if self._memo is not None and (known := self._memo.known(kind, place)):
+            return Source(place, known)
         data = _read(place, self.max_bytes)
         if not data:
             raise InputError(f"{place}: is an empty file")
         digest = hashlib.sha256(data).hexdigest()
         if digest not in self._verified:
             check(place, data)
+        if self._memo is not None:
+            self._memo.note(kind, place, digest)
         return Source(place, digest)
 
     def _check_image(self, place: str, data: bytes) -> None:

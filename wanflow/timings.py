@@ -1,17 +1,18 @@
 """Measured GPU seconds by kind of clip, kept in the workspace, so that the next plan can say what it will cost.
 
-One small JSON file, ``timings.json``: shape key -> seconds (a running mean). Losing it loses nothing but estimates.
+One small JSON file, ``timings.json``: shape key -> seconds (a running mean), and for each engine its pace, seconds a
+unit of work, from which clips of other shapes are estimated. Losing it loses nothing but estimates.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from wanflow.errors import StoreError
 from wanflow.keys import digest
-from wanflow.model import Clip
+from wanflow.model import Clip, Scalar
 from wanflow.storage import Store
 
 PATH = "timings.json"
@@ -33,6 +34,13 @@ def shape_key(clip: Clip) -> str:
     )
 
 
+def expected_s(clip: Clip, timings: Mapping[str, float]) -> float | None:
+    """Seconds that ``clip`` should take: as measured, else by its engine's pace; None when that was never measured."""
+    measured = timings.get(shape_key(clip))
+    pace = timings.get(_pace_key(clip))
+    return measured if measured is not None or pace is None else pace * work_of(clip)
+
+
 def load_timings(workspace: Store) -> dict[str, float]:
     try:
         return {str(k): float(v) for k, v in json.loads(workspace.read(PATH)).items()}
@@ -50,6 +58,36 @@ def save_timings(workspace: Store, measured: Iterable[tuple[Clip, float]]) -> No
     with suppress(StoreError):
         timings = load_timings(workspace)
         for clip, seconds in measured:
-            key = shape_key(clip)
-            timings[key] = timings.get(key, seconds) * (1 - NEWEST) + seconds * NEWEST
+            for key, value in ((shape_key(clip), seconds), (_pace_key(clip), seconds / work_of(clip))):
+                timings[key] = timings.get(key, value) * (1 - NEWEST) + value * NEWEST
         workspace.write(PATH, json.dumps(timings, sort_keys=True).encode())
+
+
+def _pace_key(clip: Clip) -> str:
+    return digest("pace", clip.weights)
+
+
+def work_of(clip: Clip) -> float:
+    """Relative cost of rendering a clip: forwards times tokens, attention's square included.
+
+    Tokens are 16 x 16 pixels and four frames, as in the Wan family; a cascade step counts at its own size. Only the
+    ratios matter: they order the work until real seconds are known.
+    """
+
+    def cost(width: float, height: float, forwards: float) -> float:
+        tokens = (width / 16) * (height / 16) * ((clip.num_frames - 1) // 4 + 1)
+        return forwards * tokens * (1 + tokens / 30_000)
+
+    guided = 2 if clip.sampling.guidance > 1 else 1
+    total = cost(clip.width, clip.height, clip.sampling.steps * guided)
+    scale = 1.0
+    for step in clip.cascade:
+        params = dict(step.params)
+        scale *= _number(params.get("scale"), 1.0)
+        share = _number(params.get("strength"), 1.0)
+        total += cost(clip.width * scale, clip.height * scale, clip.sampling.steps * share * guided)
+    return total
+
+
+def _number(value: Scalar, default: float) -> float:
+    return float(value) if isinstance(value, int | float) else default

@@ -190,6 +190,10 @@ def _inconsistencies(job: Job) -> Iterator[str]:
         yield f"publish.path: `{path}` is one path for {len(names)} outputs; put {{{{ output }}}} into it"
     if not is_template(path):
         yield f"publish.path: `{path}` is one path for all variants; put {{{{ variant_id }}}} into it"
+    if job.limits.max_cost is not None and job.resources.gpu_hour is None:
+        yield "limits.max_cost: needs a price; set resources.gpu_hour"
+    if job.publish.unpublish and job.manifest.mode == "delta":
+        yield "publish.unpublish: a delta takes nothing away; leave it out, or set manifest.mode: snapshot"
     workspace, url = job.workspace.rstrip("/"), job.publish.url.rstrip("/")
     if workspace == url:
         yield f"workspace: is the same as publish.url ({url}); leave it out, or give it a place of its own"

@@ -243,7 +243,7 @@ class OutputSection(Section):
 
 
 class LimitsSection(Section):
-    """When to give up."""
+    """When to give up, and what not to begin unasked."""
 
     max_failed: Tolerance = Field(
         default=0, description="Failed variants that still count as success: a number (3) or a share (0.5%)."
@@ -254,12 +254,26 @@ class LimitsSection(Section):
     max_attempts: Annotated[Count, Field(ge=1, le=20)] = Field(
         default=3, description="Tries at one clip before it has failed."
     )
+    max_changed: Tolerance | None = Field(
+        default=None,
+        description="Published variants that a run may replace or take away unasked: a number (500) or a share (20%).",
+    )
+    max_cost: Annotated[Number, Field(ge=0)] | None = Field(
+        default=None,
+        description="What a run may cost unasked, in the currency of resources.gpu_hour, as the plan expects it.",
+    )
 
     def failures_allowed(self, num_variants: int) -> int:
         """How many of ``num_variants`` may fail."""
-        if isinstance(self.max_failed, int):
-            return self.max_failed
-        return int(num_variants * float(self.max_failed[:-1]) / 100 + 1e-9)
+        return _share(self.max_failed, num_variants)
+
+    def changes_allowed(self, num_published: int) -> int | None:
+        """How many of ``num_published`` variants a run may change unasked; None: all."""
+        return None if self.max_changed is None else _share(self.max_changed, num_published)
+
+
+def _share(tolerance: int | str, whole: int) -> int:
+    return tolerance if isinstance(tolerance, int) else int(whole * float(tolerance[:-1]) / 100 + 1e-9)
 
 
 class PublishSection(Section):
@@ -271,6 +285,10 @@ class PublishSection(Section):
         description="Template of a file's path below url; must end with .mp4.",
     )
     carry: Names = Field(default=(), description="Columns that results and catalog repeat.")
+    unpublish: bool = Field(
+        default=False,
+        description="Take away what the manifest (a snapshot) no longer asks for; false: only list it as retired.",
+    )
     cache_control: str | None = Field(
         default=None, description="Cache-Control header of the published files."
     )

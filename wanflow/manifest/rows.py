@@ -197,7 +197,7 @@ class _VariantMaker:
         if reasons:
             return [BadRow(row, variant_id, reason) for reason in dict.fromkeys(reasons)]
         if sharing is not None:
-            sharing.add(values, [(aspect, hash(clip)) for aspect, clip in clips])
+            sharing.add(values, clips)
         carry = carried(self._job.publish.carry, values)
         return Variant(variant_id, row, (Scene(tuple(clips), tuple(layers)),), tuple(paths), priority, carry)
 

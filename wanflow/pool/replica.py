@@ -25,7 +25,7 @@ from wanflow.pool.failures import render_error
 from wanflow.pool.keeping import Keeper, Saved
 from wanflow.pool.processes import memory_bytes
 from wanflow.records import clip_record, file_of, put_clip
-from wanflow.storage import Store
+from wanflow.storage import Store, wait_out
 
 LATENTS = "latents.safetensors"
 MASTER = "master.mp4"
@@ -105,7 +105,8 @@ class Replica:
             if thrift != self._thrift:
                 self._engine.set_thrift(thrift)
                 self._thrift = thrift
-            self._make_stages(task, attempt, on_step, watch, timer)
+            with wait_out():  # minutes of a GPU are not thrown away because the store is away
+                self._make_stages(task, attempt, on_step, watch, timer)
         except Saved:
             stage, step = self._kept_steps()
             return Kept(stage or timer.stage, step, timer.seconds())

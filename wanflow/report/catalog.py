@@ -6,14 +6,14 @@ jobs that publish to the same place stay in it for as long as they are live.
 
 from __future__ import annotations
 
-import io
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from wanflow.errors import Conflict, StoreError
 from wanflow.model import Record, Scalar
+from wanflow.parquet import dump_table, load_table
 from wanflow.publish import CATALOG, Published
 from wanflow.records import in_parallel
 from wanflow.report.columns import carried_columns
@@ -46,6 +46,10 @@ def schema() -> pa.Schema:
             ("attempt", pa.string()),
             ("gpu_seconds", pa.float64()),
             ("cost", pa.float64()),
+            #: why it was made
+            ("reason", pa.string()),
+            #: its job no longer asks for it (and leaves it: ``publish.unpublish: false``)
+            ("retired", pa.bool_()),
         ]
     )
 
@@ -56,12 +60,14 @@ def build_catalog(
     carry: Mapping[str, Mapping[str, Scalar]],
     before: pa.Table | None = None,
     visible: Mapping[str, Stat] | None = None,
+    retired: Collection[str] = (),
 ) -> pa.Table:
     """A row a live file, sorted by path.
 
     ``carry`` maps the path of a video to its carried columns as the manifest says them now. Paths that it lacks keep
     those of ``before``, the former catalog, from which rows of other jobs' live files are taken over too.
-    ``visible``: what is live of those (default: ``published.visible``).
+    ``visible``: what is live of those (default: ``published.visible``). ``retired``: paths of videos that the job no
+    longer asks for; what it neither asks for nor retires stays as ``before`` says.
     """
     import pyarrow as pa
 
@@ -73,7 +79,9 @@ def build_catalog(
         if published.key_of(path) is None:
             continue
         now = {_free(name, plain.names): value for name, value in carry.get(path, {}).items()}
+        was = former.get(path, {}).get("retired") or False
         for row in _rows(target_url, record):
+            row["retired"] = path in retired or (path not in carry and was)
             if _same(row, seen.get(row["path"])):
                 old = _carried(former.get(row["path"], {}), plain.names)
                 rows[row["path"]] = row, now if path in carry else old
@@ -132,22 +140,19 @@ def update_catalog(
     target: Store,
     published: Published,
     carry: Mapping[str, Mapping[str, Scalar]],
+    retired: Collection[str] = (),
     *,
     cache_control: str | None = None,
 ) -> pa.Table:
     """Build the catalog from ``published`` and the former one, and put it in its place; returns it."""
-    import pyarrow.parquet as pq
-
     for _ in range(5):
         before, etag = _read(target)
         visible = _now_visible(target, published, before, carry)
-        table = build_catalog(published, target.url, carry, before, visible)
+        table = build_catalog(published, target.url, carry, before, visible, retired)
         if before is not None and table.equals(before):
             return table
-        file = io.BytesIO()
-        pq.write_table(table, file, compression="zstd")
         try:
-            target.replace(PATH, file.getvalue(), if_match=etag, cache_control=cache_control)
+            target.replace(PATH, dump_table(table), if_match=etag, cache_control=cache_control)
             return table
         except Conflict:  # another job of the same target, or my own lost acknowledgement: its rows are kept
             continue
@@ -161,14 +166,16 @@ def read_catalog(target: Store) -> pa.Table | None:
 
 def _read(target: Store) -> tuple[pa.Table | None, str | None]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
         data, stat = target.get(PATH)
     except FileNotFoundError:
         return None, None
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = load_table(data)
+        for name, value in (("reason", pa.scalar(None, pa.string())), ("retired", pa.scalar(False))):
+            if name not in table.column_names:  # written by an earlier wanflow
+                table = table.append_column(name, pa.repeat(value, table.num_rows))
         return (table if set(schema().names) <= set(table.column_names) else None), stat.etag
     except pa.ArrowException:
         return None, stat.etag
@@ -193,6 +200,7 @@ def _rows(target_url: str, record: Record) -> list[dict[str, Any]]:
             # the poster came with its video
             "gpu_seconds": info.get("gpu_seconds") if number == 0 else None,
             "cost": info.get("cost") if number == 0 else None,
+            "reason": info.get("reason"),
         }
         for number, file in enumerate(record.files)
     ]

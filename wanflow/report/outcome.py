@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,6 +32,9 @@ class Outcome:
     cost: float | None = None
     #: why it ended as it did; empty after a run without trouble
     message: str = ""
+    #: published videos of the job that its manifest no longer asks for, and those of them that were taken away
+    num_retired: int = 0
+    num_unpublished: int = 0
 
     @property
     def elapsed_s(self) -> float:
@@ -60,15 +63,17 @@ def write_end(
     carry: Mapping[str, Mapping[str, Scalar]],
     published: Published | None = None,
     *,
+    retired: Collection[str] = (),
     cache_control: str | None = None,
 ) -> None:
     """Results, catalog, index and, last, the outcome: a run without an outcome is one that crashed.
 
     ``carry``: path of each video that the manifest asks for -> its carried columns. ``published``: the planning's
     snapshot with everything that was published since (``Published.add``); None: read the store anew.
+    ``retired``: paths of videos that the job no longer asks for.
     """
     ledger.write_results(build_results(rows))
     snapshot = published or Published.load(target, ledger.workspace)
-    update_catalog(target, snapshot, carry, cache_control=cache_control)
+    update_catalog(target, snapshot, carry, retired, cache_control=cache_control)
     snapshot.save(target, ledger.workspace)
     ledger.write_outcome(outcome.to_json())

@@ -44,7 +44,7 @@ def _wrong(path: str) -> str:
         return "it is empty"
     if len(path) >= MAX_PATH_CHARS:
         return f"it has {len(path)} characters; fewer than {MAX_PATH_CHARS} are allowed"
-    for char in path:
+    for char in "" if path.isascii() and path.isprintable() else path:
         if unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} or char in _BIDI:
             return f"it contains the control character U+{ord(char):04X}"
     if "\\" in path:

@@ -38,7 +38,7 @@ LEASE = re.compile(r"^(lease|leases/[0-9a-f]{16})$")
 EVENTS = re.compile(r"^runs/([^/]+)/events/(\d+)\.parquet$")
 #: at these places lies what no check looks into
 OTHERS = re.compile(
-    r"^(runs/[^/]+/.+|published-(own|[0-9a-f]{16})\.parquet|timings\.json|gc/.+|index/.+|\.wanflow/.+)$"
+    r"^(runs/[^/]+/.+|published-(own|[0-9a-f]{16})\.parquet|timings\.json|inputs-memo\.parquet|forced/.+|quiet/.+|gc/.+|index/.+|\.wanflow/.+)$"
 )
 ATTEMPT = re.compile(r"^(\d+)\.(\d+)$")
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
@@ -150,7 +150,9 @@ def read_table(store: Store, path: str) -> pa.Table | Unreadable | None:
     except FileNotFoundError:
         return None
     try:
-        return pq.read_table(pa.BufferReader(data))
+        return pq.read_table(
+            pa.BufferReader(data), use_threads=False, pre_buffer=False
+        )  # see wanflow.parquet
     except (pa.ArrowException, OSError) as error:
         return Unreadable(f"it is not a Parquet file ({str(error)[:120]})")
 

@@ -1,0 +1,101 @@
+"""Rows that left the manifest: listed, taken away only by option, and never by a delta or a part of the rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.planning.published import pretend_run, stores
+from tests.run.jobs import ROWS, job_dict, make_job, write_rows
+from wanflow import Job, plan, run
+from wanflow.errors import JobError, Refused
+from wanflow.planning.limits import check_limits
+from wanflow.report.catalog import read_catalog
+from wanflow.testing import load_fake_engine
+
+PUBLISH = {"url": "out", "path": "{{ variant_id }}/{{ output }}.mp4", "carry": ["segment"]}
+
+
+@pytest.fixture
+def job(tmp_path: Path, checkpoint: str) -> Job:
+    """Three variants are published; then cem leaves the manifest."""
+    made = make_job(tmp_path, checkpoint)
+    pretend_run(made)
+    write_rows(tmp_path, ROWS[:2])
+    return made
+
+
+def like(job: Job, **changes: Any) -> Job:
+    checkpoint = job.engine.checkpoint.t2v
+    assert checkpoint
+    return Job.from_dict(job_dict(checkpoint, **changes), job.directory)
+
+
+def retired(job: Job, **options: Any) -> list[str]:
+    return [each.variant_id for each in plan(job, **options).retired]
+
+
+def test_snapshot_lists_what_left_and_leaves_it(job: Job) -> None:
+    assert retired(job) == ["cem"]
+    outcome = run(job, inline=True, load_engine=load_fake_engine)
+    assert (outcome.num_retired, outcome.num_unpublished) == (1, 0)
+    assert (job.directory / "out/cem/square.mp4").exists()
+    catalog = read_catalog(stores(job)[1])
+    assert catalog is not None
+    assert {row["variant_id"]: row["retired"] for row in catalog.to_pylist()} == {
+        "ann": False,
+        "bob": False,
+        "cem": True,
+    }
+
+
+def test_unpublish_takes_away_file_record_and_row_of_the_catalog(job: Job) -> None:
+    """A customer opted out: nobody must see the video tomorrow."""
+    outcome = run(like(job, publish=PUBLISH | {"unpublish": True}), inline=True, load_engine=load_fake_engine)
+    assert outcome.exit_code == 0
+    assert (outcome.num_retired, outcome.num_unpublished) == (1, 1)
+    assert not (job.directory / "out/cem/square.mp4").exists()
+    assert (job.directory / "out/ann/square.mp4").exists()
+    catalog = read_catalog(stores(job)[1])
+    assert catalog is not None
+    assert set(catalog["variant_id"].to_pylist()) == {"ann", "bob"}
+    assert retired(job) == []
+
+
+def test_delta_retires_nothing(job: Job) -> None:
+    assert retired(like(job, manifest={"url": "manifest.parquet", "mode": "delta"})) == []
+    with pytest.raises(JobError, match="delta takes nothing away"):
+        like(job, manifest={"url": "m.parquet", "mode": "delta"}, publish=PUBLISH | {"unpublish": True})
+
+
+def test_run_of_some_rows_retires_nothing(job: Job) -> None:
+    """`--limit 10` before twenty thousand must not take the other 19,990 away."""
+    assert retired(job, limit=1) == []
+    assert retired(job, only="variant_id = 'ann'") == []
+
+
+def test_bad_rows_keep_everything(job: Job) -> None:
+    """A row that cannot be read is no row that left."""
+    write_rows(job.directory, [ROWS[0], ROWS[1] | {"variant_id": " bob"}])
+    assert retired(job, skip_bad_rows=True) == []
+
+
+def test_condition_of_the_job_retires(job: Job) -> None:
+    assert retired(like(job, manifest={"url": "manifest.parquet", "where": "segment = 'gold'"})) == [
+        "bob",
+        "cem",
+    ]
+
+
+def test_other_jobs_of_the_same_place_are_left_alone(job: Job) -> None:
+    assert retired(like(job, name="another")) == []
+    assert retired(like(job, name="small-2")) == []
+
+
+def test_unpublishing_too_many_is_refused(job: Job) -> None:
+    """The export of the data warehouse broke off after the first rows."""
+    careful = like(job, publish=PUBLISH | {"unpublish": True}, limits={"max_changed": "20%"})
+    with pytest.raises(Refused, match="1 of 3 published variants"):
+        check_limits(careful, plan(careful), stores(careful)[0])

@@ -1,0 +1,107 @@
+"""Which input files are known by their bytes already, so that unchanged ones are listed and not read.
+
+``<workspace>/inputs-memo.parquet``: digest of kind and URL, what the store said about the file (``Validators``), digest
+of its bytes. An entry counts only while the store says the same, and only files that passed all checks have one. It is
+a cache: without it every file is read. URLs are not kept, because they may carry credentials.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from contextlib import suppress
+
+from wanflow.errors import StoreError
+from wanflow.parquet import dump_table, load_table
+from wanflow.storage import Store, redact
+from wanflow.storage.validators import Validators
+
+PATH = "inputs-memo.parquet"
+#: beyond this many only those of the last run are kept
+MAX_ENTRIES = 2_000_000
+
+
+class InputMemo:
+    """The memo of one workspace. ``rules`` says by which checks files passed: with others, it starts empty."""
+
+    def __init__(self, rules: str = "") -> None:
+        self._rules = rules
+        #: short digest of kind and URL -> (validator, digest of the bytes)
+        self._known: dict[bytes, tuple[str, bytes]] = {}
+        self._used: set[bytes] = set()
+        self._changed = False
+        self._validators = Validators()
+        #: URL -> what its store says now
+        self._now: dict[str, str] = {}
+        self._asked: set[str] = set()
+
+    @classmethod
+    def load(cls, workspace: Store, rules: str) -> InputMemo:
+        """The memo in ``workspace``; empty when there is none, it is damaged, or made by other rules."""
+        import pyarrow as pa
+
+        memo = cls(rules)
+        with suppress(FileNotFoundError, pa.ArrowException, KeyError):
+            table = load_table(workspace.read(PATH))
+            if (table.schema.metadata or {}).get(b"rules") == rules.encode():
+                columns = (table[name].to_pylist() for name in ("file", "validator", "digest"))
+                memo._known = {
+                    file: (validator, digest) for file, validator, digest in zip(*columns, strict=True)
+                }
+        return memo
+
+    def look(self, urls: Iterable[str]) -> None:
+        """Ask the stores about ``urls`` at once, before :meth:`known` is asked for each."""
+        new = [url for url in dict.fromkeys(urls) if url not in self._asked]
+        self._asked.update(new)
+        self._now.update(self._validators.of(new))
+
+    def known(self, kind: str, url: str) -> str | None:
+        """The digest of the bytes at ``url`` if they are as they were when it was noted, else None."""
+        if url not in self._asked:
+            self.look([url])
+        name = _name(kind, url)
+        noted = self._known.get(name)
+        now = self._now.get(url)
+        if noted is None or now is None or noted[0] != now:
+            return None
+        self._used.add(name)
+        return noted[1].hex()
+
+    def note(self, kind: str, url: str, digest: str) -> None:
+        """The file at ``url`` was read after :meth:`known` was asked, and is good."""
+        if now := self._now.get(url):
+            name = _name(kind, url)
+            self._known[name] = (now, bytes.fromhex(digest))
+            self._used.add(name)
+            self._changed = True
+
+    def seen(self) -> dict[str, str] | None:
+        """URL -> what its store says, of every file that was asked for; None when one of them cannot be vouched for:
+        its store said nothing, or its URL may carry credentials and must not be kept.
+        """
+        if any(url not in self._now or redact(url) != url or "?" in url for url in self._asked):
+            return None
+        return {url: self._now[url] for url in self._asked}
+
+    def save(self, workspace: Store) -> None:
+        """Write the memo if it has changed. Not worth failing a run for."""
+        if not self._changed:
+            return
+        import pyarrow as pa
+
+        kept = self._known if len(self._known) <= MAX_ENTRIES else {n: self._known[n] for n in self._used}
+        table = pa.table(
+            {
+                "file": pa.array(list(kept), pa.binary()),
+                "validator": pa.array([validator for validator, _ in kept.values()], pa.string()),
+                "digest": pa.array([digest for _, digest in kept.values()], pa.binary()),
+            }
+        ).replace_schema_metadata({"rules": self._rules})
+        with suppress(StoreError):
+            workspace.write(PATH, dump_table(table))
+            self._changed = False
+
+
+def _name(kind: str, url: str) -> bytes:
+    return hashlib.sha256(f"{kind} {url}".encode()).digest()[:16]

@@ -1,0 +1,16 @@
+"""The Plan: what the manifest asks for minus what the store holds, in order, with reasons and cost.
+
+``difference`` makes it and ``plan`` says what it is. ``why`` explains it against what was published before, ``cost``
+prices it, ``limits`` refuses one that goes too far, ``force`` makes done work count as undone, ``retired`` finds what
+nobody asks for any more, ``rows`` writes it into the run directory and reads it back.
+
+Planning reads the manifest and lists the store; it renders, assembles and publishes nothing. It knows neither replicas
+nor attempts.
+"""
+
+from __future__ import annotations
+
+from wanflow.planning.difference import make_plan, read_engines
+from wanflow.planning.plan import ClipPlan, Lint, Plan, PlannedClip, PlannedVariant
+
+__all__ = ["ClipPlan", "Lint", "Plan", "PlannedClip", "PlannedVariant", "make_plan", "read_engines"]

@@ -1,0 +1,236 @@
+"""Makes the plan: the variants that the manifest asks for, minus what the store holds.
+
+The whole plan is held in memory: about 3 kB a variant.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from wanflow.engines.spec import read_spec
+from wanflow.errors import BadRow, ManifestError
+from wanflow.inputs import RULES, Inputs
+from wanflow.job import Job
+from wanflow.keys import master_key, stages
+from wanflow.manifest import COLUMNS, Sharing, read_variants
+from wanflow.memo import InputMemo
+from wanflow.model import Clip, EngineSpec, Mode, OutputFile, Record, RenderClip, Status, Variant
+from wanflow.planning.cost import shapes_of
+from wanflow.planning.force import forced_stages, open_request
+from wanflow.planning.plan import ClipPlan, Forced, Lint, Plan, PlannedClip, PlannedVariant
+from wanflow.planning.retired import find_retired
+from wanflow.planning.wanted import WantedClips
+from wanflow.publish import Published
+from wanflow.records import failures, held_clips
+from wanflow.storage import Store
+from wanflow.timings import expected_s, load_timings, work_of
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python's cyclic collector looks through all objects again and again while a plan grows; a plan has no cycles."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@_without_collector()
+def make_plan(
+    job: Job,
+    workspace: Store,
+    target: Store,
+    only: str | None = None,
+    limit: int | None = None,
+    skip_bad_rows: bool = False,
+    force: str | None = None,
+) -> Plan:
+    """Compare ``job`` with the store. ``force``: base, cascade, master or variant is made again, once.
+
+    Raises JobError, ManifestError (every bad row in it, unless ``skip_bad_rows``), EngineError, StoreError.
+    """
+    engines = read_engines(job)
+    sharing = Sharing()
+    published = Published.load(target, workspace)
+    forced = open_request(workspace, job.name, force, only, limit) if force else None
+    wanted = WantedClips()
+    variants, bad_rows = [], []
+    wanted_paths: set[str] = set()
+    plan_id = hashlib.sha256(repr(forced and (forced.stage, forced.selection)).encode())
+    # What is in the workspace was looked at when it came there: its bytes need not be decoded again.
+    verified = {stat.path.rpartition("/")[2] for stat in workspace.list("inputs")}
+    memo = InputMemo.load(workspace, RULES)
+    inputs = Inputs(job.directory, verified=verified, memo=memo)
+    for item in read_variants(job, engines, inputs, only, limit, sharing):
+        if isinstance(item, BadRow):
+            bad_rows.append(item)
+            continue
+        files = wanted.files_of(item)
+        for file in files:
+            wanted_paths.add(file.path)
+            plan_id.update(f"{file.path}\0{file.key}\n".encode())
+        variants.append(_compare(item, files, published, forced))
+    if bad_rows and not skip_bad_rows:
+        raise ManifestError(
+            f"{len(bad_rows)} problem(s) in the manifest; nothing was rendered", tuple(bad_rows)
+        )
+
+    timings = load_timings(workspace)
+    clips, held = _plan_clips(workspace, variants, timings, forced)
+    failed = {c.task.key: c.reason for c in clips if c.decision is ClipPlan.FAILED_BEFORE}
+    if failed:
+        variants = [_fail_with_clips(v, failed) for v in variants]
+        clips = _still_needed(clips, variants)
+    # Rows that were left out, or could not be read, are no rows that were taken away.
+    whole = only is None and limit is None and not bad_rows and job.manifest.mode == "snapshot"
+    return Plan(
+        engines={spec.weights: spec for spec in engines.values()},
+        variants=tuple(variants),
+        clips=tuple(clips),
+        bad_rows=tuple(bad_rows),
+        lints=tuple(_lints(sharing)),
+        num_clips_wanted=len(wanted.clips),
+        num_clips_shared=wanted.num_uses.total() - len(wanted.clips),
+        held=held,
+        published=published,
+        plan_id=plan_id.hexdigest()[:12],
+        retired=find_retired(published, wanted_paths, job.name) if whole else (),
+        unpublish=job.publish.unpublish,
+        forced=forced,
+        shapes=shapes_of(wanted, timings),
+        memo=memo,
+    )
+
+
+def read_engines(job: Job) -> dict[Mode, EngineSpec]:
+    """What the job's checkpoints say of themselves. A mode that its checkpoint cannot do is left out."""
+    specs = {url: read_spec(url) for url in set(job.engine.checkpoints().values())}
+    return {mode: specs[url] for mode, url in job.engine.checkpoints().items() if mode in specs[url].modes}
+
+
+def _lints(sharing: Sharing) -> Iterator[Lint]:
+    """Columns that at least double the clips. Prompt, image and the like are meant to: they are left out."""
+    for column, where, num_clips, num_without in sharing.multipliers():
+        if column not in COLUMNS and num_clips >= 2 * num_without:
+            yield Lint(column, where, num_clips, num_without)
+
+
+def _compare(
+    variant: Variant, wanted: Sequence[OutputFile], published: Published, forced: Forced | None
+) -> PlannedVariant:
+    """Which of a variant's files the store lacks."""
+    files, reasons = [], []
+    for file in wanted:
+        if published.key_of(file.path) != file.key:
+            reasons.append(_why_not(file, published))
+        elif forced and forced.undoes(published.records[file.path].attempt):
+            reasons.append("forced")
+        else:
+            continue
+        files.append(file)
+    if not files:
+        return PlannedVariant(variant, (), Status.UNCHANGED, "")
+    return PlannedVariant(variant, tuple(files), Status.LEFT, ", ".join(dict.fromkeys(reasons)))
+
+
+def _why_not(file: OutputFile, published: Published) -> str:
+    reason = published.reason(file.path)
+    return "changed" if reason == "published" else reason
+
+
+def _plan_clips(
+    workspace: Store, variants: Sequence[PlannedVariant], timings: Mapping[str, float], forced: Forced | None
+) -> tuple[list[PlannedClip], dict[str, Record]]:
+    """The clips that changed variants need, each held, to render, or failed before; longest work first."""
+    users: Counter[Clip] = Counter()
+    priority: dict[Clip, int] = {}
+    for planned in variants:
+        if not planned.files:
+            continue
+        needed = {master for file in planned.files for master in file.masters}
+        for clip in {clip for scene in planned.variant.scenes for _, clip in scene.clips}:
+            if master_key(clip) in needed:
+                users[clip] += 1
+                priority[clip] = max(priority.get(clip, planned.variant.priority), planned.variant.priority)
+    undone: dict[Clip, tuple[str, ...]] = {}
+    held = held_clips(workspace, [master_key(clip) for clip in users])
+    open_clips = [clip for clip in users if master_key(clip) not in held]
+    if forced:
+        open_clips, undone = _undo(workspace, users, held, forced)
+    partly = held_clips(workspace, [stage.key for clip in open_clips for stage in stages(clip)[:-1]])
+    failed = failures(workspace) if open_clips else {}
+
+    planned_clips = []
+    for clip, num_variants in users.items():
+        task = RenderClip(clip, stages(clip))
+        forced_keys = undone.get(clip, ())
+        done = [stage.name for stage in task.stages if stage.key in partly and stage.key not in forced_keys]
+        if task.key in held:
+            decision, reason = ClipPlan.HELD, "in the store"
+        elif task.key in failed and not forced_keys:
+            decision = ClipPlan.FAILED_BEFORE
+            reason = f"failed before: {failed[task.key].reason} (`wanflow retry` tries it again)"
+        elif done:
+            decision, reason = ClipPlan.RESUME, f"{done[-1]} is in the store"
+        else:
+            decision, reason = ClipPlan.RENDER, "forced" if forced_keys else "not in the store"
+        planned_clips.append(
+            PlannedClip(
+                task,
+                decision,
+                reason,
+                num_variants,
+                priority[clip],
+                work=work_of(clip),
+                expected_s=expected_s(clip, timings),
+                forced=forced_keys,
+            )
+        )
+    planned_clips.sort(key=lambda c: (-c.priority, -c.work))
+    return planned_clips, held
+
+
+def _undo(
+    workspace: Store, clips: Mapping[Clip, int], held: dict[str, Record], forced: Forced
+) -> tuple[list[Clip], dict[Clip, tuple[str, ...]]]:
+    """Take out of ``held`` what ``forced`` undoes. The clips to make, and each one's stages with undone records."""
+    again = {
+        clip: [stage.key for stage in stages(clip) if stage.name.partition("-")[0] in forced_stages(forced)]
+        for clip in clips
+    }
+    records = held_clips(workspace, [key for keys in again.values() for key in keys[:-1]]) | held
+    undone = {
+        clip: tuple(key for key in keys if key in records and forced.undoes(records[key].attempt))
+        for clip, keys in again.items()
+    }
+    for keys in undone.values():
+        for key in keys:
+            held.pop(key, None)
+    return [clip for clip in clips if master_key(clip) not in held], undone
+
+
+def _still_needed(clips: Sequence[PlannedClip], variants: Sequence[PlannedVariant]) -> list[PlannedClip]:
+    """What is left to render once the variants of failed clips are out; failed clips stay, for the report."""
+    users = Counter(key for v in variants for key in {master for file in v.files for master in file.masters})
+    return [
+        replace(clip, num_variants=users[clip.task.key])
+        if clip.decision is not ClipPlan.FAILED_BEFORE
+        else clip
+        for clip in clips
+        if clip.decision is ClipPlan.FAILED_BEFORE or users[clip.task.key]
+    ]
+
+
+def _fail_with_clips(planned: PlannedVariant, failed: Mapping[str, str]) -> PlannedVariant:
+    reasons = [failed[key] for file in planned.files for key in file.masters if key in failed]
+    if not reasons:
+        return planned
+    return PlannedVariant(planned.variant, (), Status.FAILED, reasons[0])

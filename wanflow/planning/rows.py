@@ -1,0 +1,187 @@
+"""``plan.parquet``: a plan as rows in the run directory, and back as far as a later plan compares with it.
+
+A row a variant, a row a clip that they need, a row a retired video. ``detail`` describes in JSON what decides the
+result: of a clip its fields, of a variant that is made its layers and files. A variant that was unchanged has the run
+that published it in ``made_by`` instead. The file's metadata has the versions of wanflow and of its stages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from wanflow.keys import VERSIONS
+from wanflow.model import Clip, Layer, Output, Source, Status
+from wanflow.planning.plan import Plan, PlannedVariant
+from wanflow.storage import redact
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_METADATA = b"wanflow"
+
+
+@dataclass(frozen=True, slots=True)
+class FormerFile:
+    """A file as a plan described it."""
+
+    key: str
+    output: Mapping[str, Any]
+    #: of each scene
+    layers: list[list[Mapping[str, Any]]]
+    #: key of the master and description of the clip, of each scene
+    masters: list[str]
+    clips: list[Mapping[str, Any] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class FormerPlan:
+    """What ``plan.parquet`` of an earlier run says."""
+
+    #: path of each file that it made
+    files: Mapping[str, FormerFile] = field(default_factory=dict)
+    #: variant id -> the run that had published it before
+    made_by: Mapping[str, str] = field(default_factory=dict)
+    #: version of each stage then
+    versions: Mapping[str, int] = field(default_factory=dict)
+    wanflow: str = ""
+
+
+def plan_table(plan: Plan) -> pa.Table:
+    """``plan`` as the table of ``plan.parquet``."""
+    import pyarrow as pa
+
+    from wanflow import __version__
+
+    schema = pa.schema(
+        [
+            ("kind", pa.string()),
+            ("id", pa.string()),
+            ("row", pa.int64()),
+            ("status", pa.string()),
+            ("reason", pa.string()),
+            ("files", pa.int64()),
+            ("prompt", pa.string()),
+            ("made_by", pa.string()),
+            ("detail", pa.string()),
+        ]
+    )
+    facts = {"wanflow": __version__, "versions": dict(VERSIONS)}
+    table = pa.Table.from_pylist(list(_rows(plan)), schema=schema)
+    return table.replace_schema_metadata({_METADATA: json.dumps(facts).encode()})
+
+
+def former_plan(table: pa.Table | None) -> FormerPlan:
+    """A table of :func:`plan_table` as far as it can be read; None is an empty plan."""
+    if table is None or "detail" not in table.column_names:
+        return FormerPlan()
+    facts = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
+    clips: dict[str, Mapping[str, Any]] = {}
+    details: list[Mapping[str, Any]] = []
+    made_by: dict[str, str] = {}
+    for row in table.select(["kind", "id", "made_by", "detail"]).to_pylist():
+        if row["kind"] == "variant" and row["made_by"]:
+            made_by[row["id"]] = row["made_by"]
+        elif row["detail"] and row["kind"] == "clip":
+            clips[row["id"]] = json.loads(row["detail"])
+        elif row["detail"]:
+            details.append(json.loads(row["detail"]))
+    files = {
+        path: FormerFile(
+            file["key"],
+            file["output"],
+            detail["layers"],
+            file["masters"],
+            [clips.get(key) for key in file["masters"]],
+        )
+        for detail in details
+        for path, file in detail["files"].items()
+    }
+    return FormerPlan(files, made_by, facts.get("versions", {}), facts.get("wanflow", ""))
+
+
+def describe_clip(clip: Clip) -> dict[str, Any]:
+    """What decides a clip's pixels, JSON-ready."""
+    return {
+        "mode": clip.mode.value,
+        "prompt": clip.prompt,
+        "negative_prompt": clip.negative_prompt,
+        "image": _plain(clip.image),
+        "seed": clip.seed,
+        "size": f"{clip.width}x{clip.height}",
+        "num_frames": clip.num_frames,
+        "fps": clip.fps,
+        "weights": clip.weights,
+        "sampling": _plain(clip.sampling),
+        "cascade": [{"method": step.method, **dict(step.params)} for step in clip.cascade],
+    }
+
+
+def describe_layer(layer: Layer) -> dict[str, Any]:
+    return {"layer": type(layer).__name__.removesuffix("Layer").lower(), **_plain(layer)}
+
+
+def describe_output(output: Output) -> dict[str, Any]:
+    described: dict[str, Any] = _plain(output)
+    return described
+
+
+def _rows(plan: Plan) -> Iterator[dict[str, object]]:
+    for planned in plan.variants:
+        variant = planned.variant
+        record = plan.published.records.get(variant.outputs[0][1])
+        unchanged = planned.status is Status.UNCHANGED and record is not None
+        yield {
+            "kind": "variant",
+            "id": variant.variant_id,
+            "row": variant.row,
+            "status": planned.status.value,
+            "reason": planned.reason,
+            "files": len(planned.files),
+            "made_by": str(dict(record.info).get("run_id", "")) if record and unchanged else None,
+            "detail": json.dumps(_detail(planned), ensure_ascii=False) if planned.files else None,
+        }
+    for clip in plan.clips:
+        yield {
+            "kind": "clip",
+            "id": clip.task.key,
+            "status": clip.decision.value,
+            "reason": clip.reason,
+            "files": clip.num_variants,
+            "prompt": clip.task.clip.prompt,
+            "detail": json.dumps(describe_clip(clip.task.clip), ensure_ascii=False),
+        }
+    for retired in plan.retired:
+        yield {
+            "kind": "retired",
+            "id": retired.variant_id,
+            "status": "unpublish" if plan.unpublish else "retired",
+            "reason": f"{retired.path} is no longer asked for",
+            "files": 1,
+        }
+
+
+def _detail(planned: PlannedVariant) -> dict[str, Any]:
+    return {
+        "layers": [[describe_layer(layer) for layer in scene.layers] for scene in planned.variant.scenes],
+        "files": {
+            file.path: {
+                "key": file.key,
+                "output": describe_output(file.output),
+                "masters": list(file.masters),
+            }
+            for file in planned.files
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A frozen value as JSON-ready ones; what is None is left out."""
+    if isinstance(value, Source):
+        return {"url": redact(value.url), "digest": value.digest}
+    if hasattr(value, "__dataclass_fields__"):
+        named = ((each.name, getattr(value, each.name)) for each in fields(value))
+        return {name: _plain(each) for name, each in named if each is not None}
+    return value

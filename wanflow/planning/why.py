@@ -1,0 +1,345 @@
+"""Why each thing of a plan is made: what was published before beside what is asked for now, old -> new.
+
+What was published before stands in the ``plan.parquet`` of the run that published it (its record names the run), or,
+for ``--diff RUN``, of the run that is asked for. Where that is gone the reason is only "changed". Reads the run
+directories of the workspace; decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from wanflow import __version__
+from wanflow.errors import StoreError
+from wanflow.keys import VERSIONS
+from wanflow.ledger import Ledger
+from wanflow.model import OutputFile, Status, Variant
+from wanflow.planning.plan import ClipPlan, Plan, PlannedVariant
+from wanflow.planning.rows import (
+    FormerFile,
+    FormerPlan,
+    describe_clip,
+    describe_layer,
+    describe_output,
+    former_plan,
+)
+from wanflow.storage import Store
+
+#: characters of a value that are shown
+_SHOWN = 60
+#: characters of a file's reasons that its record keeps
+_LINE = 300
+
+
+class Reason(StrEnum):
+    """Kinds of reasons, in the words that the command line shows."""
+
+    NEW = "new"
+    PROMPT = "prompt changed"
+    IMAGE = "image"
+    ENGINE = "engine"
+    #: seed, size, length
+    CLIP = "clip"
+    CASCADE = "cascade"
+    LAYERS = "layers"
+    OUTPUT = "output"
+    FAILED_BEFORE = "failed before"
+    MISSING = "missing in the store"
+    FORCED = "forced"
+    VERSION = "stage version"
+    #: what it was before is not known any more
+    CHANGED = "changed"
+    #: only against a given run
+    GONE = "no longer asked for"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One reason, with what was and what is to be where there is such a thing."""
+
+    reason: Reason
+    what: str = ""
+    old: str = ""
+    new: str = ""
+
+    def __str__(self) -> str:
+        what = f" {self.what}" if self.what else ""
+        arrow = f": {self.old or 'none'} -> {self.new or 'none'}" if self.old or self.new else ""
+        return f"{self.reason}{what}{arrow}"
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """Why one thing is made."""
+
+    #: ``clip`` or ``variant``
+    kind: str
+    #: key of the clip's master, or id of the variant
+    id: str
+    #: where the file is published; empty for a clip
+    path: str
+    changes: tuple[Change, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        changes = [
+            {"reason": c.reason.value, "what": c.what, "old": c.old, "new": c.new} for c in self.changes
+        ]
+        return {"kind": self.kind, "id": self.id, "path": self.path, "changes": changes}
+
+
+def explain(plan: Plan, workspace: Store) -> list[Why]:
+    """Why each file is assembled and each clip rendered; what failed before is told too."""
+    former = Former(workspace)
+    found: list[Why] = []
+    of_clips: dict[str, dict[Change, None]] = {}
+    for planned in plan.variants:
+        if planned.status is Status.FAILED:
+            changes: tuple[Change, ...] = (Change(Reason.FAILED_BEFORE, planned.reason),)
+            found.append(Why("variant", planned.variant.variant_id, planned.variant.outputs[0][1], changes))
+        for file in planned.files:
+            record = plan.published.records.get(file.path)
+            before, old = FormerPlan(), None
+            if record is not None:
+                before = former.plan(str(dict(record.info).get("run_id", "")))
+                old = before.files.get(file.path)
+            if record is not None and record.key == file.key:
+                live = plan.published.key_of(file.path) == file.key
+                changes = (
+                    Change(Reason.FORCED)
+                    if live
+                    else Change(Reason.MISSING, plan.published.reason(file.path)),
+                )
+            elif record is None:
+                told = plan.published.reason(file.path)
+                changes = (Change(Reason.NEW) if told == "never published" else Change(Reason.MISSING, told),)
+            else:
+                changes = tuple(dict.fromkeys(_differences(planned.variant, file, old, before)))
+            found.append(Why("variant", planned.variant.variant_id, file.path, changes))
+            for scene, key in enumerate(file.masters):
+                of_clips.setdefault(key, {}).update(
+                    dict.fromkeys(_clip_changes(planned, file, scene, key, old, before))
+                )
+    return [*_explain_clips(plan, of_clips), *found]
+
+
+def explain_against(plan: Plan, workspace: Store, run_id: str) -> list[Why]:
+    """How every file that is asked for now differs from what run ``run_id`` asked for; equal ones are left out."""
+    table = Ledger(workspace, run_id).read_plan()
+    if table is None:
+        raise StoreError(
+            f"{workspace.url}/runs/{run_id} has no plan: it had nothing to do, or there is no such run"
+        )
+    former, then = Former(workspace), former_plan(table)
+    found = []
+    seen = set()
+    for planned in plan.variants:
+        variant = planned.variant
+        seen.add(variant.variant_id)
+        for file in wanted_files(variant):
+            before, old = then, then.files.get(file.path)
+            if old is None and variant.variant_id in then.made_by:
+                before = former.plan(then.made_by[variant.variant_id])
+                old = before.files.get(file.path)
+                if old is None:
+                    continue
+            if old is None:
+                found.append(Why("variant", variant.variant_id, file.path, (Change(Reason.NEW),)))
+            elif old.key != file.key:
+                changes = tuple(dict.fromkeys(_differences(variant, file, old, before)))
+                found.append(Why("variant", variant.variant_id, file.path, changes))
+    names = dict(zip(*(table[name].to_pylist() for name in ("id", "kind")), strict=True))
+    found += [
+        Why("variant", name, "", (Change(Reason.GONE),))
+        for name, kind in names.items()
+        if kind == "variant" and name not in seen
+    ]
+    return found
+
+
+def wanted_files(variant: Variant) -> Iterator[OutputFile]:
+    """Every file of a variant, made or not."""
+    from wanflow.keys import master_key, output_key
+
+    for output, path in variant.outputs:
+        masters = tuple(master_key(scene.clip(output.aspect)) for scene in variant.scenes)
+        yield OutputFile(output, path, output_key(variant, output), masters)
+
+
+def count_reasons(whys: Iterable[Why], kind: str = "variant") -> dict[str, int]:
+    """Reason -> number of variants (or clips) that have it, most frequent first."""
+    counted = Counter(
+        reason for why in whys if why.kind == kind for reason in {c.reason.value for c in why.changes}
+    )
+    return dict(counted.most_common())
+
+
+def reasons_of_files(plan: Plan, workspace: Store) -> dict[str, str]:
+    """Path of each file to assemble -> why, in a line."""
+    found = {}
+    for why in explain(plan, workspace):
+        if why.path:
+            words = "; ".join(map(str, why.changes))
+            found[why.path] = words if len(words) <= _LINE else f"{words[: _LINE - 3]}..."
+    return found
+
+
+class Former:
+    """The plans of earlier runs, each read once."""
+
+    def __init__(self, workspace: Store) -> None:
+        self._workspace = workspace
+        self._plans: dict[str, FormerPlan] = {}
+
+    def plan(self, run_id: str) -> FormerPlan:
+        """The plan of ``run_id``; an empty one when it is gone or cannot be read."""
+        if run_id not in self._plans:
+            self._plans[run_id] = self._read(run_id)
+        return self._plans[run_id]
+
+    def _read(self, run_id: str) -> FormerPlan:
+        if not run_id or "/" in run_id:
+            return FormerPlan()
+        try:
+            return former_plan(Ledger(self._workspace, run_id).read_plan())
+        except (ValueError, KeyError, TypeError):  # damaged, or of a wanflow that wrote it otherwise
+            return FormerPlan()
+
+
+def _explain_clips(plan: Plan, of_clips: Mapping[str, Mapping[Change, None]]) -> Iterator[Why]:
+    for clip in plan.clips:
+        if clip.decision is ClipPlan.FAILED_BEFORE:
+            yield Why("clip", clip.task.key, "", (Change(Reason.FAILED_BEFORE, clip.reason),))
+        elif clip.decision in (ClipPlan.RENDER, ClipPlan.RESUME):
+            changes = (Change(Reason.FORCED),) if clip.forced else tuple(of_clips.get(clip.task.key, {}))
+            yield Why("clip", clip.task.key, "", changes or (Change(Reason.MISSING),))
+
+
+def _clip_changes(
+    planned: PlannedVariant,
+    file: OutputFile,
+    scene: int,
+    key: str,
+    old: FormerFile | None,
+    before: FormerPlan,
+) -> Iterator[Change]:
+    """Why a variant's scene has another master than before; nothing when it has the same."""
+    if old is None or scene >= len(old.masters):
+        yield Change(Reason.NEW)
+    elif old.masters[scene] != key:
+        clip = planned.variant.scenes[scene].clip(file.output.aspect)
+        was = old.clips[scene]
+        found = [*compare_clips(was, describe_clip(clip))] if was else []
+        found += _versions(before.versions, ("base", *(step.method for step in clip.cascade), "master"))
+        yield from found or [Change(Reason.CHANGED)]
+
+
+def _differences(
+    variant: Variant, file: OutputFile, old: FormerFile | None, before: FormerPlan
+) -> Iterator[Change]:
+    if old is None:
+        yield Change(Reason.CHANGED)
+        return
+    found: list[Change] = []
+    used = ["base", "master", "output"]
+    if len(old.masters) != len(file.masters):
+        found.append(Change(Reason.CLIP, "scenes", str(len(old.masters)), str(len(file.masters))))
+    for scene, was in zip(variant.scenes, old.clips, strict=False):
+        clip = scene.clip(file.output.aspect)
+        used += [step.method for step in clip.cascade]
+        found += compare_clips(was, describe_clip(clip)) if was else [Change(Reason.CHANGED)]
+    for scene, layers in zip(variant.scenes, old.layers, strict=False):
+        found += _compare_layers(layers, [describe_layer(layer) for layer in scene.layers])
+    now = describe_output(file.output)
+    found += [_change(Reason.OUTPUT, n, old.output, now) for n in _differing(old.output, now) if n != "name"]
+    found += _versions(before.versions, dict.fromkeys(used))
+    yield from found or [Change(Reason.CHANGED, "keys of wanflow", before.wanflow, __version__)]
+
+
+def compare_clips(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+    """What differs between two descriptions of clips."""
+    for name in _differing(old, new):
+        match name:
+            case "prompt":
+                yield _change(Reason.PROMPT, "", old, new, name)
+            case "negative_prompt":
+                yield _change(Reason.PROMPT, "negative", old, new, name)
+            case "image":
+                was, now = old.get(name) or {}, new.get(name) or {}
+                if was.get("digest") != now.get("digest"):
+                    yield Change(Reason.IMAGE, "", _source(was), _source(now))
+            case "weights":
+                yield Change(Reason.ENGINE, "weights", str(old.get(name))[:12], str(new.get(name))[:12])
+            case "sampling":
+                was, now = old.get(name) or {}, new.get(name) or {}
+                yield from (_change(Reason.ENGINE, field, was, now) for field in _differing(was, now))
+            case "cascade":
+                yield Change(Reason.CASCADE, "", _steps(old.get(name)), _steps(new.get(name)))
+            case "mode":  # follows from the image
+                continue
+            case _:
+                yield _change(Reason.CLIP, name, old, new)
+
+
+def _compare_layers(old: list[Mapping[str, Any]], new: list[dict[str, Any]]) -> Iterator[Change]:
+    if [layer.get("layer") for layer in old] != [layer["layer"] for layer in new]:
+        yield Change(
+            Reason.LAYERS,
+            "",
+            ", ".join(str(layer.get("layer")) for layer in old),
+            ", ".join(layer["layer"] for layer in new),
+        )
+        return
+    for was, now in zip(old, new, strict=True):
+        for name in _differing(was, now):
+            if isinstance(was.get(name), Mapping) and isinstance(now.get(name), Mapping):
+                if "digest" in now[name]:
+                    if was[name].get("digest") != now[name]["digest"]:
+                        yield Change(
+                            Reason.LAYERS, f"{now['layer']} {name}", _source(was[name]), _source(now[name])
+                        )
+                    continue
+                for part in _differing(was[name], now[name]):
+                    yield _change(Reason.LAYERS, f"{now['layer']} {part}", was[name], now[name], part)
+            else:
+                yield _change(Reason.LAYERS, f"{now['layer']} {name}", was, now, name)
+
+
+def _versions(then: Mapping[str, int], names: Iterable[str]) -> list[Change]:
+    return [
+        Change(Reason.VERSION, name, str(then[name]), str(VERSIONS[name]))
+        for name in dict.fromkeys(names)
+        if name in then and then[name] != VERSIONS[name]
+    ]
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
+
+
+def _change(
+    reason: Reason, what: str, old: Mapping[str, Any], new: Mapping[str, Any], name: str = ""
+) -> Change:
+    return Change(reason, what, _shown(old.get(name or what)), _shown(new.get(name or what)))
+
+
+def _shown(value: object) -> str:
+    text = f"'{value}'" if isinstance(value, str) else "none" if value is None else str(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def _source(source: Mapping[str, Any]) -> str:
+    if not source:
+        return "none"
+    name = str(source.get("url", "")).rpartition("/")[2]
+    return f"{name} ({str(source.get('digest', ''))[:8]})"
+
+
+def _steps(steps: list[Mapping[str, Any]] | None) -> str:
+    words: Callable[[Mapping[str, Any]], str] = lambda step: " ".join(  # noqa: E731
+        str(value) if name == "method" else f"{name}={value}" for name, value in step.items()
+    )
+    return ", ".join(map(words, steps or ())) or "none"

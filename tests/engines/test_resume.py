@@ -192,3 +192,15 @@ def test_broken_latents_are_not_kept() -> None:
     state = Unfinished(1, 2, "m", {"latents": torch.tensor([float("nan")])})
     with pytest.raises(EngineError, match="NaN"):
         dump_unfinished(state)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scheduler", ["unipc", "euler"])
+def test_a_clip_resumed_on_a_gpu_is_the_same_clip(scheduler: str, checkpoint: Callable[[str], Path]) -> None:
+    """In bf16, where the state of a schedule is of two precisions."""
+    wan = load_engine(read_spec(str(checkpoint("a14b_t2v"))), device="cuda")
+    clip = make_clip(wan, Mode.T2V, _sampling(wan, scheduler))
+    whole = wan.generate(clip, None, silent)
+    for at in range(1, STEPS + 1):
+        kept = _interrupted(lambda keep: wan.generate(clip, None, silent, keep), at)
+        assert torch.equal(wan.generate(clip, None, silent, Interruption(0, kept)), whole)

@@ -126,6 +126,8 @@ def test_killed_driver_leaves_the_rest_to_the_next_run(tmp_path: Path, checkpoin
     job = write_job(tmp_path, checkpoint, rows, engine=engine, resources={"replicas": 1})
     first = Run(job)
     first.until("VariantPublished")
+    replicas = first.replicas()
+    assert replicas
     os.kill(first.process.pid, signal.SIGKILL)
     first.process.wait()
     clips = tmp_path / "out/.wanflow/clips"
@@ -133,6 +135,7 @@ def test_killed_driver_leaves_the_rest_to_the_next_run(tmp_path: Path, checkpoin
     assert 0 < len(done) < 12, "the kill came too late or too early to show anything"
     second = Run(job)
     assert second.end() == 0
+    assert not [pid for pid in replicas if _title(pid).startswith("ray::ReplicaActor")], "GPUs not given back"
     rendered = {line["task"] for line in second.events("Render")}
     assert rendered
     assert not rendered & done

@@ -33,10 +33,15 @@ def init_ray(address: str | None) -> None:
 
 
 def _start() -> None:
-    """Ray gives itself 30 seconds to come up, which a busy machine may not have: then once more."""
+    """A Ray of our own: without ``local`` it would join any cluster that somebody else runs on this machine.
+
+    Ray gives itself 30 seconds to come up, which a busy machine may not have: then once more.
+    """
     for is_last in (False, True):
         try:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+            ray.init(
+                address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING
+            )
             return
         except Exception as error:
             if is_last or "timed out during startup" not in str(error):

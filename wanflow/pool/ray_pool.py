@@ -258,6 +258,8 @@ class RayPool:
             Cause.NODE_LOST: "its node is gone",
             Cause.PREEMPTED: "its node was taken back",
         }.get(cause, "process died" if isinstance(error, RayActorError) else type(error).__name__)
+        if remote.where is None:  # it never came up, and only Ray can say why
+            words += f" ({str(error).strip().splitlines()[-1]})" if str(error).strip() else ""
         if cause is Cause.NODE_LOST:
             self._drop(name)
         else:  # it may only be out of sight

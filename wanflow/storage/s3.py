@@ -33,7 +33,8 @@ PARTS_AT_ONCE = 4
 TRY_TIMEOUT_S = 180
 _CHUNK_BYTES = 2**20
 
-_conditional: dict[tuple[object, ...], bool] = {}
+#: which conditions a bucket's server heeds
+_heeded: dict[tuple[object, ...], frozenset[str]] = {}
 
 
 class S3Files:
@@ -76,9 +77,10 @@ class S3Files:
         match: dict[str, str] = {}
         size = data.stat().st_size if isinstance(data, Path) else len(data)
         if condition is not None:
-            heeded = self.conditional_writes()
+            name, value = ("IfNoneMatch", "*") if condition == ABSENT else ("IfMatch", f'"{condition}"')
+            heeded = name in self._conditions()
             if heeded:
-                match = {"IfNoneMatch": "*"} if condition == ABSENT else {"IfMatch": f'"{condition}"'}
+                match = {name: value}
             if not heeded or size > PART_BYTES:  # some servers heed them at single puts only
                 held = self.stat(path)
                 if condition != (held.etag if held else ABSENT):
@@ -177,27 +179,29 @@ class S3Files:
 
     def conditional_writes(self) -> bool:
         """Whether the server refuses a second create and a replace with a stale ETag. Tried with one small object."""
-        where = (*surroundings(), self._bucket)
-        known = _conditional.get(where)
-        if known is None:
-            known = _conditional[where] = self._try_conditions()
-        return known
+        return len(self._conditions()) == 2
 
-    def _try_conditions(self) -> bool:
+    def _conditions(self) -> frozenset[str]:
+        where = (*surroundings(), self._bucket)
+        if where not in _heeded:
+            _heeded[where] = self._try_conditions()
+        return _heeded[where]
+
+    def _try_conditions(self) -> frozenset[str]:
         path = f".wanflow/.probe-{secrets.token_hex(8)}"
         etag = self._put_whole(path, b"probe", {})
+        heeded = set()
         try:
-            for match in ({"IfNoneMatch": "*"}, {"IfMatch": f'"{"0" * len(etag)}"'}):
+            for name, value in (("IfNoneMatch", "*"), ("IfMatch", f'"{"0" * len(etag)}"')):
                 try:
-                    self._put_whole(path, b"probe again", match)
-                    return False
+                    self._put_whole(path, b"probe again", {name: value})
                 except OSError as exc:
                     status = diagnose(exc).status
-                    if status in {400, 501}:  # servers that refuse the header instead
-                        return False
-                    if status != 412 and not isinstance(exc, FileExistsError):
+                    if status == 412 or isinstance(exc, FileExistsError):
+                        heeded.add(name)
+                    elif status not in {400, 501}:  # some servers refuse the header instead
                         raise
-            return True
+            return frozenset(heeded)
         finally:
             self.delete(path)
 

@@ -55,7 +55,7 @@ class SleepingEngine:
         self.spec = spec
         self._sleeper = Sleeper(setup)
 
-    def generate(self, clip: Clip, image: bytes | None, on_step: Any) -> bytes:
+    def generate(self, clip: Clip, image: bytes | None, on_step: Any, keep: object = None) -> bytes:
         of = clip.sampling.steps
         self._sleeper.work(float(clip.prompt.split()[1]), of, lambda step: on_step("denoise", step, of))
         return b"latents"

@@ -44,7 +44,7 @@ from wanflow.schedule.events import (
     VariantPublished,
 )
 from wanflow.staging import stage_inputs
-from wanflow.storage import Store
+from wanflow.storage import Store, at_once, wait_out
 from wanflow.timings import save_timings, shape_key
 from wanflow.view import View, as_row
 
@@ -123,6 +123,7 @@ def run(
         return close(None, "")
     with (
         _stop_on_signals() as stop_asked,
+        wait_out(unless=stop_asked, say=view.message),
         Lease(
             workspace, target, run_id=run_id, on_wait=view.message, sleep=_sleep_unless(stop_asked)
         ) as lease,
@@ -274,7 +275,7 @@ def _stop_reasons(
         found = found or signalled() or lease.lost or None
         if found is None and time.monotonic() - looked_s >= STOP_LOOK_S:
             looked_s = time.monotonic()
-            with suppress(StoreError):  # the next look may get through
+            with suppress(StoreError), at_once():  # the next look may get through
                 found = ledger.stop_asked()
         return found
 

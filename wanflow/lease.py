@@ -1,10 +1,11 @@
 """One run at a time: a lease with a heartbeat, and epochs that grow with every run.
 
 The holder rewrites its lease every 10 s. An observer takes it over when it has stood still for 60 s of the observer's
-own monotonic clock (clocks of two machines are never compared), or at once when the holder was a process of this very
-machine that is dead. A lease only saves work: without it keys, records and epochs still keep the results right. Whoever
-lost its lease (suspended, cut off) learns so from :attr:`Lease.lost`; its epoch keeps it from overwriting newer
-work.
+own monotonic clock (clocks of two machines are never compared; time in which the observer could not look does not
+count), or at once when the holder was a process of this very machine that is dead. A holder that cannot reach the store
+keeps on trying: its first heartbeat that gets through tells whether another has taken over. A lease only saves work:
+without it keys, records and epochs still keep the results right. Whoever lost its lease (suspended, cut off) learns so
+from :attr:`Lease.lost`; its epoch keeps it from overwriting newer work.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from types import TracebackType
 
 from wanflow.errors import Conflict, StoreError
 from wanflow.storage import Store
+from wanflow.storage.outage import OUTAGE_S
 
 HEARTBEAT_S = 10.0
 EXPIRY_S = 60.0
+#: without a heartbeat that reached the store for so long, the holder gives up: its run has waited out what it could
+SILENCE_S = OUTAGE_S + EXPIRY_S
 #: a waiting run looks this often
 LOOK_S = 2.0
 _MAX_BYTES = 10_000
@@ -169,9 +173,15 @@ class Lease:
         """Wait until the lease is mine. StoreError when the store cannot be read or written."""
         watched: tuple[str, float] | None = None
         told_at: float | None = None
+        looked_at = self._clock()
         while True:
             holder, etag = _look(self._workspace, self._path)
             now = self._clock()
+            if (
+                now - looked_at >= self._expiry_s / 2
+            ):  # I could not look, so the holder may have been unable to beat
+                watched = None
+            looked_at = now
             if holder is not None and holder.token == self._me.token:  # mine: the acknowledgement was lost
                 self._held(holder, etag or "", now)
                 return
@@ -219,8 +229,8 @@ class Lease:
             try:
                 self.beat()
             except Exception as exc:  # noqa: BLE001 - the next beat may get through; the lease holds for some more of them
-                if self._clock() - self._beaten_at >= self._expiry_s:
-                    self._lost = f"no heartbeat reached the store for {self._expiry_s:.0f} s: {exc}"
+                if self._clock() - self._beaten_at >= SILENCE_S:
+                    self._lost = f"no heartbeat reached the store for {SILENCE_S:.0f} s: {exc}"
 
     def _write(self, me: Holder, etag: str | None, now: float) -> None:
         body = json.dumps(asdict(replace(me, beat_at_s=round(time.time(), 3)))).encode()

@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from wanflow.errors import Conflict, StoreError
+from wanflow.parquet import dump_table, load_table
 from wanflow.records import in_parallel
 from wanflow.storage import Store
 
@@ -96,7 +97,7 @@ class Ledger:
             return
         if self._next is None:  # a run is written by one driver, but a caller may open its ledger again
             self._next = 1 + max((_number(path) for path in self._event_paths()), default=-1)
-        data = _parquet(_event_table(self._rows))
+        data = dump_table(_event_table(self._rows))
         while True:
             path = self.path(f"events/{self._next:06d}.parquet")
             self._next += 1
@@ -179,7 +180,7 @@ class Ledger:
         """Every event that reached the store, in order."""
         import pyarrow as pa
 
-        tables = in_parallel(lambda path: _table(self.workspace.read(path)), self._event_paths())
+        tables = in_parallel(lambda path: load_table(self.workspace.read(path)), self._event_paths())
         return pa.concat_tables([_event_table([]), *tables])
 
     def _event_paths(self) -> list[str]:
@@ -193,13 +194,13 @@ class Ledger:
 
     def _read_table(self, name: str) -> pa.Table | None:
         data = self._read(name)
-        return None if data is None else _table(data)
+        return None if data is None else load_table(data)
 
     def _write_table(self, name: str, rows: pa.Table | Iterable[Mapping[str, Any]]) -> None:
         import pyarrow as pa
 
         table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(row) for row in rows])
-        self.workspace.write(self.path(name), _parquet(table))
+        self.workspace.write(self.path(name), dump_table(table))
 
 
 def _event(row: Mapping[str, Any]) -> dict[str, object]:
@@ -220,21 +221,6 @@ def _event_table(rows: list[dict[str, object]]) -> pa.Table:
 
     schema = pa.schema([(name, pa.float64() if name == "time_s" else pa.string()) for name in EVENT_COLUMNS])
     return pa.Table.from_pylist(rows, schema=schema)
-
-
-def _parquet(table: pa.Table) -> bytes:
-    import pyarrow.parquet as pq
-
-    file = io.BytesIO()
-    pq.write_table(table, file, compression="zstd")
-    return file.getvalue()
-
-
-def _table(data: bytes) -> pa.Table:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    return pq.read_table(pa.BufferReader(data))
 
 
 def _number(path: str) -> int:

@@ -8,11 +8,11 @@ a cache: without it every file is read. URLs are not kept, because they may carr
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterable
 from contextlib import suppress
 
 from wanflow.errors import StoreError
+from wanflow.parquet import dump_table, load_table
 from wanflow.storage import Store, redact
 from wanflow.storage.validators import Validators
 
@@ -39,11 +39,10 @@ class InputMemo:
     def load(cls, workspace: Store, rules: str) -> InputMemo:
         """The memo in ``workspace``; empty when there is none, it is damaged, or made by other rules."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         memo = cls(rules)
         with suppress(FileNotFoundError, pa.ArrowException, KeyError):
-            table = pq.read_table(pa.BufferReader(workspace.read(PATH)))
+            table = load_table(workspace.read(PATH))
             if (table.schema.metadata or {}).get(b"rules") == rules.encode():
                 columns = (table[name].to_pylist() for name in ("file", "validator", "digest"))
                 memo._known = {
@@ -90,7 +89,6 @@ class InputMemo:
         if not self._changed:
             return
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         kept = self._known if len(self._known) <= MAX_ENTRIES else {n: self._known[n] for n in self._used}
         table = pa.table(
@@ -100,10 +98,8 @@ class InputMemo:
                 "digest": pa.array([digest for _, digest in kept.values()], pa.binary()),
             }
         ).replace_schema_metadata({"rules": self._rules})
-        file = io.BytesIO()
-        pq.write_table(table, file, compression="zstd")
         with suppress(StoreError):
-            workspace.write(PATH, file.getvalue())
+            workspace.write(PATH, dump_table(table))
             self._changed = False
 
 

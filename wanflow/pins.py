@@ -6,13 +6,13 @@ by it or held before. The pins of the newest whole run are also what its job nee
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wanflow.keys import stages
 from wanflow.model import Clip, ImageLayer, Source, TextLayer, Variant
+from wanflow.parquet import dump_table, load_table
 from wanflow.storage import Store
 
 if TYPE_CHECKING:
@@ -51,14 +51,11 @@ def pins_of(variants: Iterable[Variant], is_whole: bool) -> Pins:
 def write_pins(workspace: Store, run_id: str, pins: Pins) -> None:
     """Durable when it returns."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     rows = sorted([(KEY, key) for key in pins.keys] + [(INPUT, digest) for digest in pins.inputs])
     table = pa.table({"kind": [kind for kind, _ in rows], "id": [name for _, name in rows]}, schema=_schema())
     table = table.replace_schema_metadata({"is_whole": str(int(pins.is_whole))})
-    file = io.BytesIO()
-    pq.write_table(table, file, compression="zstd")
-    workspace.write(_path(run_id), file.getvalue())
+    workspace.write(_path(run_id), dump_table(table))
 
 
 def has_pins(workspace: Store, run_id: str) -> bool:
@@ -72,11 +69,8 @@ def copy_pins(workspace: Store, from_run: str, to_run: str) -> None:
 
 def read_pins(workspace: Store, run_id: str) -> Pins | None:
     """None when the run has none."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        table = pq.read_table(pa.BufferReader(workspace.read(_path(run_id))))
+        table = load_table(workspace.read(_path(run_id)))
     except FileNotFoundError:
         return None
     ids: dict[str, set[str]] = {KEY: set(), INPUT: set()}

@@ -12,7 +12,6 @@ ETag the index does not know are read. The index is a cache: without it everythi
 from __future__ import annotations
 
 import hashlib
-import io
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from wanflow.errors import Conflict, StoreError
 from wanflow.model import Attempt, OutputFile, Record, Scalar, StoredFile
+from wanflow.parquet import dump_table, load_table
 from wanflow.records import MAX_RECORD_BYTES, digest, dump_record, in_parallel, parse_record
 from wanflow.storage import Stat, Store, check_publish_path
 
@@ -250,7 +250,6 @@ class Published:
         if not self.unsaved:
             return
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         folder = _folder(target, workspace)
         records = [(path, record) for path, record in self.records.items() if record.etag]
@@ -261,9 +260,7 @@ class Published:
                 "body": pa.array([dump_record(record).decode() for _, record in records], pa.string()),
             }
         )
-        file = io.BytesIO()
-        pq.write_table(table, file, compression="zstd")
-        workspace.write(_index_path(target, workspace), file.getvalue())
+        workspace.write(_index_path(target, workspace), dump_table(table))
         self.unsaved = False
 
     def _live(self, record: Record) -> bool:
@@ -303,10 +300,9 @@ def _as_digest(total: int) -> str:
 
 def _read_index(target: Store, workspace: Store) -> dict[str, tuple[str, str]]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(workspace.read(_index_path(target, workspace))))
+        table = load_table(workspace.read(_index_path(target, workspace)))
         columns = (table.column(name).to_pylist() for name in ("record", "etag", "body"))
         return {record: (etag, body) for record, etag, body in zip(*columns, strict=True)}
     except (

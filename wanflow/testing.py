@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from wanflow.engines import Unfinished
 from wanflow.errors import RenderError
 from wanflow.fake_pool import FakePool, Faults
 from wanflow.model import Cause, Clip, EngineSpec
@@ -23,7 +25,7 @@ from wanflow.model import Cause, Clip, EngineSpec
 if TYPE_CHECKING:
     import numpy as np
 
-    from wanflow.engines import Latents, OnStep
+    from wanflow.engines import Keep, Latents, OnStep
 
 __all__ = ["FakeEngine", "FakePool", "Faults", "load_fake_engine"]
 
@@ -42,13 +44,17 @@ class FakeEngine:
         self.failures = dict(failures or {})
         #: prompts in the order in which they were rendered
         self.rendered: list[str] = []
+        #: rung of the memory ladder
+        self.thrift = 0
 
-    def generate(self, clip: Clip, image: bytes | None, on_step: OnStep) -> Latents:
+    def set_thrift(self, thrift: int) -> None:
+        self.thrift = thrift
+
+    def generate(self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None) -> Latents:
         for part, cause in self.failures.items():
             if part in clip.prompt:
                 raise RenderError(f"failed on purpose: {part!r} is in the prompt", cause)
-        for step in range(clip.sampling.steps + 1):
-            on_step("denoise", step, clip.sampling.steps)
+        self._take_steps(clip, "denoise", clip.sampling.steps, on_step, keep)
         self.rendered.append(clip.prompt)
         colour = hashlib.sha256(f"{clip.prompt} {clip.seed} {len(image or b'')}".encode()).digest()[:3]
         return _fake_latents(tuple(colour), clip.num_frames, clip.height // 8, clip.width // 8)
@@ -56,7 +62,7 @@ class FakeEngine:
     def refine(
         self,
         clip: Clip,
-        latents: Latents,
+        latents: Latents | None,
         image: bytes | None,
         *,
         strength: float,
@@ -64,10 +70,34 @@ class FakeEngine:
         noise_seed: int,
         on_step: OnStep,
         stage: str,
+        keep: Keep | None = None,
     ) -> Latents:
-        for step in range(steps + 1):
-            on_step(stage, step, steps)
+        if latents is None:
+            assert keep is not None
+            assert keep.start is not None
+            latents = keep.start.latents
+        self._take_steps(clip, stage, steps, on_step, keep, latents)
         return latents
+
+    def take_step(self, clip: Clip, stage: str, step: int) -> None:
+        """The work of a step, counted from 1: nothing, at once. For engines that sleep, or fail half way."""
+
+    def _take_steps(
+        self,
+        clip: Clip,
+        stage: str,
+        num_steps: int,
+        on_step: OnStep,
+        keep: Keep | None,
+        latents: Latents | None = None,
+    ) -> None:
+        first = keep.start.step if keep and keep.start else 0
+        on_step(stage, first, num_steps)
+        for step in range(first + 1, num_steps + 1):
+            self.take_step(clip, stage, step)
+            if keep:
+                keep.offer(step, num_steps, partial(_fake_state, step, num_steps, latents))
+            on_step(stage, step, num_steps)
 
     def decode(self, latents: Latents) -> Iterator[np.ndarray]:
         for pixels in self.decode_pixels(latents):
@@ -88,6 +118,11 @@ def load_fake_engine(
 ) -> FakeEngine:
     """A ``load_engine`` for ``run`` and the pools."""
     return FakeEngine(spec)
+
+
+def _fake_state(step: int, num_steps: int, latents: Latents | None) -> Unfinished:
+    kept = _fake_latents((0, 0, 0), 1, 1, 1) if latents is None else latents
+    return Unfinished(step, num_steps, "fake", {"latents": kept})
 
 
 def _fake_latents(colour: tuple[int, ...], num_frames: int, height: int, width: int) -> Latents:

@@ -13,15 +13,11 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from wanflow import Job, run
 from wanflow.model import Clip, EngineSpec
 from wanflow.testing import FakeEngine
 from wanflow.view import JsonView
-
-if TYPE_CHECKING:
-    from wanflow.engines import Latents, OnStep
 
 
 class SteppingEngine(FakeEngine):
@@ -33,15 +29,10 @@ class SteppingEngine(FakeEngine):
         self._tracks = Path(tracks, str(os.getpid()))
         self._tracks.touch()
 
-    def generate(self, clip: Clip, image: bytes | None, on_step: OnStep) -> Latents:
-        num_steps = clip.sampling.steps
-        for step in range(num_steps):
-            on_step("denoise", step, num_steps)
-            time.sleep(self._step_s)
-            with open(self._tracks, "a") as file:
-                file.write(f"{time.time()} {step} {clip.prompt}\n")
-        on_step("denoise", num_steps, num_steps)
-        return super().generate(clip, image, lambda stage, step, of: None)
+    def take_step(self, clip: Clip, stage: str, step: int) -> None:
+        time.sleep(self._step_s)
+        with open(self._tracks, "a") as file:
+            file.write(f"{time.time()} {step - 1} {clip.prompt}\n")
 
 
 def load_stepping_engine(

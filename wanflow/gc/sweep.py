@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Iterable, Mapping
 
 from wanflow.gc.waste import UNFINISHED, Waste, is_record, key_of
 from wanflow.ledger import run_ids
+from wanflow.parquet import dump_table, load_table
 from wanflow.pins import read_pins
 from wanflow.records import in_parallel
 from wanflow.storage import Store
@@ -68,10 +68,9 @@ def _name(path: str) -> str:
 def read_marks(workspace: Store) -> dict[str, float]:
     """Path -> since when it is not needed, in seconds since 1970. Damaged marks are none: everything waits again."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(workspace.read(MARKS)))
+        table = load_table(workspace.read(MARKS))
         return dict(zip(table["path"].to_pylist(), table["since_s"].to_pylist(), strict=True))
     except (FileNotFoundError, KeyError, pa.ArrowException):
         return {}
@@ -79,10 +78,7 @@ def read_marks(workspace: Store) -> dict[str, float]:
 
 def write_marks(workspace: Store, marks: Mapping[str, float]) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     schema: pa.Schema = pa.schema([("path", pa.string()), ("since_s", pa.float64())])
-    file = io.BytesIO()
     table = pa.table({"path": list(marks), "since_s": list(marks.values())}, schema=schema)
-    pq.write_table(table, file, compression="zstd")
-    workspace.write(MARKS, file.getvalue())
+    workspace.write(MARKS, dump_table(table))

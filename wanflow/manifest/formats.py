@@ -28,7 +28,7 @@ def _parquet_schema(handle: Any) -> pa.Schema:
 def _parquet_batches(handle: Any, schema: pa.Schema) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(handle).iter_batches(BATCH_ROWS, columns=schema.names)  # type: ignore[no-any-return]
+    return pq.ParquetFile(handle).iter_batches(BATCH_ROWS, columns=schema.names, use_threads=False)  # type: ignore[no-any-return]
 
 
 def _csv_reader(handle: Any, types: Mapping[str, Any], names: list[str] | None) -> Any:

@@ -73,4 +73,5 @@ def codes() -> Tensor:
     num_values = sum(len(values) for values in PARTS.values())
     generator = torch.Generator().manual_seed(0)
     basis, _ = torch.linalg.qr(torch.randn(TEXT_CONFIG["d_model"], num_values, generator=generator))
-    return basis.T.contiguous()
+    rows: Tensor = basis.T.contiguous()
+    return rows

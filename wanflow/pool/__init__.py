@@ -52,6 +52,8 @@ class RunContext:
     price_per_s: float | None = None
     #: Cache-Control of published files; None: the store's default
     cache_control: str | None = None
+    #: a clip under way is saved after so many seconds of steps, and costs no more when its machine is lost
+    save_every_s: float = 60.0
     load_engine: LoadEngine = load_real_engine
 
 

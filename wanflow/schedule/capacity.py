@@ -24,6 +24,8 @@ from wanflow.schedule.state import Copy, ReplicaState, ReplicaStatus
 
 #: a copy that may end in time needs this share of what is left on top
 DOUBT = 0.1
+#: a replica without work is not looked at more often
+MIN_PATIENCE_S = 1.0
 
 
 class Capacity:
@@ -208,7 +210,7 @@ class Capacity:
 
     def _patience_s(self, replica: ReplicaState) -> float:
         """As long as another start would take: then waiting has cost as much as coming back would."""
-        return max(self._board.policy.idle_s, self._board.estimates.load_s(replica.weights))
+        return max(self._board.policy.idle_s, self._board.estimates.load_s(replica.weights), MIN_PATIENCE_S)
 
     def _is_spare(self) -> bool:
         return len(self._board.replicas) > self._board.policy.min_replicas

@@ -86,8 +86,9 @@ class Copy:
     share: float | None = None
     #: None: nothing to expect it from
     expected_end_s: float | None = None
-    #: on the watch's own clock
+    #: on the watch's own clock, and as the watch has it on file
     hang_due_s: float = 0.0
+    hang_filed_s: float = 0.0
     #: it must have ended, or be saved, by then
     until_s: float | None = None
     why_until: Reason = Reason.STOPPING

@@ -55,8 +55,7 @@ class Watch:
         self._num[clip.weights] = self._num.get(clip.weights, 0) + 1
         self._file(clip.weights, copy)
         copy.hang_due_s = self._clock_s + self._allowance_s(clip, copy, "", 0, 0)
-        self._count += 1
-        heapq.heappush(self._hangs, (copy.hang_due_s, self._count, copy))
+        self._file_hang(copy)
         if len(self._hangs) > 4 * len(self._filed) + 64:  # mostly copies that have ended
             self._hangs = [entry for entry in self._hangs if id(entry[2]) in self._filed]
             heapq.heapify(self._hangs)
@@ -73,6 +72,8 @@ class Watch:
             return  # news out of order, or twice
         copy.stage, copy.step, copy.num_steps, copy.heard_s = stage, step, num_steps, now_s
         copy.hang_due_s = self._clock_s + self._allowance_s(clip, copy, stage, step, num_steps)
+        if copy.hang_due_s < copy.hang_filed_s:
+            self._file_hang(copy)  # a later one is filed when the earlier comes up
         share = self._estimates.share_done(clip, stage, step, num_steps)
         if share is None:
             return
@@ -119,11 +120,11 @@ class Watch:
     def hung(self) -> Iterator[Copy]:
         """Copies whose budget without a step is over."""
         while self._hangs and self._hangs[0][0] <= self._clock_s + ROUNDING_S:
-            _, count, copy = heapq.heappop(self._hangs)
-            if id(copy) not in self._filed:
+            due_s, _, copy = heapq.heappop(self._hangs)
+            if id(copy) not in self._filed or due_s != copy.hang_filed_s:
                 continue
             if copy.hang_due_s > self._clock_s + ROUNDING_S:
-                heapq.heappush(self._hangs, (copy.hang_due_s, count, copy))
+                self._file_hang(copy)
             else:
                 yield copy
 
@@ -139,6 +140,11 @@ class Watch:
         # Loading experts, compiling, decoding, storing: no step tells of these.
         whole_s = self._estimates.seconds(clip, copy.replica, 1.0) or 0.0
         return max(policy.hang_first_s, policy.hang_factor * (step_s or 0.0), 2.0 * whole_s)
+
+    def _file_hang(self, copy: Copy) -> None:
+        self._count += 1
+        copy.hang_filed_s = copy.hang_due_s
+        heapq.heappush(self._hangs, (copy.hang_due_s, self._count, copy))
 
     def _file(self, weights: str, copy: Copy) -> None:
         end_s = copy.expected_end_s

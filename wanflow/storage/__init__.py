@@ -3,7 +3,8 @@
 A :class:`Store` is one prefix of a store: a directory, ``memory://``, ``s3://``, ``gs://`` or ``abfs://``. All of
 them behave alike: a file appears whole or not at all; ``create`` has one winner; ``replace`` refuses to overwrite what
 its caller has not seen. Where a store cannot do the last, it is check, then write (``conditional_writes`` tells).
-Nothing is cached. Errors are :class:`StoreError` with the URL, the HTTP status and what to do, without credentials.
+Nothing is cached. Errors are :class:`StoreError` with the URL, the HTTP status and what to do, without credentials;
+within :func:`wait_out` a store that is away is waited for first.
 
 Inputs (manifests, images, checkpoints) are read by URL: ``read_url``, ``open_url``, ``fetch_url``, ``list_url``.
 This package does not know what the files mean.
@@ -19,6 +20,7 @@ from typing import Protocol, TypeVar
 
 from wanflow.errors import Conflict, StoreError
 from wanflow.storage.inputs import fetch_url, filesystem, list_url, open_url, read_url
+from wanflow.storage.outage import at_once, outlast, wait_out
 from wanflow.storage.paths import TEMPORARY, check_path, check_publish_path, is_local, join, redact, scheme_of
 from wanflow.storage.retry import call
 from wanflow.storage.stat import ABSENT, Stat, Unfinished
@@ -29,6 +31,7 @@ __all__ = [
     "Store",
     "StoreError",
     "Unfinished",
+    "at_once",
     "check_path",
     "check_publish_path",
     "fetch_url",
@@ -39,6 +42,7 @@ __all__ = [
     "open_url",
     "read_url",
     "redact",
+    "wait_out",
 ]
 
 T = TypeVar("T")
@@ -235,7 +239,7 @@ class Store:
         try:
             doing = f"fetch {redact(join(self.url, path))} to {local}"
             check_path(path)
-            call(load, doing, absent=True, tries=self._files.tries)
+            outlast(lambda: call(load, doing, absent=True, tries=self._files.tries))
         finally:
             part.unlink(missing_ok=True)
 
@@ -267,4 +271,5 @@ class Store:
 
     def _do(self, verb: str, path: str, action: Callable[[], T], *, absent: bool = False) -> T:
         check_path(path)
-        return call(action, f"{verb} {redact(join(self.url, path))}", absent=absent, tries=self._files.tries)
+        doing = f"{verb} {redact(join(self.url, path))}"
+        return outlast(lambda: call(action, doing, absent=absent, tries=self._files.tries))

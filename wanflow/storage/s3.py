@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,8 @@ PART_BYTES = 16 * 2**20
 #: S3 takes at most this many parts
 MAX_PARTS = 10_000
 PARTS_AT_ONCE = 4
+#: one request, or one piece of an answer, whatever the server trickles; its silence is bounded in ``s3_client``
+TRY_TIMEOUT_S = 180
 _CHUNK_BYTES = 2**20
 
 _conditional: dict[tuple[object, ...], bool] = {}
@@ -53,7 +56,7 @@ class S3Files:
             async with answer["Body"] as body:
                 if max_bytes is not None and size > max_bytes:
                     raise StoreError(f"{self.url}/{path} has {size} bytes, more than the {max_bytes} allowed")
-                data = cast(bytes, await body.read())
+                data = cast(bytes, await asyncio.wait_for(body.read(), TRY_TIMEOUT_S))
             if len(data) != size:
                 raise ConnectionResetError(f"got {len(data)} of {size} bytes")
             return data, Stat(path, size, _bare(answer["ETag"]))
@@ -147,7 +150,7 @@ class S3Files:
             async with answer["Body"] as body:
                 got = 0
                 with open(local, "wb") as file:
-                    while chunk := await body.read(_CHUNK_BYTES):
+                    while chunk := await asyncio.wait_for(body.read(_CHUNK_BYTES), TRY_TIMEOUT_S):
                         got += file.write(chunk)
             if got != int(answer["ContentLength"]):
                 raise ConnectionResetError(f"got {got} of {answer['ContentLength']} bytes")
@@ -216,51 +219,41 @@ class S3Files:
                 file.seek(number * part_bytes)
                 return file.read(part_bytes)
 
-        async def upload() -> str:
-            started = await self._request("create_multipart_upload", path, **headers)
-            upload_id = started["UploadId"]
-            room = asyncio.Semaphore(PARTS_AT_ONCE)
+        started = self._wait(lambda: self._request("create_multipart_upload", path, **headers))
+        upload_id = started["UploadId"]
 
-            async def send(number: int) -> dict[str, object]:
-                async with room:
-                    body = part(number)
-                    sent = await self._request(
-                        "upload_part",
-                        path,
-                        PartNumber=number + 1,
-                        UploadId=upload_id,
-                        Body=body,
-                        ContentMD5=_md5(body),
-                    )
-                    return {"PartNumber": number + 1, "ETag": sent["ETag"]}
+        def send(number: int) -> dict[str, object]:
+            body = part(number)  # read in its turn: no more than PARTS_AT_ONCE parts are in memory
+            more = {"PartNumber": number + 1, "UploadId": upload_id, "Body": body, "ContentMD5": _md5(body)}
+            sent = call(
+                lambda: self._wait(lambda: self._request("upload_part", path, **more)),
+                f"write part {number + 1} of {self.url}/{path}",
+            )
+            return {"PartNumber": number + 1, "ETag": sent["ETag"]}
 
-            try:
-                sends = [asyncio.ensure_future(send(number)) for number in range(-(-size // part_bytes))]
-                try:
-                    parts = await asyncio.gather(*sends)
-                finally:
-                    for task in sends:
-                        task.cancel()
-                done = await self._request(
+        try:
+            with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="wanflow-parts") as threads:
+                parts = list(threads.map(send, range(-(-size // part_bytes))))
+            done = self._wait(
+                lambda: self._request(
                     "complete_multipart_upload",
                     path,
                     UploadId=upload_id,
                     MultipartUpload={"Parts": parts},
                     **match,
                 )
-            except BaseException:
-                with contextlib.suppress(Exception):  # the first error is the one to report
-                    await self._request("abort_multipart_upload", path, UploadId=upload_id)
-                raise
-            return _bare(done["ETag"])
-
-        return cast(str, self._wait(upload))
+            )
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first error is the one to report
+                self._wait(lambda: self._request("abort_multipart_upload", path, UploadId=upload_id))
+            raise
+        return _bare(done["ETag"])
 
     async def _request(self, method: str, path: str, **more: object) -> Any:
         return await self._call(method, Bucket=self._bucket, Key=self._prefix + path, **more)
 
     async def _call(self, method: str, **more: object) -> Any:
-        return await client()._call_s3(method, **more)
+        return await asyncio.wait_for(client()._call_s3(method, **more), TRY_TIMEOUT_S)
 
     def _wait(self, start: Any) -> Any:
         from fsspec.asyn import sync

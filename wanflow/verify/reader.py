@@ -150,7 +150,9 @@ def read_table(store: Store, path: str) -> pa.Table | Unreadable | None:
     except FileNotFoundError:
         return None
     try:
-        return pq.read_table(pa.BufferReader(data))
+        return pq.read_table(
+            pa.BufferReader(data), use_threads=False, pre_buffer=False
+        )  # see wanflow.parquet
     except (pa.ArrowException, OSError) as error:
         return Unreadable(f"it is not a Parquet file ({str(error)[:120]})")
 

@@ -114,7 +114,7 @@ def test_upgrade_that_renders_differently_says_so_and_waits(
     pretend_run(job)
     raised = dict(keys.VERSIONS) | {"base": 2}
     monkeypatch.setattr("wanflow.keys.VERSIONS", raised)
-    monkeypatch.setattr("wanflow.planning.why.VERSIONS", raised)
+    monkeypatch.setattr("wanflow.planning.changes.VERSIONS", raised)
     keys.stages.cache_clear()
     try:
         words = refusal(job)

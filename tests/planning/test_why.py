@@ -14,7 +14,8 @@ from tests.run.jobs import ROWS, job_dict, make_job, write_rows
 from wanflow import Job, keys, plan
 from wanflow.cli import main
 from wanflow.model import Cause
-from wanflow.planning.why import Reason, Why, explain, explain_against
+from wanflow.planning.changes import Reason
+from wanflow.planning.why import Why, explain, explain_against
 from wanflow.records import forget_clip, remember_failure
 
 
@@ -137,7 +138,7 @@ def test_raised_stage_version_is_a_reason(job: Job, monkeypatch: pytest.MonkeyPa
     """An upgrade of wanflow that makes other pixels must not look like a change of the manifest."""
     raised = dict(keys.VERSIONS) | {"base": 2}
     monkeypatch.setattr("wanflow.keys.VERSIONS", raised)
-    monkeypatch.setattr("wanflow.planning.why.VERSIONS", raised)
+    monkeypatch.setattr("wanflow.planning.changes.VERSIONS", raised)
     keys.stages.cache_clear()
     try:
         assert set(whys(job).values()) == {"stage version base: 1 -> 2"}

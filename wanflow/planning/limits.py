@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 
 from wanflow.errors import Refused
 from wanflow.job import Job
+from wanflow.planning.changes import Reason
 from wanflow.planning.cost import cost_of
 from wanflow.planning.plan import Plan
-from wanflow.planning.why import Reason, Why, count_reasons, explain
+from wanflow.planning.why import Why, count_reasons, explain
 from wanflow.storage import Store
 
 

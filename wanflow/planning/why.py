@@ -8,16 +8,23 @@ directories of the workspace; decides nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from wanflow import __version__
 from wanflow.errors import StoreError
-from wanflow.keys import VERSIONS
 from wanflow.ledger import Ledger
 from wanflow.model import OutputFile, Status, Variant
+from wanflow.planning.changes import (
+    Change,
+    Reason,
+    change,
+    compare_clips,
+    compare_layers,
+    compare_versions,
+    differing,
+)
 from wanflow.planning.plan import ClipPlan, Plan, PlannedVariant
 from wanflow.planning.rows import (
     FormerFile,
@@ -29,47 +36,8 @@ from wanflow.planning.rows import (
 )
 from wanflow.storage import Store
 
-#: characters of a value that are shown
-_SHOWN = 60
 #: characters of a file's reasons that its record keeps
 _LINE = 300
-
-
-class Reason(StrEnum):
-    """Kinds of reasons, in the words that the command line shows."""
-
-    NEW = "new"
-    PROMPT = "prompt changed"
-    IMAGE = "image"
-    ENGINE = "engine"
-    #: seed, size, length
-    CLIP = "clip"
-    CASCADE = "cascade"
-    LAYERS = "layers"
-    OUTPUT = "output"
-    FAILED_BEFORE = "failed before"
-    MISSING = "missing in the store"
-    FORCED = "forced"
-    VERSION = "stage version"
-    #: what it was before is not known any more
-    CHANGED = "changed"
-    #: only against a given run
-    GONE = "no longer asked for"
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One reason, with what was and what is to be where there is such a thing."""
-
-    reason: Reason
-    what: str = ""
-    old: str = ""
-    new: str = ""
-
-    def __str__(self) -> str:
-        what = f" {self.what}" if self.what else ""
-        arrow = f": {self.old or 'none'} -> {self.new or 'none'}" if self.old or self.new else ""
-        return f"{self.reason}{what}{arrow}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +201,9 @@ def _clip_changes(
         clip = planned.variant.scenes[scene].clip(file.output.aspect)
         was = old.clips[scene]
         found = [*compare_clips(was, describe_clip(clip))] if was else []
-        found += _versions(before.versions, ("base", *(step.method for step in clip.cascade), "master"))
+        found += compare_versions(
+            before.versions, ("base", *(step.method for step in clip.cascade), "master")
+        )
         yield from found or [Change(Reason.CHANGED)]
 
 
@@ -252,94 +222,8 @@ def _differences(
         used += [step.method for step in clip.cascade]
         found += compare_clips(was, describe_clip(clip)) if was else [Change(Reason.CHANGED)]
     for scene, layers in zip(variant.scenes, old.layers, strict=False):
-        found += _compare_layers(layers, [describe_layer(layer) for layer in scene.layers])
+        found += compare_layers(layers, [describe_layer(layer) for layer in scene.layers])
     now = describe_output(file.output)
-    found += [_change(Reason.OUTPUT, n, old.output, now) for n in _differing(old.output, now) if n != "name"]
-    found += _versions(before.versions, dict.fromkeys(used))
+    found += [change(Reason.OUTPUT, n, old.output, now) for n in differing(old.output, now) if n != "name"]
+    found += compare_versions(before.versions, dict.fromkeys(used))
     yield from found or [Change(Reason.CHANGED, "keys of wanflow", before.wanflow, __version__)]
-
-
-def compare_clips(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
-    """What differs between two descriptions of clips."""
-    for name in _differing(old, new):
-        match name:
-            case "prompt":
-                yield _change(Reason.PROMPT, "", old, new, name)
-            case "negative_prompt":
-                yield _change(Reason.PROMPT, "negative", old, new, name)
-            case "image":
-                was, now = old.get(name) or {}, new.get(name) or {}
-                if was.get("digest") != now.get("digest"):
-                    yield Change(Reason.IMAGE, "", _source(was), _source(now))
-            case "weights":
-                yield Change(Reason.ENGINE, "weights", str(old.get(name))[:12], str(new.get(name))[:12])
-            case "sampling":
-                was, now = old.get(name) or {}, new.get(name) or {}
-                yield from (_change(Reason.ENGINE, field, was, now) for field in _differing(was, now))
-            case "cascade":
-                yield Change(Reason.CASCADE, "", _steps(old.get(name)), _steps(new.get(name)))
-            case "mode":  # follows from the image
-                continue
-            case _:
-                yield _change(Reason.CLIP, name, old, new)
-
-
-def _compare_layers(old: list[Mapping[str, Any]], new: list[dict[str, Any]]) -> Iterator[Change]:
-    if [layer.get("layer") for layer in old] != [layer["layer"] for layer in new]:
-        yield Change(
-            Reason.LAYERS,
-            "",
-            ", ".join(str(layer.get("layer")) for layer in old),
-            ", ".join(layer["layer"] for layer in new),
-        )
-        return
-    for was, now in zip(old, new, strict=True):
-        for name in _differing(was, now):
-            if isinstance(was.get(name), Mapping) and isinstance(now.get(name), Mapping):
-                if "digest" in now[name]:
-                    if was[name].get("digest") != now[name]["digest"]:
-                        yield Change(
-                            Reason.LAYERS, f"{now['layer']} {name}", _source(was[name]), _source(now[name])
-                        )
-                    continue
-                for part in _differing(was[name], now[name]):
-                    yield _change(Reason.LAYERS, f"{now['layer']} {part}", was[name], now[name], part)
-            else:
-                yield _change(Reason.LAYERS, f"{now['layer']} {name}", was, now, name)
-
-
-def _versions(then: Mapping[str, int], names: Iterable[str]) -> list[Change]:
-    return [
-        Change(Reason.VERSION, name, str(then[name]), str(VERSIONS[name]))
-        for name in dict.fromkeys(names)
-        if name in then and then[name] != VERSIONS[name]
-    ]
-
-
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    return [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
-
-
-def _change(
-    reason: Reason, what: str, old: Mapping[str, Any], new: Mapping[str, Any], name: str = ""
-) -> Change:
-    return Change(reason, what, _shown(old.get(name or what)), _shown(new.get(name or what)))
-
-
-def _shown(value: object) -> str:
-    text = f"'{value}'" if isinstance(value, str) else "none" if value is None else str(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
-
-
-def _source(source: Mapping[str, Any]) -> str:
-    if not source:
-        return "none"
-    name = str(source.get("url", "")).rpartition("/")[2]
-    return f"{name} ({str(source.get('digest', ''))[:8]})"
-
-
-def _steps(steps: list[Mapping[str, Any]] | None) -> str:
-    words: Callable[[Mapping[str, Any]], str] = lambda step: " ".join(  # noqa: E731
-        str(value) if name == "method" else f"{name}={value}" for name, value in step.items()
-    )
-    return ", ".join(map(words, steps or ())) or "none"

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 #: stages whose seconds have a column, in the order of the work
 STAGES = ("encode", "denoise", "cascade", "decode", "assemble", "publish")
 
+_PART_ROWS = 20_000
+
 
 @dataclass(frozen=True, slots=True)
 class ResultFile:
@@ -91,7 +93,10 @@ def build_results(rows: Sequence[ResultRow]) -> pa.Table:
     import pyarrow as pa
 
     plain = schema()
-    table = pa.Table.from_pylist([_cells(row) for row in rows], schema=plain)
+    # a part at a time: as dictionaries a million rows would take several times the memory of the table
+    parts = (rows[start : start + _PART_ROWS] for start in range(0, len(rows), _PART_ROWS))
+    tables = [pa.Table.from_pylist([_cells(row) for row in part], schema=plain) for part in parts]
+    table = pa.concat_tables(tables) if tables else plain.empty_table()
     for name, column in carried_columns([row.carry for row in rows], plain.names).items():
         table = table.append_column(name, column)
     return table

@@ -17,7 +17,7 @@ def dump_table(table: pa.Table) -> bytes:
     import pyarrow.parquet as pq
 
     file = io.BytesIO()
-    pq.write_table(table, file, compression="zstd")
+    pq.write_table(table, file, compression="zstd", row_group_size=PART_ROWS)
     return file.getvalue()
 
 
@@ -52,3 +52,10 @@ def load_parts(data: bytes) -> tuple[pa.Schema, int, Iterator[pa.Table]]:
     file = pq.ParquetFile(pa.BufferReader(data))
     batches = file.iter_batches(PART_ROWS, use_threads=False)
     return file.schema_arrow, file.metadata.num_rows, (pa.Table.from_batches([batch]) for batch in batches)
+
+
+def give_back() -> None:
+    """Return memory that Arrow keeps for later to the system: after reading, that is as much as it has read."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()

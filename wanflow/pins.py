@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wanflow.keys import stages
-from wanflow.model import Clip, Source
+from wanflow.model import Clip
 from wanflow.parquet import dump_table, load_table
 from wanflow.storage import Store
 
@@ -31,11 +31,10 @@ class Pins:
     is_whole: bool = False
 
 
-def pins_of(clips: Collection[Clip], layers: Iterable[Source], is_whole: bool) -> Pins:
-    """Everything that variants of ``clips`` need, from base latents to the pictures and fonts of their ``layers``."""
-    sources = [*layers, *(clip.image for clip in clips if clip.image)]
+def pins_of(clips: Collection[Clip], inputs: Iterable[str], is_whole: bool) -> Pins:
+    """Everything that variants of ``clips`` need. ``inputs``: digests of what their layers show."""
     keys = frozenset(stage.key for clip in clips for stage in stages(clip))
-    return Pins(keys, frozenset(source.digest for source in sources), is_whole)
+    return Pins(keys, frozenset([*inputs, *(clip.image.digest for clip in clips if clip.image)]), is_whole)
 
 
 def write_pins(workspace: Store, run_id: str, pins: Pins) -> None:

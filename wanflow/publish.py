@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from wanflow.errors import Conflict, StoreError
 from wanflow.listing import Listing, as_weights, total_of, weigh
 from wanflow.model import Attempt, OutputFile, Record, Scalar, StoredFile
-from wanflow.parquet import dump_table, load_table
+from wanflow.parquet import dump_table, give_back, load_parts
 from wanflow.record_table import PART_ROWS, Records, in_one_piece, joined, table_of
 from wanflow.record_table import schema as record_schema
 from wanflow.records import MAX_RECORD_BYTES, digest, dump_record, in_parallel, parse_record
@@ -180,7 +180,7 @@ class Published:
             index = _read_index(target, workspace)
             known, unknown, listed = _still_listed(index, workspace.list(folder))
             visible = seen.result()
-        return cls(
+        made = cls(
             joined(known, table_of(_read_records(workspace, unknown))),
             visible,
             folder=folder,
@@ -188,6 +188,9 @@ class Published:
             num_read=len(unknown),
             unsaved=bool(unknown) or known.num_rows != index.num_rows,
         )
+        del index, known
+        give_back()
+        return made
 
     @property
     def digest(self) -> str | None:
@@ -306,7 +309,7 @@ def _all_shown(table: pa.Table, visible: Listing) -> np.ndarray[Any, Any]:
     """Of each record of ``table`` whether every file of it is ``visible`` as it was published."""
     import numpy as np
 
-    files = table["files"].combine_chunks()
+    files = table["files"].chunk(0)
     shown = visible.shows_each(as_weights(files.values.field("weight")))
     before = np.concatenate([[0], np.cumsum(shown)])
     starts = files.offsets.to_numpy()
@@ -320,7 +323,7 @@ def _still_listed(index: pa.Table, stats: Iterator[Stat]) -> tuple[pa.Table, lis
     import numpy as np
     import pyarrow as pa
 
-    weights = as_weights(index["weight"].combine_chunks())
+    weights = as_weights(index["weight"].chunk(0))
     order = np.argsort(weights)
     ordered = weights[order]
     kept = np.zeros(len(weights), bool)
@@ -352,8 +355,11 @@ def _read_index(target: Store, workspace: Store) -> pa.Table:
 
     empty = record_schema().empty_table()
     try:
-        table = load_table(workspace.read(_index_path(target, workspace)))
-        return in_one_piece(table.select(empty.column_names).cast(empty.schema))
+        _, _, parts = load_parts(workspace.read(_index_path(target, workspace)))
+        # the parts' list is not kept: see in_one_piece
+        return in_one_piece(
+            pa.concat_tables([part.select(empty.column_names).cast(empty.schema) for part in parts])
+        )
     except (
         FileNotFoundError,
         pa.ArrowException,

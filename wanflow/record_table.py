@@ -99,7 +99,14 @@ def table_of(records: Iterable[tuple[Record, bytes]]) -> pa.Table:
 
 def in_one_piece(table: pa.Table) -> pa.Table:
     """The same with one chunk a column, so that rows are found without looking for their chunk."""
-    return table.unify_dictionaries().combine_chunks()
+    import pyarrow as pa
+
+    if all(column.num_chunks == 1 for column in table.columns):
+        return table
+    names, columns = table.column_names, table.unify_dictionaries().columns
+    del table  # a column's parts go as soon as they are joined
+    whole = [pa.chunked_array([columns.pop(0).combine_chunks()]) for _ in names]
+    return pa.table(whole, names=names)
 
 
 def joined(one: pa.Table, other: pa.Table) -> pa.Table:
@@ -121,7 +128,7 @@ class Records(MutableMapping[str, Record]):
         for batch in self.table.select(["path"]).to_batches(PART_ROWS):
             hashes.extend(map(hash, batch.column(0).to_pylist()))
         self._index = PathIndex(hashes)
-        self._paths, self._keys = (_chunk(self.table, name) for name in ("path", "key"))
+        self._paths, self._keys = (in_one_piece(self.table)[name].chunk(0) for name in ("path", "key"))
         #: rows of ``table`` that count no more
         self.gone: set[int] = set()
         self.added: dict[str, Record] = {}
@@ -179,10 +186,6 @@ def _parsed(row: Mapping[str, Any]) -> Record:
         StoredFile(file["path"], file["sha256"], file["size_bytes"], file["etag"]) for file in row["files"]
     )
     return Record(row["key"], files, row["attempt"], tuple(info.items()), row["etag"])
-
-
-def _chunk(table: pa.Table, name: str) -> pa.Array:
-    return table.column(name).combine_chunks()
 
 
 def _is_number(value: object) -> bool:

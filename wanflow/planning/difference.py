@@ -117,7 +117,7 @@ def make_plan(
         held=held,
         published=published,
         unchanged=unchanged,
-        pins=pins_of(wanted.clips.values(), wanted.sources, only is None and limit is None and not bad_rows),
+        pins=pins_of(wanted.clips.values(), wanted.inputs, only is None and limit is None and not bad_rows),
         plan_id=plan_id.hexdigest()[:12],
         retired=find_retired(published, asked, job.name) if whole else (),
         unpublish=job.publish.unpublish,

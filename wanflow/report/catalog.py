@@ -149,7 +149,7 @@ class _Files:
         import numpy as np
 
         self._records = records
-        lists = records["files"].combine_chunks()
+        lists = records["files"].chunk(0)
         self._files: pa.StructArray = lists.flatten()
         counts = lists.value_lengths().to_numpy()
         #: row of each file's record

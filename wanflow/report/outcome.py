@@ -9,6 +9,7 @@ from typing import Any
 
 from wanflow.ledger import Ledger
 from wanflow.model import Scalar, Status
+from wanflow.parquet import give_back
 from wanflow.publish import Published
 from wanflow.report.catalog import update_catalog
 from wanflow.report.results import ResultRow, UnchangedResults, build_results
@@ -75,6 +76,7 @@ def write_end(
     read the store anew. ``retired``: paths of videos that the job no longer asks for.
     """
     ledger.write_results(*build_results(rows, unchanged))
+    give_back()
     snapshot = published or Published.load(target, ledger.workspace)
     variants = unchanged.variants if unchanged else None
     update_catalog(target, snapshot, carry, retired, unchanged=variants, cache_control=cache_control)

@@ -190,7 +190,11 @@ class FakePool:
             if getattr(what, "attempt", None) in self._unheard:
                 continue
             event = replace(what, time_s=self.now_s)
-            if isinstance(event, ClipRendered | ClipFound) and event.key in self.records:
+            if isinstance(event, ReplicaLost):
+                self._given_up.add(event.replica)
+            # News from a replica that is gone by then is late, and tells the scheduler nothing.
+            is_late = getattr(event, "replica", None) in self._given_up
+            if isinstance(event, ClipRendered | ClipFound) and event.key in self.records and not is_late:
                 self.known.add(event.key)
             if self._tell_story:
                 self.story.append((self.now_s, event))

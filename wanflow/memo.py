@@ -16,6 +16,7 @@ from contextlib import suppress
 from wanflow.errors import StoreError
 from wanflow.storage import Store
 from wanflow.storage.validators import Validators
+from wanflow.storage.web import Gate
 
 PATH = "inputs-memo.parquet"
 #: beyond this many only those of the last run are kept
@@ -32,7 +33,7 @@ class InputMemo:
         self._used: set[bytes] = set()
         self._changed = False
         self._validators = Validators()
-        #: URL -> what its store says now
+        #: URL -> what its store says now; empty: nothing
         self._now: dict[str, str] = {}
 
     @classmethod
@@ -51,14 +52,13 @@ class InputMemo:
                 }
         return memo
 
-    def look(self, urls: Iterable[str]) -> None:
-        """Ask the stores about ``urls`` at once, before :meth:`known` is asked for each."""
-        self._now.update(self._validators.of(url for url in urls if url not in self._now))
+    def look(self, urls: Iterable[str], gate: Gate | None = None) -> None:
+        """Ask the stores about ``urls`` at once, before :meth:`known` is asked for each; ``gate`` has let them pass."""
+        new = [url for url in urls if url not in self._now]
+        self._now.update(dict.fromkeys(new, "") | self._validators.of(new, gate))
 
     def known(self, kind: str, url: str) -> str | None:
-        """The digest of the bytes at ``url`` if they are as they were when it was noted, else None."""
-        if url not in self._now:
-            self.look([url])
+        """The digest of the bytes at ``url`` if :meth:`look` found them as they were when it was noted, else None."""
         name = _name(kind, url)
         noted = self._known.get(name)
         now = self._now.get(url)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from wanflow.errors import Conflict, StoreError
-from wanflow.storage.inputs import fetch_url, filesystem, list_url, open_url, read_url
+from wanflow.storage.inputs import fetch_url, filesystem, is_web, list_url, open_url, read_url
 from wanflow.storage.paths import TEMPORARY, check_path, check_publish_path, is_local, join, redact, scheme_of
 from wanflow.storage.retry import call
 from wanflow.storage.stat import ABSENT, Stat
@@ -33,6 +33,7 @@ __all__ = [
     "fetch_url",
     "filesystem",
     "is_local",
+    "is_web",
     "join",
     "list_url",
     "open_url",

@@ -55,7 +55,7 @@ for _tag in ("timestamp", "value", "binary"):
 
 def parse_yaml(text: str, where: str) -> Any:
     """The value that ``text`` says. JobError with the line when it is no YAML 1.2 or says a key twice."""
-    if len(text.encode()) > MAX_BYTES:
+    if len(text.encode(errors="replace")) > MAX_BYTES:
         raise JobError(f"{where}: larger than {MAX_BYTES:,} bytes; is it a job file?")
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor

@@ -2,6 +2,7 @@
 #
 #   make demo    36 finished ads from a Parquet manifest, on this machine's CPU
 #   make test    the tests (make test ARGS="tests/schedule -x")
+#   make soak    whole runs through every fault on real Ray, and the table of tests/soak/MATRIX.md
 #   make lint    ruff and mypy
 #
 # PYTHON=python3.12 chooses the interpreter; PIP_ARGS="--index-url ..." is handed to every pip install.
@@ -9,7 +10,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick lint clean constraints
+.PHONY: help demo test quick soak lint clean constraints
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,6 +33,11 @@ test: $(VENV)/.dev
 # without the tests that take more than about ten seconds each
 quick: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow and not gpu and not soak" $(ARGS)
+
+# ten minutes on two quiet cores; SOAK="replica_killed drained" for some of the faults
+SOAK ?=
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.soak $(SOAK) $(if $(SOAK),,--write)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

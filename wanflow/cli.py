@@ -1,4 +1,4 @@
-"""The command line: parse, one call, an exit code. The only module that prints.
+"""The command line: parse, one call, an exit code. Only this and ``store_verbs`` print.
 
 Exit codes: 0 done; 1 the run itself broke, a retry helps; 2 wrong usage; 3 more failures than the job tolerates;
 4 job, manifest or checkpoint invalid, found before any GPU; 5 stopped, held or refused with work left.
@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from wanflow import __version__
 from wanflow.errors import ManifestError, UsageError, WanflowError
 from wanflow.model import Status
+from wanflow.store_verbs import add_store_verbs
+from wanflow.tables import MAX_ROWS, print_table
 
 if TYPE_CHECKING:
     from wanflow.job import Job
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
 EXIT_CODES = """\
 exit codes: 0 done; 1 the run itself broke, a retry helps; 2 wrong usage; 3 more failures than tolerated;
 4 job, manifest or checkpoint invalid (nothing was rendered); 5 stopped, held or refused with work left"""
-
-#: rows of a table or list that a terminal gets; files and --json have all of them
-MAX_ROWS = 40
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
 
     retry = verb("retry", _retry, "forget remembered failures, so that the next run tries them again")
     _add_job(retry)
+
+    add_store_verbs(verb)
 
     doctor = verb(
         "doctor", _doctor, "check this machine, and with JOB its store and checkpoint; says what to do"
@@ -248,7 +249,7 @@ def _results(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(rows, default=str))
         return 0
-    _print_table(
+    print_table(
         ("variant", "status", "attempts", "gpu s", "reason or file"),
         [
             (
@@ -358,7 +359,7 @@ def _print_plan(plan: Plan, whys: Sequence[Why] | None, cost: Cost | None) -> No
         print(f"bad {bad}")
     if whys is not None:
         print()
-        _print_table(
+        print_table(
             ("what", "id", "why"),
             [(w.kind, w.id[:12] if w.kind == "clip" else w.path or w.id, "; ".join(map(str, w.changes)))
              for w in whys],
@@ -371,13 +372,13 @@ def _print_plan(plan: Plan, whys: Sequence[Why] | None, cost: Cost | None) -> No
         variants = [(v.variant.variant_id, v.status, v.reason) for v in plan.variants if v.files or v.reason]
         if clips:
             print()
-            _print_table(("clip", "variants", "shape", "reason", "prompt"), clips)
+            print_table(("clip", "variants", "shape", "reason", "prompt"), clips)
         if variants:
             print()
-            _print_table(("variant", "status", "reason"), variants)
+            print_table(("variant", "status", "reason"), variants)
     if plan.retired:
         print()
-        _print_table(("retired", "variant"), [(each.path, each.variant_id) for each in plan.retired])
+        print_table(("retired", "variant"), [(each.path, each.variant_id) for each in plan.retired])
 
 
 def _print_cost(cost: Cost) -> None:
@@ -435,22 +436,6 @@ def _print_summary(found: Summary) -> None:
         print("events     " + ", ".join(f"{n:,} {name}" for name, n in found.events.items()))
     if found.message:
         print(f"message    {found.message}")
-
-
-def _print_table(head: tuple[str, ...], rows: Sequence[tuple[Any, ...]], most: int = MAX_ROWS) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in head:
-        table.add_column(name, overflow="fold")
-    for row in rows[:most]:
-        table.add_row(*(Text(str(cell)) for cell in row))
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table)
-    if len(rows) > most:
-        console.print(f"... and {len(rows) - most:,} more")
 
 
 def _print_error(error: WanflowError, arguments: argparse.Namespace) -> None:

@@ -6,12 +6,14 @@ import time
 from collections.abc import Mapping
 
 from wanflow.job import Job
-from wanflow.ledger import Ledger
+from wanflow.ledger import Ledger, new_run_id
 from wanflow.model import Cause, Clip, Scalar, Status, Variant
+from wanflow.pins import copy_pins, has_pins
 from wanflow.planning import ClipPlan, Plan, PlannedVariant
 from wanflow.planning.cost import price_per_s
+from wanflow.planning.quiet import Quiet
 from wanflow.report.outcome import Outcome, count_statuses, write_end
-from wanflow.report.results import ResultFile, ResultRow, result_files
+from wanflow.report.results import ResultFile, ResultRow, as_unchanged, result_files
 from wanflow.schedule import Scheduler
 from wanflow.schedule.state import ClipState, VariantStatus
 from wanflow.storage import Store
@@ -59,6 +61,40 @@ def close_run(
         retired={retired.path for retired in plan.retired},
         cache_control=job.publish.cache_control,
     )
+    return outcome
+
+
+def is_quiet(outcome: Outcome) -> bool:
+    """Whether everything that was asked for is published: the next run may find nothing to do."""
+    done = outcome.counts[Status.PUBLISHED] + outcome.counts[Status.UNCHANGED]
+    return outcome.exit_code == 0 and done == sum(outcome.counts.values())
+
+
+def close_quiet_run(job: Job, workspace: Store, quiet: Quiet, started_s: float) -> Outcome | None:
+    """Write the end of a run that found everything as ``quiet`` says: its results once more, as unchanged.
+
+    None when the results or pins of the earlier run are gone.
+    """
+    ledger = Ledger(workspace, new_run_id(started_s, job.name))
+    cost = _cost(job, 0.0)
+    before = Ledger(workspace, quiet.run_id)
+    if not has_pins(workspace, quiet.run_id) or not ledger.repeat_results(
+        before, quiet.num_variants, lambda part: as_unchanged(part, cost)
+    ):
+        return None
+    copy_pins(workspace, quiet.run_id, ledger.run_id)
+    ledger.write_job(job.text)
+    outcome = Outcome(
+        run_id=ledger.run_id,
+        job=job.name,
+        exit_code=0,
+        started_at_s=started_s,
+        ended_at_s=time.time(),
+        counts={status.value: 0 for status in Status} | {Status.UNCHANGED.value: quiet.num_variants},
+        cost=cost,
+        num_retired=quiet.num_retired,
+    )
+    ledger.write_outcome(outcome.to_json())
     return outcome
 
 

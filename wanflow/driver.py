@@ -14,23 +14,25 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from types import FrameType
 
-from wanflow.closing import close_run, measured_clips
+from wanflow.closing import close_quiet_run, close_run, is_quiet, measured_clips
 from wanflow.errors import Stopped, StoreError
 from wanflow.job import Job
 from wanflow.lease import Lease, claim_epoch, holder_of
 from wanflow.ledger import Ledger, new_run_id
-from wanflow.model import AssembleVariant
+from wanflow.model import AssembleVariant, Clip
+from wanflow.pins import pins_of, write_pins
 from wanflow.planning import ClipPlan, Plan, make_plan
 from wanflow.planning.cost import price_per_s
 from wanflow.planning.force import begin_force, end_force
 from wanflow.planning.limits import check_limits
+from wanflow.planning.quiet import Quiet, find_quiet, manifest_state, note_quiet
 from wanflow.planning.retired import take_away
 from wanflow.planning.rows import plan_table
 from wanflow.planning.why import reasons_of_files
 from wanflow.pool import LoadEngine, Pool, RunContext, load_real_engine
 from wanflow.records import remember_failure
 from wanflow.report import Outcome
-from wanflow.schedule import Policy, Scheduler
+from wanflow.schedule import PlannedRender, Policy, Scheduler
 from wanflow.schedule.actions import Finish, Remember, Render
 from wanflow.schedule.events import (
     AssembleFailed,
@@ -42,8 +44,8 @@ from wanflow.schedule.events import (
     VariantPublished,
 )
 from wanflow.staging import stage_inputs
-from wanflow.storage import Store
-from wanflow.timings import save_timings
+from wanflow.storage import Store, at_once, wait_out
+from wanflow.timings import save_timings, shape_key
 from wanflow.view import View, as_row
 
 #: the loop looks up from waiting at least this often
@@ -91,6 +93,13 @@ def run(
     started_s = time.time()
     workspace, target = Store(str(job.workspace)), Store(job.publish.url)
     before = holder_of(workspace, target)
+    whole = not (only or limit or skip_bad_rows or force)
+    manifest = manifest_state(job) if whole else None
+    if whole and (quiet := find_quiet(job, workspace, target, manifest)):
+        outcome = close_quiet_run(job, workspace, quiet, started_s)
+        if outcome is not None:
+            view.message(f"nothing has changed since {quiet.run_id}")
+            return outcome
     made = plan(job, only=only, limit=limit, skip_bad_rows=skip_bad_rows, force=force)
     run_id = new_run_id(started_s, job.name)
     ledger = Ledger(workspace, run_id)
@@ -102,13 +111,19 @@ def run(
         outcome = close_run(job, ledger, made, scheduler, started_s, broken)
         if outcome.exit_code in (0, 3):
             end_force(workspace, job.name, only, limit)
+        if whole and is_quiet(outcome):
+            num_retired = outcome.num_retired - outcome.num_unpublished
+            quiet = Quiet(run_id, len(made.variants), num_retired)
+            note_quiet(job, workspace, made, manifest, quiet)
         return outcome
 
     if made.is_empty and not made.to_unpublish:
         ledger.write_job(job.text)
+        _pin(ledger, made, is_part=bool(only or limit))
         return close(None, "")
     with (
         _stop_on_signals() as stop_asked,
+        wait_out(unless=stop_asked, say=view.message),
         Lease(
             workspace, target, run_id=run_id, on_wait=view.message, sleep=_sleep_unless(stop_asked)
         ) as lease,
@@ -120,6 +135,7 @@ def run(
             if accept is None:
                 check_limits(job, made, workspace)
         ledger.write_job(job.text)
+        _pin(ledger, made, is_part=bool(only or limit))
         ledger.write_plan(plan_table(made))
         take_away(workspace, target, made)
         if made.is_empty:
@@ -147,7 +163,18 @@ def run(
 def _scheduler(job: Job, made: Plan, context: RunContext, pool: Pool, started_s: float) -> Scheduler:
     clips = [clip for clip in made.clips if clip.decision is not ClipPlan.FAILED_BEFORE]
     return Scheduler(
-        [(clip.task, clip.priority, clip.work, clip.decision is ClipPlan.HELD) for clip in clips],
+        [
+            PlannedRender(
+                clip.task,
+                clip.priority,
+                clip.work,
+                clip.expected_s,
+                group=_group(clip.task.clip),
+                kind=shape_key(clip.task.clip),
+                held=clip.decision is ClipPlan.HELD,
+            )
+            for clip in clips
+        ],
         [(context.assemblies[v.files[0].path], v.variant.priority) for v in made.to_assemble],
         Policy(
             max_replicas=pool.max_replicas,
@@ -155,9 +182,15 @@ def _scheduler(job: Job, made: Plan, context: RunContext, pool: Pool, started_s:
             max_assemblies=pool.num_assembly_slots,
             max_attempts=job.limits.max_attempts,
             deadline_s=_deadline_s(job, started_s),
+            recycle_after=job.resources.recycle_after,
         ),
         context.epoch,
     )
+
+
+def _group(clip: Clip) -> str:
+    """What a replica prepares once: compiled shapes and buffers of these weights."""
+    return f"{clip.weights} {clip.width}x{clip.height}x{clip.num_frames}"
 
 
 def drive(
@@ -194,6 +227,12 @@ def drive(
                 plan.published.add(record)
         view.event(event)
         actions = scheduler.handle(event)
+
+
+def _pin(ledger: Ledger, made: Plan, is_part: bool) -> None:
+    """From here on ``gc`` leaves alone what the run relies on. Rows that are left out may need more than it knows."""
+    pins = pins_of((planned.variant for planned in made.variants), not is_part and not made.bad_rows)
+    write_pins(ledger.workspace, ledger.run_id, pins)
 
 
 def _remember(ledger: Ledger, action: Remember) -> None:
@@ -236,7 +275,7 @@ def _stop_reasons(
         found = found or signalled() or lease.lost or None
         if found is None and time.monotonic() - looked_s >= STOP_LOOK_S:
             looked_s = time.monotonic()
-            with suppress(StoreError):  # the next look may get through
+            with suppress(StoreError), at_once():  # the next look may get through
                 found = ledger.stop_asked()
         return found
 
@@ -308,6 +347,7 @@ def _context(job: Job, made: Plan, ledger: Ledger, epoch: int, load_engine: Load
         assemblies=assemblies,
         nonce=(nonce_path, nonce),
         sharing=made.sharing,
+        job=job.name,
         reasons=reasons_of_files(made, ledger.workspace),
         price_per_s=price_per_s(job),
         cache_control=job.publish.cache_control,

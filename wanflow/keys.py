@@ -13,11 +13,13 @@ keys of many jobs, so that none of them changes unnoticed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
+from operator import attrgetter
+from typing import Any
 
-from wanflow.model import Clip, Output, Stage, Variant
+from wanflow.model import Clip, ImageLayer, Layer, Output, Placement, Source, Stage, Variant
 
 #: of every stage; a cascade step's is under the name of its method
 VERSIONS: Mapping[str, int] = {"base": 1, "refine": 1, "master": 1, "output": 1}
@@ -29,29 +31,62 @@ def canonical(value: object) -> bytes:
     Numbers that are equal encode equally (4 and 4.0); fields of a dataclass that do not take part in comparison are
     left out; mappings are sorted. Raises TypeError for types whose identity is not their value.
     """
+    encode = _ENCODERS.get(type(value))
+    return encode(value) if encode is not None else _encode_rare(value)
+
+
+def _encode_str(value: str) -> bytes:
+    raw = value.encode()
+    return b"s%d:%b" % (len(raw), raw)
+
+
+def _encode_float(value: float) -> bytes:
+    return b"i%d;" % int(value) if value.is_integer() else b"d%b;" % value.hex().encode()
+
+
+def _encode_list(value: tuple[object, ...] | list[object]) -> bytes:
+    parts = [_ENCODERS.get(type(each), _encode_rare)(each) for each in value]
+    return b"l%d:%b" % (len(parts), b"".join(parts))
+
+
+def _encode_rare(value: Any) -> bytes:
+    """Subclasses and containers; a dataclass gets an encoder of its own."""
     match value:
-        case None:
-            return b"n;"
-        case bool():
-            return b"t;" if value else b"f;"
+        case str():
+            return _encode_str(value)
         case int():
             return b"i%d;" % value
-        case float():
-            return canonical(int(value)) if value.is_integer() else b"d" + value.hex().encode() + b";"
-        case str():
-            raw = value.encode()
-            return b"s%d:" % len(raw) + raw
-        case tuple() | list():
-            return b"l%d:" % len(value) + b"".join(map(canonical, value))
         case frozenset():
             return b"u%d:" % len(value) + b"".join(sorted(map(canonical, value)))
         case Mapping():
             return b"m%d:" % len(value) + b"".join(canonical(k) + canonical(value[k]) for k in sorted(value))
     if is_dataclass(value) and not isinstance(value, type):
-        parts = [canonical(getattr(value, name)) for name in _compared_fields(type(value))]
-        name = type(value).__name__.encode()
-        return b"o%d:" % len(name) + name + b"%d:" % len(parts) + b"".join(parts)
+        encode = _ENCODERS[type(value)] = _dataclass_encoder(type(value))
+        return encode(value)
     raise TypeError(f"{type(value).__name__} has no canonical form")
+
+
+def _dataclass_encoder(kind: type) -> Callable[[Any], bytes]:
+    names = _compared_fields(kind)
+    head = b"o%d:%b%d:" % (len(kind.__name__.encode()), kind.__name__.encode(), len(names))
+    values = attrgetter(*names) if len(names) > 1 else lambda value: (getattr(value, names[0]),)
+
+    def encode(value: Any) -> bytes:
+        return head + b"".join([_ENCODERS.get(type(each), _encode_rare)(each) for each in values(value)])
+
+    # shared by many scenes, and found by their hash sooner than they are encoded
+    return lru_cache(maxsize=4096)(encode) if kind in (ImageLayer, Placement, Source) else encode
+
+
+_ENCODERS: dict[type, Callable[[Any], bytes]] = {
+    type(None): lambda value: b"n;",
+    bool: lambda value: b"t;" if value else b"f;",
+    int: lambda value: b"i%d;" % value,
+    float: _encode_float,
+    str: _encode_str,
+    tuple: _encode_list,
+    list: _encode_list,
+}
 
 
 @lru_cache
@@ -100,6 +135,21 @@ def master_key(clip: Clip) -> str:
 
 def output_key(variant: Variant, output: Output) -> str:
     """Key of a finished file: its masters, what is laid over them, and its format. Names and paths stay out."""
-    scenes = tuple((master_key(scene.clip(output.aspect)), scene.layers) for scene in variant.scenes)
-    form = tuple((name, getattr(output, name)) for name in _compared_fields(Output) if name != "name")
-    return digest("output", VERSIONS["output"], scenes, form)
+    scenes = [(master_key(scene.clip(output.aspect)), scene.layers) for scene in variant.scenes]
+    return assembled_key(scenes, output)
+
+
+def assembled_key(scenes: Sequence[tuple[str, tuple[Layer, ...]]], output: Output) -> str:
+    """:func:`output_key` from the master's key and the layers of each scene."""
+    return hashlib.sha256(
+        b"l4:%b%b%b%b" % (_OUTPUT, canonical(VERSIONS["output"]), canonical(scenes), _form(output))
+    ).hexdigest()
+
+
+_OUTPUT = canonical("output")
+
+
+@lru_cache(maxsize=1024)
+def _form(output: Output) -> bytes:
+    names = (name for name in _compared_fields(Output) if name != "name")
+    return canonical([(name, getattr(output, name)) for name in names])

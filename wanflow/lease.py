@@ -1,10 +1,11 @@
 """One run at a time: a lease with a heartbeat, and epochs that grow with every run.
 
 The holder rewrites its lease every 10 s. An observer takes it over when it has stood still for 60 s of the observer's
-own monotonic clock (clocks of two machines are never compared), or at once when the holder was a process of this very
-machine that is dead. A lease only saves work: without it keys, records and epochs still keep the results right. Whoever
-lost its lease (suspended, cut off) learns so from :attr:`Lease.lost`; its epoch keeps it from overwriting newer
-work.
+own monotonic clock (clocks of two machines are never compared; time in which the observer could not look does not
+count), or at once when the holder was a process of this very machine that is dead. A holder that cannot reach the store
+keeps on trying: its first heartbeat that gets through tells whether another has taken over. A lease only saves work:
+without it keys, records and epochs still keep the results right. Whoever lost its lease (suspended, cut off) learns so
+from :attr:`Lease.lost`; its epoch keeps it from overwriting newer work.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 
 from wanflow.errors import Conflict, StoreError
 from wanflow.storage import Store
+from wanflow.storage.outage import OUTAGE_S
 
 HEARTBEAT_S = 10.0
 EXPIRY_S = 60.0
+#: without a heartbeat that reached the store for so long, the holder gives up: its run has waited out what it could
+SILENCE_S = OUTAGE_S + EXPIRY_S
 #: a waiting run looks this often
 LOOK_S = 2.0
 _MAX_BYTES = 10_000
@@ -78,10 +82,14 @@ def holder_of(workspace: Store, target: Store | None = None) -> Holder | None:
     return None if holder is None or holder.released else holder
 
 
+def lease_paths(workspace: Store) -> list[str]:
+    """The leases of every target that was ever published to from this workspace."""
+    return ["lease", *sorted(stat.path for stat in workspace.list("leases"))]
+
+
 def lease_holders(workspace: Store) -> list[Holder]:
     """Who holds the workspace's leases, of all targets, as far as their files say."""
-    paths = ["lease", *(stat.path for stat in workspace.list("leases"))]
-    found = (_look(workspace, path)[0] for path in paths)
+    found = (_look(workspace, path)[0] for path in lease_paths(workspace))
     return [holder for holder in found if holder is not None and not holder.released]
 
 
@@ -90,10 +98,24 @@ def is_dead(holder: Holder) -> bool:
     return holder.machine == _machine() and _process_start(holder.pid) != holder.started
 
 
+@contextlib.contextmanager
+def all_leases(
+    workspace: Store, run_id: str, on_wait: Callable[[str], object] | None = None
+) -> Iterator[list[Lease]]:
+    """Hold every lease of the workspace: wait until no run is at work, keep the next one waiting meanwhile."""
+    with contextlib.ExitStack() as stack:
+        # sorted, so that two who want them all do not each hold what the other waits for
+        yield [
+            stack.enter_context(Lease(workspace, path=path, run_id=run_id, on_wait=on_wait))
+            for path in lease_paths(workspace)
+        ]
+
+
 class Lease:
     """``with Lease(workspace, target) as lease:`` waits for it, keeps it, gives it back at the end.
 
-    ``on_wait`` gets a message when waiting begins and about every half minute; what it raises ends the wait.
+    ``path`` is a lease to take instead of ``target``'s. ``on_wait`` gets a message when waiting begins and about every
+    half minute; what it raises ends the wait.
     """
 
     def __init__(
@@ -101,6 +123,7 @@ class Lease:
         workspace: Store,
         target: Store | None = None,
         *,
+        path: str = "",
         run_id: str = "",
         on_wait: Callable[[str], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -108,7 +131,7 @@ class Lease:
         heartbeat_s: float = HEARTBEAT_S,
         expiry_s: float = EXPIRY_S,
     ) -> None:
-        self._workspace, self._path = workspace, lease_path(target)
+        self._workspace, self._path = workspace, path or lease_path(target)
         self._on_wait, self._clock, self._sleep = on_wait, clock, sleep
         self._heartbeat_s, self._expiry_s = heartbeat_s, expiry_s
         self._me = Holder(
@@ -150,9 +173,15 @@ class Lease:
         """Wait until the lease is mine. StoreError when the store cannot be read or written."""
         watched: tuple[str, float] | None = None
         told_at: float | None = None
+        looked_at = self._clock()
         while True:
             holder, etag = _look(self._workspace, self._path)
             now = self._clock()
+            if (
+                now - looked_at >= self._expiry_s / 2
+            ):  # I could not look, so the holder may have been unable to beat
+                watched = None
+            looked_at = now
             if holder is not None and holder.token == self._me.token:  # mine: the acknowledgement was lost
                 self._held(holder, etag or "", now)
                 return
@@ -200,8 +229,8 @@ class Lease:
             try:
                 self.beat()
             except Exception as exc:  # noqa: BLE001 - the next beat may get through; the lease holds for some more of them
-                if self._clock() - self._beaten_at >= self._expiry_s:
-                    self._lost = f"no heartbeat reached the store for {self._expiry_s:.0f} s: {exc}"
+                if self._clock() - self._beaten_at >= SILENCE_S:
+                    self._lost = f"no heartbeat reached the store for {SILENCE_S:.0f} s: {exc}"
 
     def _write(self, me: Holder, etag: str | None, now: float) -> None:
         body = json.dumps(asdict(replace(me, beat_at_s=round(time.time(), 3)))).encode()

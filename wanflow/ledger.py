@@ -4,6 +4,7 @@
 
     <workspace>/runs/<run_id>/job.yaml              the job as it was given
                               plan.parquet          what was to be done, and why
+                              pins.parquet          what it relies on (``wanflow.pins``)
                               events/000000.parquet what was ordered and what happened, in order
                               results.parquet       a row a variant
                               outcome.json          how it ended; absent while it runs and after a crash
@@ -20,11 +21,12 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from wanflow.errors import Conflict, StoreError
+from wanflow.parquet import dump_table, load_table
 from wanflow.records import in_parallel
 from wanflow.storage import Store
 
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 EVENT_COLUMNS = ("time_s", "event", "task", "attempt", "replica", "reason", "data")
 #: buffered rows are written when there are this many
 BUFFERED_ROWS = 500
+#: rows of results that are held at a time while they are repeated
+PART_ROWS = 50_000
 
 
 def new_run_id(started_s: float, name: str = "") -> str:
@@ -49,12 +53,12 @@ def run_ids(workspace: Store, name: str = "") -> list[str]:
     runs = workspace.folders("runs")
     if not name:
         return runs
-    return [run for run in runs if is_run_of(run, name)]
+    return [run for run in runs if run.partition("-")[2].rpartition("-")[0] == _slug(name)]
 
 
-def is_run_of(run_id: str, name: str) -> bool:
-    """Whether ``run_id`` is a run of the job ``name`` (or of one whose name differs in case or punctuation only)."""
-    return run_id.partition("-")[2].rpartition("-")[0] == _slug(name)
+def job_of(run_id: str) -> str:
+    """The name of the run's job, as far as it is in the id."""
+    return run_id.partition("-")[2].rpartition("-")[0]
 
 
 def latest_run(workspace: Store, name: str = "") -> str | None:
@@ -93,7 +97,7 @@ class Ledger:
             return
         if self._next is None:  # a run is written by one driver, but a caller may open its ledger again
             self._next = 1 + max((_number(path) for path in self._event_paths()), default=-1)
-        data = _parquet(_event_table(self._rows))
+        data = dump_table(_event_table(self._rows))
         while True:
             path = self.path(f"events/{self._next:06d}.parquet")
             self._next += 1
@@ -113,6 +117,27 @@ class Ledger:
 
     def write_results(self, rows: pa.Table | Iterable[Mapping[str, Any]]) -> None:
         self._write_table("results.parquet", rows)
+
+    def repeat_results(self, before: Ledger, num_rows: int, change: Callable[[pa.Table], pa.Table]) -> bool:
+        """Write the results of ``before`` once more, ``change`` made to each part of them; a part is held at a time.
+
+        False, and nothing is written, when there are none or not ``num_rows`` of them.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        data = before._read("results.parquet")
+        if data is None:
+            return False
+        parts = pq.ParquetFile(pa.BufferReader(data))
+        if parts.metadata.num_rows != num_rows:
+            return False
+        file = io.BytesIO()
+        with pq.ParquetWriter(file, parts.schema_arrow, compression="zstd") as writer:
+            for batch in parts.iter_batches(PART_ROWS):
+                writer.write_table(change(pa.Table.from_batches([batch])))
+        self.workspace.write(self.path("results.parquet"), file.getvalue())
+        return True
 
     def write_outcome(self, outcome: Mapping[str, Any]) -> None:
         """How the run ended; written last, so that its presence says that everything else is there."""
@@ -140,6 +165,10 @@ class Ledger:
     def read_results(self) -> pa.Table | None:
         return self._read_table("results.parquet")
 
+    def has_ended(self) -> bool:
+        """Whether the run has an outcome."""
+        return self.workspace.stat(self.path("outcome.json")) is not None
+
     def read_outcome(self) -> dict[str, Any] | None:
         data = self._read("outcome.json")
         try:
@@ -151,7 +180,7 @@ class Ledger:
         """Every event that reached the store, in order."""
         import pyarrow as pa
 
-        tables = in_parallel(lambda path: _table(self.workspace.read(path)), self._event_paths())
+        tables = in_parallel(lambda path: load_table(self.workspace.read(path)), self._event_paths())
         return pa.concat_tables([_event_table([]), *tables])
 
     def _event_paths(self) -> list[str]:
@@ -165,13 +194,13 @@ class Ledger:
 
     def _read_table(self, name: str) -> pa.Table | None:
         data = self._read(name)
-        return None if data is None else _table(data)
+        return None if data is None else load_table(data)
 
     def _write_table(self, name: str, rows: pa.Table | Iterable[Mapping[str, Any]]) -> None:
         import pyarrow as pa
 
         table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(row) for row in rows])
-        self.workspace.write(self.path(name), _parquet(table))
+        self.workspace.write(self.path(name), dump_table(table))
 
 
 def _event(row: Mapping[str, Any]) -> dict[str, object]:
@@ -192,21 +221,6 @@ def _event_table(rows: list[dict[str, object]]) -> pa.Table:
 
     schema = pa.schema([(name, pa.float64() if name == "time_s" else pa.string()) for name in EVENT_COLUMNS])
     return pa.Table.from_pylist(rows, schema=schema)
-
-
-def _parquet(table: pa.Table) -> bytes:
-    import pyarrow.parquet as pq
-
-    file = io.BytesIO()
-    pq.write_table(table, file, compression="zstd")
-    return file.getvalue()
-
-
-def _table(data: bytes) -> pa.Table:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    return pq.read_table(pa.BufferReader(data))
 
 
 def _number(path: str) -> int:

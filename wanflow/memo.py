@@ -1,20 +1,19 @@
 """Which input files are known by their bytes already, so that unchanged ones are listed and not read.
 
 ``<workspace>/inputs-memo.parquet``: digest of kind and URL, what the store said about the file (``Validators``), digest
-of its bytes. An entry counts only while the store says the same; only files that passed all checks have one. It is a
-cache:
-without it every file is read. URLs are not kept, because they may carry credentials.
+of its bytes. An entry counts only while the store says the same, and only files that passed all checks have one. It is
+a cache: without it every file is read. URLs are not kept, because they may carry credentials.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterable
 from contextlib import suppress
 
 from wanflow.errors import StoreError
-from wanflow.storage import Store
+from wanflow.parquet import dump_table, load_table
+from wanflow.storage import Store, redact
 from wanflow.storage.validators import Validators
 from wanflow.storage.web import Gate
 
@@ -33,18 +32,18 @@ class InputMemo:
         self._used: set[bytes] = set()
         self._changed = False
         self._validators = Validators()
-        #: URL -> what its store says now; empty: nothing
+        #: URL -> what its store says now
         self._now: dict[str, str] = {}
+        self._asked: set[str] = set()
 
     @classmethod
     def load(cls, workspace: Store, rules: str) -> InputMemo:
         """The memo in ``workspace``; empty when there is none, it is damaged, or made by other rules."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         memo = cls(rules)
         with suppress(FileNotFoundError, pa.ArrowException, KeyError):
-            table = pq.read_table(pa.BufferReader(workspace.read(PATH)))
+            table = load_table(workspace.read(PATH))
             if (table.schema.metadata or {}).get(b"rules") == rules.encode():
                 columns = (table[name].to_pylist() for name in ("file", "validator", "digest"))
                 memo._known = {
@@ -54,8 +53,9 @@ class InputMemo:
 
     def look(self, urls: Iterable[str], gate: Gate | None = None) -> None:
         """Ask the stores about ``urls`` at once, before :meth:`known` is asked for each; ``gate`` has let them pass."""
-        new = [url for url in urls if url not in self._now]
-        self._now.update(dict.fromkeys(new, "") | self._validators.of(new, gate))
+        new = [url for url in dict.fromkeys(urls) if url not in self._asked]
+        self._asked.update(new)
+        self._now.update(self._validators.of(new, gate))
 
     def known(self, kind: str, url: str) -> str | None:
         """The digest of the bytes at ``url`` if :meth:`look` found them as they were when it was noted, else None."""
@@ -75,12 +75,19 @@ class InputMemo:
             self._used.add(name)
             self._changed = True
 
+    def seen(self) -> dict[str, str] | None:
+        """URL -> what its store says, of every file that was asked for; None when one of them cannot be vouched for:
+        its store said nothing, or its URL may carry credentials and must not be kept.
+        """
+        if any(url not in self._now or redact(url) != url or "?" in url for url in self._asked):
+            return None
+        return {url: self._now[url] for url in self._asked}
+
     def save(self, workspace: Store) -> None:
         """Write the memo if it has changed. Not worth failing a run for."""
         if not self._changed:
             return
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         kept = self._known if len(self._known) <= MAX_ENTRIES else {n: self._known[n] for n in self._used}
         table = pa.table(
@@ -90,10 +97,8 @@ class InputMemo:
                 "digest": pa.array([digest for _, digest in kept.values()], pa.binary()),
             }
         ).replace_schema_metadata({"rules": self._rules})
-        file = io.BytesIO()
-        pq.write_table(table, file, compression="zstd")
         with suppress(StoreError):
-            workspace.write(PATH, file.getvalue())
+            workspace.write(PATH, dump_table(table))
             self._changed = False
 
 

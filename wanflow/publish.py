@@ -12,7 +12,6 @@ ETag the index does not know are read. The index is a cache: without it everythi
 from __future__ import annotations
 
 import hashlib
-import io
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from wanflow.errors import Conflict, StoreError
 from wanflow.model import Attempt, OutputFile, Record, Scalar, StoredFile
+from wanflow.parquet import dump_table, load_table
 from wanflow.records import MAX_RECORD_BYTES, digest, dump_record, in_parallel, parse_record
 from wanflow.storage import Stat, Store, check_publish_path
 
@@ -33,6 +33,11 @@ CATALOG = "catalog"
 def poster_path(path: str) -> str:
     """Where the poster of the video at ``path`` lies: beside it, as ``.jpg``."""
     return str(PurePosixPath(path).with_suffix(".jpg"))
+
+
+def record_path(target: Store, workspace: Store, path: str) -> str:
+    """Where in the workspace the record of the video at ``path`` lies."""
+    return f"{_folder(target, workspace)}/{_name(path)}"
 
 
 def publish(
@@ -54,8 +59,8 @@ def publish(
     The record's ``info`` has variant_id, output, path, run_id and made_at (seconds since 1970) besides ``info``.
     """
     check_publish_path(file.path)
-    record_path = f"{_folder(target, workspace)}/{_name(file.path)}"
-    held, held_etag = _load(workspace, record_path)
+    record_at = record_path(target, workspace, file.path)
+    held, held_etag = _load(workspace, record_at)
     if held is not None:
         if _epoch(held) > attempt.epoch and held.key != file.key:
             raise Conflict(
@@ -78,11 +83,11 @@ def publish(
     record = Record(key=file.key, files=files, attempt=str(attempt), info=tuple(facts.items()))
     for _ in range(OVERWRITES):
         try:
-            stat = workspace.replace(record_path, dump_record(record), if_match=held_etag)
+            stat = workspace.replace(record_at, dump_record(record), if_match=held_etag)
             _clear_away(target, held, record)
             return replace(record, etag=stat.etag)
         except Conflict:
-            held, held_etag = _load(workspace, record_path)
+            held, held_etag = _load(workspace, record_at)
             if held is not None and replace(held, etag="") == record:  # mine: its acknowledgement was lost
                 return replace(held, etag=held_etag or "")
             if held is not None and _epoch(held) > attempt.epoch:
@@ -92,7 +97,7 @@ def publish(
 
 def forget_published(target: Store, workspace: Store, path: str) -> None:
     """Delete the record of the video at ``path``: the file stays visible, and the next run makes it again."""
-    workspace.delete(f"{_folder(target, workspace)}/{_name(path)}")
+    workspace.delete(record_path(target, workspace, path))
 
 
 def unpublish(target: Store, workspace: Store, record: Record) -> None:
@@ -140,6 +145,10 @@ class Published:
     num_read: int = 0
     #: whether :meth:`save` would write anything new
     unsaved: bool = True
+    #: folder of the records in the workspace
+    folder: str = ""
+    #: sum over both listings, see :func:`digest_of_listings`
+    listed: int = 0
 
     @classmethod
     def load(cls, target: Store, workspace: Store) -> Published:
@@ -170,7 +179,19 @@ class Published:
             if record is not None and record.files:
                 records[record.files[0].path] = record
         visible = {path: stat for path, stat in visible.items() if not path.startswith(f"{CATALOG}/")}
-        return cls(records, visible, len(unknown), unsaved=bool(unknown) or len(known) != len(stats))
+        return cls(
+            records,
+            visible,
+            len(unknown),
+            unsaved=bool(unknown) or len(known) != len(stats),
+            folder=_folder(target, workspace),
+            listed=sum(map(_record_weight, stats)) + sum(map(_weight, visible.values())),
+        )
+
+    @property
+    def digest(self) -> str | None:
+        """:func:`digest_of_listings`, were it asked for now; None when the snapshot was not made from listings."""
+        return _as_digest(self.listed) if self.folder else None
 
     def key_of(self, path: str) -> str | None:
         """The key that is published at ``path``, if the visible files are those of its record, else None."""
@@ -197,25 +218,38 @@ class Published:
 
     def add(self, record: Record) -> None:
         """Take in what :func:`publish` has just returned."""
-        self.records[record.files[0].path] = record
+        path = record.files[0].path
+        former = self.records.get(path)
+        for each, sign in ((former, -1), (record, 1)):
+            if each is not None:
+                self.listed += sign * _record_weight(Stat(f"{self.folder}/{_name(path)}", 0, each.etag))
+        self.records[path] = record
         self.unsaved = True
         for file in record.files:
-            self.visible[file.path] = Stat(file.path, file.size_bytes, file.etag)
+            self._show(file.path, Stat(file.path, file.size_bytes, file.etag))
 
     def drop(self, record: Record) -> None:
         """Take in what :func:`unpublish` has just done."""
-        self.records.pop(record.files[0].path, None)
+        path = record.files[0].path
+        if (former := self.records.pop(path, None)) is not None:
+            self.listed -= _record_weight(Stat(f"{self.folder}/{_name(path)}", 0, former.etag))
         self.unsaved = True
         for file in record.files:
             if _same(self.visible.get(file.path), file):
-                del self.visible[file.path]
+                self._show(file.path, None)
+
+    def _show(self, path: str, stat: Stat | None) -> None:
+        if (former := self.visible.pop(path, None)) is not None:
+            self.listed -= _weight(former)
+        if stat is not None:
+            self.visible[path] = stat
+            self.listed += _weight(stat)
 
     def save(self, target: Store, workspace: Store) -> None:
         """Write the index if it would change, so that the next load reads no record that it knows."""
         if not self.unsaved:
             return
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         folder = _folder(target, workspace)
         records = [(path, record) for path, record in self.records.items() if record.etag]
@@ -226,21 +260,49 @@ class Published:
                 "body": pa.array([dump_record(record).decode() for _, record in records], pa.string()),
             }
         )
-        file = io.BytesIO()
-        pq.write_table(table, file, compression="zstd")
-        workspace.write(_index_path(target, workspace), file.getvalue())
+        workspace.write(_index_path(target, workspace), dump_table(table))
         self.unsaved = False
 
     def _live(self, record: Record) -> bool:
         return all(_same(self.visible.get(file.path), file) for file in record.files)
 
 
+def digest_of_listings(target: Store, workspace: Store) -> str:
+    """What the listings of records and of visible files say, as a short text; equal listings have equal ones.
+
+    The sum of a 128-bit hash an entry, because no order is promised and entries come and go.
+    """
+    with ThreadPoolExecutor(2, thread_name_prefix="wanflow-published") as pool:
+        records = pool.submit(lambda: sum(map(_record_weight, workspace.list(_folder(target, workspace)))))
+        files = pool.submit(
+            lambda: sum(
+                _weight(stat)
+                for stat in target.list(skip=_inside(target, workspace) or CATALOG)
+                if not stat.path.startswith(f"{CATALOG}/")
+            )
+        )
+        return _as_digest(records.result() + files.result())
+
+
+def _weight(stat: Stat) -> int:
+    text = f"{stat.path}\0{stat.size_bytes}\0{stat.etag}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
+
+
+def _record_weight(stat: Stat) -> int:
+    """A record's ETag says all; its size is not always at hand."""
+    return _weight(Stat(stat.path, 0, stat.etag))
+
+
+def _as_digest(total: int) -> str:
+    return f"{total % 2**128:032x}"
+
+
 def _read_index(target: Store, workspace: Store) -> dict[str, tuple[str, str]]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(workspace.read(_index_path(target, workspace))))
+        table = load_table(workspace.read(_index_path(target, workspace)))
         columns = (table.column(name).to_pylist() for name in ("record", "etag", "body"))
         return {record: (etag, body) for record, etag, body in zip(*columns, strict=True)}
     except (

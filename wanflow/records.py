@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from sys import intern
 from typing import TypeVar
 
 from wanflow.errors import Conflict, StoreError
@@ -26,6 +27,9 @@ PROBE_KEYS = 64
 PARALLEL = 24
 #: a record is a kilobyte or two
 MAX_RECORD_BYTES = 1_000_000
+
+#: facts of a record that many records share
+_SHARED = frozenset({"run_id", "output", "reason", "stage", "device", "job"})
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -172,7 +176,14 @@ def parse_record(data: bytes | str, etag: str = "") -> Record | None:
             StoredFile(str(file["path"]), str(file["sha256"]), int(file["size_bytes"]), str(file["etag"]))
             for file in body["files"]
         )
-        return Record(str(body["key"]), files, str(body["attempt"]), tuple(body["info"].items()), etag)
+        # a million records share their fields' names, and most of them run, output and attempt
+        info = tuple(
+            [
+                (intern(name), intern(value) if name in _SHARED and isinstance(value, str) else value)
+                for name, value in body["info"].items()
+            ]
+        )
+        return Record(str(body["key"]), files, intern(str(body["attempt"])), info, etag)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -14,16 +14,27 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TextIO
 
 from wanflow.model import Attempt
-from wanflow.schedule.actions import Action, Assemble, Finish, Render, RetireReplica, StartReplica
+from wanflow.schedule.actions import (
+    Action,
+    Assemble,
+    Finish,
+    KillReplica,
+    Reason,
+    Render,
+    RetireReplica,
+    StartReplica,
+)
 from wanflow.schedule.events import (
     AssembleFailed,
     ClipRendered,
+    DrainNoticed,
     Event,
     RenderFailed,
     ReplicaLost,
     ReplicaReady,
     RunStarted,
     StepDone,
+    StepsKept,
     Tick,
     VariantPublished,
 )
@@ -177,7 +188,12 @@ class TerminalView(View):
                 self._lines[name] = self._progress.add_task(f"{name}: loading", total=None)
             case Render(replica=name, key=key):
                 self._progress.reset(self._lines[name], total=None, description=self._describe(name, key, ""))
+                if action.reason is Reason.STRAGGLER:
+                    self._console.print(f"[dim]second copy[/] of a straggler on {name}")
             case RetireReplica(replica=name):
+                self._forget(name)
+            case KillReplica(replica=name, reason=reason):
+                self._console.print(f"[red]ended[/] {name}: {reason}")
                 self._forget(name)
             case Assemble() | Finish():
                 pass
@@ -200,6 +216,10 @@ class TerminalView(View):
             case ReplicaLost(replica=name, message=message):
                 self._console.print(f"[red]lost[/] {escape(message)}")
                 self._forget(name)
+            case DrainNoticed(replica=name, grace_s=grace_s):
+                self._console.print(f"[yellow]drains[/] {name}: its machine goes in {grace_s:.0f} s")
+            case StepsKept(replica=name, stage=stage, step=step, is_last=True):
+                self._console.print(f"[yellow]saved[/] {name}: {stage} up to step {step}, for later")
             case RenderFailed(message=message) | AssembleFailed(message=message):
                 self._console.print(f"[red]failed[/] {escape(message)}")
 

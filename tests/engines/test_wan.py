@@ -66,7 +66,7 @@ def test_a_prompt_is_encoded_once(engine: Callable[[str], Engine]) -> None:
     """Twelve sizes of one prompt pay for the text encoder once; on A14B that is an 11 GB model."""
     wan = _wan(engine, "pocket")
     calls: list[int] = []
-    handle = wan._text._model.register_forward_hook(lambda *_: calls.append(1))
+    handle = wan._text.model.register_forward_hook(lambda *_: calls.append(1))
     clip = replace(make_clip(wan, Mode.T2V), prompt="never seen before")
     for seed in range(3):
         wan.generate(replace(clip, seed=seed, sampling=replace(clip.sampling, steps=1)), None, silent)

@@ -57,7 +57,9 @@ def pretend_run(
     for planned in made.to_assemble:
         for file in planned.files:
             name = planned.variant.variant_id
-            publish(target, workspace, file, name, {"video": video}, Attempt(epoch, 1), run_id, {})
+            publish(
+                target, workspace, file, name, {"video": video}, Attempt(epoch, 1), run_id, {"job": job.name}
+            )
     snapshot = Published.load(target, workspace)
     snapshot.save(target, workspace)
     return run_id

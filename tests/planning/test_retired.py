@@ -91,6 +91,7 @@ def test_condition_of_the_job_retires(job: Job) -> None:
 
 def test_other_jobs_of_the_same_place_are_left_alone(job: Job) -> None:
     assert retired(like(job, name="another")) == []
+    assert retired(like(job, name="small-2")) == []
 
 
 def test_unpublishing_too_many_is_refused(job: Job) -> None:

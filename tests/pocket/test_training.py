@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from wanflow.pocket.autoencoder import build_vae, decode_whole, encode_whole
 from wanflow.pocket.denoiser import build_transformer, denoise
 from wanflow.pocket.latents import load_shard, make_shard
 from wanflow.pocket.optim import orthogonalise
+from wanflow.pocket.reading import reading_loss, train_text
 from wanflow.pocket.stages import Stage, load_average, run_stage
 from wanflow.pocket.text import build_text_encoder, build_tokenizer, encode_captions
-from wanflow.pocket.train_denoiser import Diet, train_denoiser
+from wanflow.pocket.train_denoiser import REFINE_STARTS, Diet, draw_batch, stands_out, train_denoiser
 from wanflow.pocket.train_vae import train_decoder, train_vae
 
 _TINY_VAE = {"base_dim": 8, "decoder_base_dim": 8, "z_dim": 16}
@@ -97,7 +99,7 @@ def test_a_stopped_vae_stage_ends_like_one_that_never_stopped(tmp_path: Path, tr
 
 
 def test_a_stopped_denoiser_stage_ends_like_one_that_never_stopped(tmp_path: Path) -> None:
-    """Text encoder and transformer train together, and resume together."""
+    """The transformer learns; the text encoder is frozen and comes out as it went in."""
     vae, tokenizer = _tiny_vae(), build_tokenizer()
     shard = make_shard(vae, (32, 48), 0, tmp_path, seed=0, num_clips=3)
     assert load_shard(shard).latents.shape == (3, 16, 5, 4, 6)
@@ -105,6 +107,7 @@ def test_a_stopped_denoiser_stage_ends_like_one_that_never_stopped(tmp_path: Pat
     def run(out: Path, stops: bool) -> list[torch.Tensor]:
         torch.manual_seed(0)
         model, encoder = build_transformer(_TINY), build_text_encoder(len(tokenizer))
+        before = _weights(encoder)
 
         def stop(step: int) -> None:
             if stops and step == 2:
@@ -113,12 +116,51 @@ def test_a_stopped_denoiser_stage_ends_like_one_that_never_stopped(tmp_path: Pat
         stage = Stage("denoiser", 4, 0.01, save_every=2)
         diets = {0: Diet([[shard]], [1.0], [2])}
         train_denoiser(model, encoder, tokenizer, diets, stage, out, seed=3, on_save=stop)
-        return _weights(model) + _weights(encoder)
+        assert _equal(before, _weights(encoder))
+        return _weights(model)
 
     straight = run(tmp_path / "a", stops=False)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "b", stops=True)
     assert _equal(straight, run(tmp_path / "b", stops=False))
+
+
+def test_the_text_encoder_learns_to_tell_words_apart(tmp_path: Path) -> None:
+    """Before the stage a caption's rows say nothing about the scene; after some steps they do."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    encoder = build_text_encoder(len(tokenizer))
+    with torch.no_grad():
+        before = float(reading_loss(tokenizer, encoder, random.Random("judge")))
+    train_text(tokenizer, encoder, Stage("text", 40, 0.05, warmup=5, average=0.5), tmp_path, seed=0)
+    with torch.no_grad():
+        assert float(reading_loss(tokenizer, encoder, random.Random("judge"))) < before - 0.2
+
+
+def test_refine_learns_the_straight_way_from_the_upscaled_clip_to_the_sharp_one(tmp_path: Path) -> None:
+    """Following the velocity that training asks for, from any point of the way, ends at the clip drawn at full size."""
+    path = make_shard(_tiny_vae(), (32, 48), 0, tmp_path, seed=0, num_clips=2, upscaled=True)
+    shard = load_shard(path)
+    assert shard.upscaled is not None
+    assert shard.upscaled.shape == shard.latents.shape
+    batch = draw_batch(random.Random(1), Diet([[path]], [1.0], [16], refine_share=1.0), torch.device("cpu"))
+    assert batch.times.max() <= REFINE_STARTS[1]
+    clean = [int((shard.latents.float() - x).flatten(1).abs().sum(1).argmin()) for x in batch.latents]
+    away = shard.upscaled.float()[clean] - batch.latents
+    # what is left of the noise along the way to the upscaled clip is (1 - s0) / s0, with s0 in the trained range
+    share = (batch.noise * away).flatten(1).sum(1) / away.square().flatten(1).sum(1)
+    low, high = ((1 - s) / s for s in reversed(REFINE_STARTS))
+    assert low - 1 < share.mean() < high + 1
+
+
+def test_a_subject_counts_more_than_the_wall_behind_it() -> None:
+    """A tenth of the picture that stands out weighs several times its area."""
+    latents = torch.zeros(1, 4, 3, 10, 10)
+    latents[:, :, :, 4:7, 4:7] = 2.0
+    weight = stands_out(latents)
+    assert weight.shape == (1, 1, 3, 10, 10)
+    assert weight[0, 0, 0, 5, 5] == 4.0
+    assert weight[0, 0, 0, 0, 0] == 0.0
 
 
 def test_time_is_up_between_steps_and_the_state_is_saved(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.checkpoints import make
 from tests.run.jobs import ROWS, make_job, write_rows
 from wanflow import Job, Outcome, plan, run
-from wanflow.engines import OnStep
+from wanflow.engines import Keep, OnStep
 from wanflow.errors import Stopped
 from wanflow.lease import Lease
 from wanflow.ledger import Ledger, latest_run
@@ -195,7 +195,7 @@ def test_stop_in_mid_clip_ends_at_the_next_step(tmp_path: Path, checkpoint: str)
 
 
 class _EndlessEngine(FakeEngine):
-    def generate(self, clip: Clip, image: bytes | None, on_step: OnStep) -> Any:
+    def generate(self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None) -> Any:
         step = 0
         while True:
             on_step("denoise", step := step + 1, 10**9)

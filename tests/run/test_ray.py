@@ -235,13 +235,12 @@ def test_job_runs_on_a_cluster_that_was_there_before(
 
 def test_control_methods_stand_on_the_class() -> None:
     """A Ray client's server imports the class anew: groups that were added later would be lost on the way."""
-    from wanflow.pool.ray_pool import ReplicaActor
+    from wanflow.pool.actor import ReplicaActor
 
-    groups = {
-        name: getattr(getattr(ReplicaActor, name), "__ray_concurrency_group__", None)
-        for name in ("poll", "cancel", "stage", "render")
-    }
-    assert groups == {"poll": "progress", "cancel": "control", "stage": "control", "render": None}
+    names = ("poll", "where", "cancel", "save", "stage", "render")
+    groups = {name: getattr(getattr(ReplicaActor, name), "__ray_concurrency_group__", None) for name in names}
+    control = dict.fromkeys(("where", "cancel", "save", "stage"), "control")
+    assert groups == {"poll": "progress", "render": None, **control}
 
 
 def test_gpus_that_are_not_there_are_an_error(tmp_path: Path, checkpoint: str) -> None:

@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from wanflow.model import (
-    AssembleVariant,
-    Attempt,
-    Cause,
-    Clip,
-    Mode,
-    Output,
-    OutputFile,
-    RenderClip,
-    Sampling,
-    Stage,
-    Variant,
-)
-from wanflow.schedule import Policy, Scheduler
+from tests.schedule.tasks import attempt, scheduler
+from wanflow.model import Cause
 from wanflow.schedule.actions import (
     Assemble,
-    Cancel,
     Finish,
     Probe,
     Reason,
     Remember,
     Render,
     RetireReplica,
+    Save,
     StartReplica,
 )
 from wanflow.schedule.actions import Stage as StageClip
@@ -39,45 +27,12 @@ from wanflow.schedule.events import (
     ReplicaLost,
     ReplicaReady,
     RunStarted,
+    StepsKept,
     StopRequested,
     Tick,
     VariantPublished,
 )
 from wanflow.schedule.state import ClipStatus, VariantStatus
-
-
-def render(key: str, weights: str = "w") -> RenderClip:
-    clip = Clip(
-        Mode.T2V, weights, key, "", None, 0, 64, 64, 5, 8.0, Sampling(2, 1.0, None, 3.0, "unipc", None)
-    )
-    return RenderClip(clip, (Stage("master", key),))
-
-
-def assembly(name: str, *masters: str) -> AssembleVariant:
-    output = Output("o", "1x1", 64, 64, 24.0)
-    file = OutputFile(output, f"{name}.mp4", f"key-{name}", masters)
-    return AssembleVariant(Variant(name, 1, (), ((output, file.path),)), (file,))
-
-
-def scheduler(
-    works: dict[str, float],
-    variants: dict[str, tuple[str, ...]],
-    *,
-    weights: dict[str, str] | None = None,
-    held: tuple[str, ...] = (),
-    **policy: object,
-) -> Scheduler:
-    settings = {"max_replicas": 2, "max_assemblies": 2} | policy
-    return Scheduler(
-        [(render(key, (weights or {}).get(key, "w")), 0, work, key in held) for key, work in works.items()],
-        [(assembly(name, *masters), 0) for name, masters in variants.items()],
-        Policy(**settings),  # type: ignore[arg-type]
-        epoch=7,
-    )
-
-
-def attempt(number: int) -> Attempt:
-    return Attempt(7, number)
 
 
 def test_longest_clip_starts_first_and_the_next_one_is_staged() -> None:
@@ -207,7 +162,7 @@ def test_lost_replica_requeues_its_clip_once_and_is_replaced() -> None:
     s = scheduler({"a": 2, "b": 1}, {"v": ("a", "b")}, max_replicas=1)
     s.handle(RunStarted(0))
     s.handle(ReplicaReady(1, "replica-1"))
-    s.handle(ReplicaLost(2, "replica-1", "died"))
+    s.handle(ReplicaLost(2, "replica-1", "its node is gone", cause=Cause.NODE_LOST))
     assert s.replicas.keys() == {"replica-2"}, "the staged clip alone is reason enough for a replacement"
     assert s.handle(ReplicaLost(2.1, "replica-1", "died")) == []
     assert s.handle(ClipMissing(3, "a")) == []
@@ -289,8 +244,9 @@ def test_stop_does_not_wait_for_ever() -> None:
     s.handle(RunStarted(0))
     s.handle(ReplicaReady(1, "replica-1"))
     s.handle(StopRequested(10, "stopped"))
-    assert s.next_wake_s == 70
+    assert s.next_wake_s == 60, "the last moment to save, if it were known to end in time"
     assert s.handle(Tick(69)) == []
+    assert s.next_wake_s == 70
     assert s.handle(Tick(70)) == [RetireReplica("replica-1", Reason.DONE), Finish(Reason.STOPPING)]
     assert s.variants["v.mp4"].status is VariantStatus.LEFT
 
@@ -301,25 +257,24 @@ def test_permanent_start_failure_ends_the_run_at_once() -> None:
     s.handle(RunStarted(0))
     actions = s.handle(ReplicaLost(1, "replica-1", "cannot see the workspace", permanent=True))
     assert actions == [
-        RetireReplica("replica-2", Reason.DONE),
+        RetireReplica("replica-2", Reason.STOPPING),
         Finish(Reason.CANNOT_START, "no replica can start: cannot see the workspace"),
     ]
 
 
-def test_stop_cancels_renders_and_lets_assemblies_end() -> None:
-    """Ctrl-C: what is nearly done is done, the rest is left for the next run."""
+def test_stop_saves_renders_and_lets_assemblies_end() -> None:
+    """Ctrl-C: what is nearly done is done, the rest is kept for the next run."""
     s = scheduler({"a": 2, "b": 1}, {"v1": ("a",), "v2": ("b",)}, max_replicas=1)
     s.handle(RunStarted(0))
     s.handle(ReplicaReady(1, "replica-1"))
-    s.handle(ClipRendered(2, "replica-1", "a", attempt(1)))
-    assert s.handle(StopRequested(3, "stopped by SIGINT")) == [
-        Cancel("replica-1", "b", attempt(2), Reason.STOPPING)
+    s.handle(ClipRendered(601, "replica-1", "a", attempt(1)))
+    assert s.handle(StopRequested(603, "stopped by SIGINT")) == [
+        Save("replica-1", "b", attempt(2), Reason.STOPPING)
     ]
-    assert s.handle(RenderFailed(4, "replica-1", "b", attempt(2), Cause.CANCELLED, "cancelled")) == []
-    assert s.handle(VariantPublished(5, "v1.mp4", attempt(3))) == [
-        RetireReplica("replica-1", Reason.DONE),
-        Finish(Reason.STOPPING),
+    assert s.handle(StepsKept(604, "replica-1", "b", attempt(2), "denoise", 2, is_last=True)) == [
+        RetireReplica("replica-1", Reason.STOPPING)
     ]
+    assert s.handle(VariantPublished(605, "v1.mp4", attempt(3))) == [Finish(Reason.STOPPING)]
     assert s.variants["v2.mp4"].status is VariantStatus.LEFT
     assert not s.clips["b"].failures, "being told to stop is nobody's failure"
 
@@ -330,7 +285,7 @@ def test_deadline_stops_the_run() -> None:
     s.handle(RunStarted(0))
     s.handle(ReplicaReady(1, "replica-1"))
     assert s.next_wake_s == 100
-    assert s.handle(Tick(100)) == [Cancel("replica-1", "a", attempt(1), Reason.STOPPING)]
+    assert s.handle(Tick(100)) == [Save("replica-1", "a", attempt(1), Reason.STOPPING)]
 
 
 @pytest.mark.parametrize("cause", [c for c in Cause if c is not Cause.CANCELLED])
@@ -340,7 +295,7 @@ def test_every_cause_has_a_budget_and_ends(cause: Cause) -> None:
     s.handle(RunStarted(0))
     s.handle(ReplicaReady(1, "replica-1"))
     now_s = 1.0
-    for _ in range(10):
+    for _ in range(200):
         if s.finished:
             break
         now_s += 100

@@ -1,4 +1,7 @@
-"""One tiny checkpoint for all attacks, and a fresh target for each."""
+"""One tiny checkpoint for all attacks, and a fresh target for each.
+
+The proxy before the S3 server is the store tests' own.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ import pytest
 
 from tests.checkpoints import make
 from tests.security.attacks import Target
+from tests.store.conftest import network, proxy
+
+__all__ = ["network", "proxy"]
 
 
 @pytest.fixture(scope="session")

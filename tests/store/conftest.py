@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 
+#: how long a stalled request keeps its caller waiting; the client's own patience is shorter
+STALL_S = 5.0
+
 Rule = Callable[[str, str], str]
 
 
 @dataclass
 class Network:
     """What happens to each request: ``rule(method, path)`` says ``pass``, ``lose`` (done, never answered), ``drop``
-    (never arrives) or a status to answer with."""
+    (never arrives), ``stall`` (never arrives, and nobody says so for a while) or a status to answer with."""
 
     rule: Rule = lambda method, path: "pass"
     log: list[tuple[str, str]] = field(default_factory=list)
@@ -45,6 +48,8 @@ class Proxy:
 
     url: str
     network: Network
+    #: set when the session ends: nobody is kept waiting then
+    closing: threading.Event = field(default_factory=threading.Event)
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +64,9 @@ def proxy(s3: Any) -> Iterator[Proxy]:
         def forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             verdict = proxy.network.judge(self.command, self.path)
-            if verdict == "drop":
+            if verdict in {"drop", "stall"}:
+                if verdict == "stall":
+                    proxy.closing.wait(STALL_S)
                 self.close_connection = True
                 return
             if verdict.isdigit():
@@ -90,12 +97,17 @@ def proxy(s3: Any) -> Iterator[Proxy]:
         def log_message(self, format: str, *args: object) -> None:
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """A client that did not wait for its answer is what these tests are about."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     proxy.url = f"http://127.0.0.1:{server.server_address[1]}"
     yield proxy
+    proxy.closing.set()
     server.shutdown()
     server.server_close()
 

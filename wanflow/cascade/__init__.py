@@ -17,7 +17,7 @@ from wanflow.errors import EngineError
 from wanflow.model import CascadeStep, Clip, EngineSpec
 
 if TYPE_CHECKING:
-    from wanflow.engines import Engine, Latents, OnStep
+    from wanflow.engines import Engine, Keep, Latents, OnStep
 
 METHODS: dict[str, ModuleType] = {"refine": refine}
 
@@ -53,12 +53,13 @@ def apply(
     image: bytes | None,
     on_step: OnStep,
     stage_name: str,
+    keep: Keep | None = None,
 ) -> Latents:
     """Latents after ``step``, which ``check`` has returned. ``on_step`` reports under ``stage_name`` and may
-    stop it.
+    stop it; ``keep`` takes the steps, and may have some to go on from.
     """
     result: Latents = _method(step.method).apply(
-        dict(step.params), engine, clip, latents, image, on_step, stage_name
+        dict(step.params), engine, clip, latents, image, on_step, stage_name, keep
     )
     return result
 

@@ -23,7 +23,7 @@ from wanflow.errors import EngineError
 from wanflow.model import Clip, EngineSpec, Scalar
 
 if TYPE_CHECKING:
-    from wanflow.engines import Engine, Latents, OnStep, Pixels
+    from wanflow.engines import Engine, Keep, Latents, OnStep, Pixels
 
 PARAMS: Mapping[str, str] = {
     "scale": "factor on width and height, 1 to 4; the result is rounded to the model's grid (default 2)",
@@ -73,15 +73,18 @@ def apply(
     image: bytes | None,
     on_step: OnStep,
     stage: str,
+    keep: Keep | None = None,
 ) -> Latents:
     """Refined latents. The noise follows from the clip's seed and the stage, so chained steps draw different
     noise.
     """
     steps = int(_number(params, "steps", 4))
-    # step 0 is reported at every chunk of the upscale, so that a cancelled clip stops there as well
-    larger = engine.encode_pixels(
-        _scaled(engine.decode_pixels(latents), params, lambda: on_step(stage, 0, steps))
-    )
+    larger: Latents | None = None
+    if keep is None or keep.start is None:
+        # step 0 is reported at every chunk of the upscale, so that a cancelled clip stops there as well
+        larger = engine.encode_pixels(
+            _scaled(engine.decode_pixels(latents), params, lambda: on_step(stage, 0, steps))
+        )
     return engine.refine(
         clip,
         larger,
@@ -92,6 +95,7 @@ def apply(
         noise_seed=zlib.crc32(f"{clip.seed} {stage}".encode()),
         on_step=on_step,
         stage=stage,
+        keep=keep,
     )
 
 

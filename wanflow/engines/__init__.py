@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from wanflow.engines.checkpoint import local_copy
 from wanflow.engines.spec import check_frames, check_size, frames_for, parse_aspect, read_spec, size_for
+from wanflow.engines.unfinished import Keep, Unfinished, dump_unfinished, load_unfinished
 from wanflow.errors import EngineError
 from wanflow.model import Clip, EngineSpec
 
@@ -33,13 +34,17 @@ OnStep = Callable[[str, int, int], None]
 
 __all__ = [
     "Engine",
+    "Keep",
     "OnStep",
+    "Unfinished",
     "check_frames",
     "check_size",
     "dump_latents",
+    "dump_unfinished",
     "frames_for",
     "load_engine",
     "load_latents",
+    "load_unfinished",
     "parse_aspect",
     "read_spec",
     "size_for",
@@ -53,18 +58,24 @@ class Engine(Protocol):
     #: ``cpu``, ``cuda:0``
     device: str
 
-    def generate(self, clip: Clip, image: bytes | None, on_step: OnStep) -> Latents:
+    def set_thrift(self, thrift: int) -> None:
+        """How far to trade speed for memory from the next clip on; 0 is not at all.
+
+        Each rung computes the same numbers as the one above it. An engine with fewer rungs takes its last.
+        """
+
+    def generate(self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None) -> Latents:
         """Base latents of ``clip``. Calls ``on_step`` for the stages ``encode`` and ``denoise``, with step 0
-        at a start.
+        at a start, or the step that it goes on from.
 
         ``image`` is the source file's bytes for an image-to-video clip. Raises RenderError (its cause says
-        whether another try can help), and whatever ``on_step`` raises.
+        whether another try can help), and whatever ``on_step`` and ``keep`` raise.
         """
 
     def refine(
         self,
         clip: Clip,
-        latents: Latents,
+        latents: Latents | None,
         image: bytes | None,
         *,
         strength: float,
@@ -72,9 +83,10 @@ class Engine(Protocol):
         noise_seed: int,
         on_step: OnStep,
         stage: str,
+        keep: Keep | None = None,
     ) -> Latents:
         """Re-noise ``latents`` (of any size on the grid) to ``strength`` and denoise them with the low-noise
-        expert.
+        expert. They are not needed, and may be None, where ``keep.start`` has steps to go on from.
         """
 
     def decode(self, latents: Latents) -> Iterator[np.ndarray]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
+from wanflow.engines.unfinished import Keep, restore, take
 from wanflow.errors import RenderError
 from wanflow.model import Cause, Sampling
 
@@ -114,13 +116,19 @@ def denoise(
     prompts: tuple[torch.Tensor, torch.Tensor | None],
     condition: Condition,
     on_step: Callable[[int, int], None],
+    keep: Keep | None = None,
 ) -> torch.Tensor:
-    """Denoised latents. ``prompts`` are positive and negative; ``on_step(done, of)`` may raise to stop."""
+    """Denoised latents. ``prompts`` are positive and negative; ``on_step(done, of)`` may raise to stop.
+
+    ``keep.start`` takes the place of ``latents``; the steps that it stands for are not taken again.
+    """
     boundary = None if sampling.boundary is None else sampling.boundary * _TRAIN_TIMESTEPS
     positive, negative = prompts
-    num_steps = len(scheduler.timesteps)
-    on_step(0, num_steps)
-    for i, t in enumerate(scheduler.timesteps):
+    num_steps, first = len(scheduler.timesteps), 0
+    if keep is not None and keep.start is not None:
+        latents, first = restore(scheduler, keep.start, latents.device), keep.start.step
+    on_step(first, num_steps)
+    for i, t in enumerate(scheduler.timesteps[first:], first):
         high = boundary is None or bool(t >= boundary)
         expert = experts[0] if high else experts[-1]
         guidance = sampling.guidance if high or sampling.guidance_low is None else sampling.guidance_low
@@ -131,7 +139,10 @@ def denoise(
             assert negative is not None
             without = predict(expert, x, time, negative)
             flow = without + guidance * (flow - without)
-        latents = scheduler.step(flow, t, latents, return_dict=False)[0]
+        # In the order in which a file would hold it: no kernel may see whether a clip was ever interrupted.
+        latents = scheduler.step(flow.contiguous(), t, latents, return_dict=False)[0]
+        if keep is not None:
+            keep.offer(i + 1, num_steps, partial(take, scheduler, latents, i + 1))
         on_step(i + 1, num_steps)
     latents = condition.hold(latents)
     if not bool(torch.isfinite(latents).all()):

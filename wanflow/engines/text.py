@@ -31,8 +31,13 @@ class TextEncoder:
     """A tokenizer and UMT5 with the last prompts' embeddings at hand."""
 
     def __init__(self, tokenizer: Any, model: Any, dtype: torch.dtype) -> None:
-        self._tokenizer, self._model, self._dtype = tokenizer, model, dtype
+        self.model = model
+        self._tokenizer, self._dtype = tokenizer, dtype
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
+
+    def knows(self, prompt: str) -> bool:
+        """Whether the prompt's embedding is at hand, so that the model is not needed for it."""
+        return clean(prompt) in self._kept
 
     def encode(self, prompt: str) -> torch.Tensor:
         """Embedding of the prompt's real tokens, (1, tokens, width), in the transformer's precision."""
@@ -41,7 +46,7 @@ class TextEncoder:
             ids = self._tokenizer(
                 prompt, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
             ).input_ids
-            rows = self._model(ids.to(self._model.device)).last_hidden_state
+            rows = self.model(ids.to(self.model.device)).last_hidden_state
             self._kept[prompt] = rows.to(self._dtype)
             if len(self._kept) > _KEPT_PROMPTS:
                 self._kept.popitem(last=False)

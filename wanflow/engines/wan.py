@@ -6,15 +6,18 @@ its authors publish it. It does what the pipelines cannot: text cached by prompt
 whatever the device, progress and a way to stop at each step, a low-noise refine, frames that leave the
 decoder as they are made.
 
-Limits: one clip at a time; every component stays on the device (an A14B checkpoint takes about 70 GB in bf16).
+Limits: one clip at a time; every component is loaded onto the device (an A14B checkpoint takes about 70 GB in bf16)
+and leaves it only after a clip ran out of memory (``residence``).
 """
 
 from __future__ import annotations
 
-import contextlib
+import gc
 import json
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +30,7 @@ from transformers.utils import logging as transformers_logging
 from wanflow.engines.attention import Context
 from wanflow.engines.denoise import Condition, denoise, draw_noise, make_schedule
 from wanflow.engines.picture import open_cover, to_pixels
+from wanflow.engines.residence import Residence
 from wanflow.engines.text import TextEncoder
 from wanflow.engines.video import VideoCoder
 from wanflow.errors import EngineError, RenderError
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from wanflow.engines import OnStep
+    from wanflow.engines.unfinished import Keep
 
 
 def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int | None) -> WanEngine:
@@ -91,14 +96,21 @@ class WanEngine:
         scheduler_config: dict[str, Any],
     ) -> None:
         self.spec, self.device = spec, device
-        self._text, self._experts, self._video = text, experts, VideoCoder(vae)
+        self._text, self._experts, self._vae, self._video = text, experts, vae, VideoCoder(vae)
+        self._residence = Residence([text.model, vae], experts, device)
+        self._memory_errors = _MemoryErrors(self._residence.recover)
         self._expand_timesteps, self._scheduler_config = expand_timesteps, scheduler_config
         self._context = Context(experts, experts[0].dtype)
         self._channels, self._spatial = int(vae.config.z_dim), int(vae.config.scale_factor_spatial)
 
-    def generate(self, clip: Clip, image: bytes | None, on_step: OnStep) -> torch.Tensor:
+    def set_thrift(self, thrift: int) -> None:
+        self._residence.set_thrift(thrift)
+
+    def generate(
+        self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None
+    ) -> torch.Tensor:
         self._check(clip, image)
-        with torch.inference_mode(), _memory_errors():
+        with torch.inference_mode(), self._memory_errors:
             on_step("encode", 0, 1)
             prompts = self._prompts(clip)
             condition = self._condition(clip, image, clip.width, clip.height)
@@ -107,13 +119,13 @@ class WanEngine:
             noise = draw_noise(clip.seed, self._shape(clip)).to(self.device)
             return denoise(
                 self._experts, self._predict, schedule, clip.sampling, noise, prompts, condition,
-                lambda step, of: on_step("denoise", step, of),
+                lambda step, of: on_step("denoise", step, of), keep,
             )  # fmt: skip
 
     def refine(
         self,
         clip: Clip,
-        latents: torch.Tensor,
+        latents: torch.Tensor | None,
         image: bytes | None,
         *,
         strength: float,
@@ -121,21 +133,26 @@ class WanEngine:
         noise_seed: int,
         on_step: OnStep,
         stage: str,
+        keep: Keep | None = None,
     ) -> torch.Tensor:
         self._check(clip, image)
-        with torch.inference_mode(), _memory_errors():
-            latents = latents.to(self.device, torch.float32)
-            height, width = (side * self._spatial for side in latents.shape[3:])
+        with torch.inference_mode(), self._memory_errors:
+            sampling, device = clip.sampling, torch.device(self.device)
+            schedule = make_schedule(sampling, self._scheduler_config, device, strength, steps)
+            if latents is None:
+                assert keep is not None
+                assert keep.start is not None, "neither latents nor steps to go on from"
+                noisy = keep.start.latents.to(device)
+            else:
+                sigma = float(schedule.sigmas[0])
+                noise = draw_noise(noise_seed, tuple(latents.shape)).to(device)
+                noisy = (1.0 - sigma) * latents.to(device, torch.float32) + sigma * noise
+            height, width = (side * self._spatial for side in noisy.shape[3:])
             prompts = self._prompts(clip)
             condition = self._condition(clip, image, width, height)
-            schedule = make_schedule(
-                clip.sampling, self._scheduler_config, torch.device(self.device), strength, steps
-            )
-            sigma = float(schedule.sigmas[0])
-            noise = draw_noise(noise_seed, tuple(latents.shape)).to(self.device)
             return denoise(
-                self._experts, self._predict, schedule, clip.sampling, (1.0 - sigma) * latents + sigma * noise,
-                prompts, condition, lambda step, of: on_step(stage, step, of),
+                self._experts, self._predict, schedule, sampling, noisy, prompts, condition,
+                lambda step, of: on_step(stage, step, of), keep,
             )  # fmt: skip
 
     def decode(self, latents: torch.Tensor) -> Iterator[np.ndarray[Any, Any]]:
@@ -144,11 +161,13 @@ class WanEngine:
             yield frames.permute(1, 2, 3, 0).contiguous().cpu().numpy()
 
     def decode_pixels(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-        with _memory_errors():
+        with self._memory_errors:
+            self._residence.use(self._vae)
             yield from self._video.decode(latents)
 
     def encode_pixels(self, chunks: Iterator[torch.Tensor]) -> torch.Tensor:
-        with _memory_errors():
+        with self._memory_errors:
+            self._residence.use(self._vae)
             return self._video.encode(chunks)
 
     def _check(self, clip: Clip, image: bytes | None) -> None:
@@ -167,6 +186,8 @@ class WanEngine:
 
     def _prompts(self, clip: Clip) -> tuple[torch.Tensor, torch.Tensor | None]:
         guided = max(clip.sampling.guidance, clip.sampling.guidance_low or 0.0) > 1.0
+        if not self._text.knows(clip.prompt) or (guided and not self._text.knows(clip.negative_prompt)):
+            self._residence.use(self._text.model)
         return self._text.encode(clip.prompt), self._text.encode(clip.negative_prompt) if guided else None
 
     def _condition(self, clip: Clip, image: bytes | None, width: int, height: int) -> Condition:
@@ -174,6 +195,7 @@ class WanEngine:
         if image is None:
             return Condition()
         pixels = to_pixels(open_cover(image, width, height))
+        self._residence.use(self._vae)
         if self._expand_timesteps:
             return Condition(first=self._video.encode(iter([pixels])))
         stride = self.spec.frame_stride
@@ -189,6 +211,7 @@ class WanEngine:
     def _predict(
         self, expert: Any, x: torch.Tensor, time: torch.Tensor, prompt: torch.Tensor
     ) -> torch.Tensor:
+        self._residence.use(expert)
         flow: torch.Tensor = expert(
             hidden_states=x,
             timestep=time,
@@ -198,14 +221,37 @@ class WanEngine:
         return flow
 
 
-@contextlib.contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Tell "out of memory" apart from every other failure: the scheduler has a rule of its own for it."""
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            raise RenderError(f"out of memory: {error}", Cause.OUT_OF_MEMORY) from error
-        raise
+class _MemoryErrors:
+    """Tells "out of memory" apart from every other failure: the scheduler has a rule of its own for it.
+
+    The failed frames hold on to their tensors for as long as somebody holds the error; so it loses them here. (A
+    generator as context manager would keep the traceback in a frame of contextlib.)
+    """
+
+    def __init__(self, recover: Callable[[], None]) -> None:
+        self._recover = recover
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or not _is_out_of_memory(error):
+            return
+        words = str(error) or type(error).__name__
+        traceback.clear_frames(trace)
+        error.__traceback__ = None
+        del error, trace
+        self._recover()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise RenderError(f"out of memory: {words}", Cause.OUT_OF_MEMORY)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch's allocator of the CPU has no class of its own for it
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "not enough memory" in str(error)

@@ -20,7 +20,9 @@ def describe(error: ValidationError, schema: Mapping[str, Any]) -> list[str]:
     for item in error.errors(include_url=False):
         path = [str(part) for part in item["loc"][:-1] if not _is_type_name(part)]
         # the user's own key may be called like a type
-        path += [str(p) for p in item["loc"][-1:] if item["type"] == "extra_forbidden" or not _is_type_name(p)]
+        path += [
+            str(p) for p in item["loc"][-1:] if item["type"] == "extra_forbidden" or not _is_type_name(p)
+        ]
         words = _words(item, path, schema)
         lines += [f"{'.'.join(path)}: {words}"] if path else words.split("\n")
     return list(dict.fromkeys(shown(line, MAX_CHARS) for line in lines))

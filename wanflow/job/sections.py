@@ -314,10 +314,12 @@ class Replicas(Section):
     """How many replicas may run."""
 
     min: Annotated[Count, Field(ge=0, le=10_000)] = Field(
-        default=0, description="Kept even when there is little to do."
+        default=0, description="Kept to the end of a run, even when there is little left to do."
     )
     max: Annotated[Count, Field(ge=1, le=10_000)] | None = Field(
-        default=None, description="Null: as many as there is room for."
+        default=None,
+        description="No more than these at once; on a cluster that grows, as many are asked for as there are clips."
+        " Null: as many as there is room for.",
     )
 
     @model_validator(mode="after")
@@ -335,6 +337,10 @@ class ResourcesSection(Section):
     )
     gpus_per_replica: Annotated[Number, Field(ge=0, le=64)] | None = Field(
         default=None, description="Null: one where the cluster has GPUs, else none."
+    )
+    recycle_after: Annotated[Count, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None,
+        description="Clips after which a replica is replaced by a fresh one. Null: only when its memory grows.",
     )
     gpu_hour: Annotated[Number, Field(ge=0)] | None = Field(
         default=None, description="Price of a GPU hour, for the plan and the results."

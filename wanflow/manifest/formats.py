@@ -47,7 +47,7 @@ def _parquet_batches(handle: Any, schema: pa.Schema) -> Iterator[Any]:
     file = pq.ParquetFile(handle, read_dictionary=texts)
     check_chunks(file.metadata, schema.names)
     rows = NESTED_BATCH_ROWS if any(map(pa.types.is_nested, schema.types)) else BATCH_ROWS
-    return file.iter_batches(rows, columns=schema.names)  # type: ignore[no-any-return]
+    return file.iter_batches(rows, columns=schema.names, use_threads=False)  # type: ignore[no-any-return]
 
 
 def _csv_reader(handle: Any, types: Mapping[str, Any], names: list[str] | None) -> Any:

@@ -201,7 +201,7 @@ class _VariantMaker:
             # a reason repeats what the row says, which a terminal should not obey
             return [BadRow(row, variant_id, reason) for reason in dict.fromkeys(map(shown, reasons))]
         if sharing is not None:
-            sharing.add(values, [(aspect, hash(clip)) for aspect, clip in clips])
+            sharing.add(values, clips)
         return Variant(variant_id, row, (Scene(tuple(clips), tuple(layers)),), tuple(paths), priority, carry)
 
     def _prefetch(self, chunk: list[dict[str, object]]) -> None:

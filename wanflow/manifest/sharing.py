@@ -1,13 +1,16 @@
 """Which columns multiply clips: counted while the rows go by, for the plan's lint.
 
 A clip is shared by all rows that give the same values to the columns of the clip templates. For each such column
-this counts how many clips there would be without it. It keeps one 64-bit hash a column and clip, not the rows.
+this counts how many clips there would be without it. It keeps the clips and a 64-bit hash a column of each, not the
+rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from wanflow.model import Clip
 
 
 class Sharing:
@@ -17,6 +20,8 @@ class Sharing:
         self.num_clips = 0
         self._places: dict[str, list[str]] = {}
         self._clips: set[int] = set()
+        #: equal rows get the same object back; it is kept, so that its id stays its own
+        self._seen: dict[int, Clip] = {}
         self._without: dict[str, set[int]] = {}
 
     def begin(self, templates: Mapping[str, Iterable[str]], columns: Iterable[str]) -> None:
@@ -28,13 +33,16 @@ class Sharing:
                     self._places.setdefault(name, []).append(place)
         self._without = {name: set() for name in self._places}
 
-    def add(self, values: Mapping[str, Any], clips: Iterable[tuple[str, int]]) -> None:
-        """One good row: its values, and (aspect, hash of the clip) of each of its clips."""
+    def add(self, values: Mapping[str, Any], clips: Iterable[tuple[str, Clip]]) -> None:
+        """One good row: its values, and (aspect, clip) of each of its clips. A clip counts with its first row."""
         for aspect, clip in clips:
-            self._clips.add(clip)
+            if id(clip) in self._seen:
+                continue
+            self._seen[id(clip)] = clip
+            self._clips.add(hash((aspect, clip)))
             for name, others in self._without.items():
                 others.add(hash((aspect, *(str(values.get(n)) for n in self._without if n != name))))
-        self.num_clips = len(self._clips)
+            self.num_clips = len(self._clips)
 
     def multipliers(self) -> Iterator[tuple[str, str, int, int]]:
         """(column, where it is used, clips now, clips without it), worst first; only columns that multiply."""

@@ -24,6 +24,9 @@ def is_null(value: object) -> bool:
 
 def identity(value: object) -> str:
     """A variant's id as text."""
+    plain = isinstance(value, str) and value.isascii() and value.isprintable() and " " not in value
+    if plain and 0 < len(str(value)) <= MAX_ID_CHARS:
+        return str(value)
     if is_null(value):
         raise ValueError("variant_id: is empty; every row needs one")
     text = str(value)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wanflow.job import Job
-from wanflow.model import Clip, Scalar
+from wanflow.model import Scalar
 from wanflow.planning.plan import Plan, Shape
+from wanflow.planning.wanted import WantedClips
 from wanflow.timings import expected_s, shape_key
 
 
@@ -65,15 +66,15 @@ def price_per_s(job: Job) -> float | None:
     return None if hour is None else hour / 3600 * max(job.resources.gpus_per_replica or 1, 1)
 
 
-def shapes_of(wanted: Mapping[Clip, int], timings: Mapping[str, float]) -> tuple[Shape, ...]:
+def shapes_of(wanted: WantedClips, timings: Mapping[str, float]) -> tuple[Shape, ...]:
     """The clips that a manifest asks for, with the number of their uses, by what they should take."""
     clips: Counter[str] = Counter()
     uses: Counter[str] = Counter()
     seconds: dict[str, float | None] = {}
-    for clip, num_uses in wanted.items():
+    for master, clip in wanted.clips.items():
         key = shape_key(clip)
         clips[key] += 1
-        uses[key] += num_uses
+        uses[key] += wanted.num_uses[master]
         if key not in seconds:
             seconds[key] = expected_s(clip, timings)
     return tuple(Shape(number, uses[key], seconds[key]) for key, number in clips.items())

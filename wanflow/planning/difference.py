@@ -5,16 +5,18 @@ The whole plan is held in memory: about 3 kB a variant.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from wanflow.engines.spec import read_spec
 from wanflow.errors import BadRow, ManifestError
 from wanflow.inputs import RULES, Inputs
 from wanflow.job import Job
-from wanflow.keys import master_key, output_key, stages
+from wanflow.keys import master_key, stages
 from wanflow.manifest import COLUMNS, Sharing, read_variants
 from wanflow.memo import InputMemo
 from wanflow.model import Clip, EngineSpec, Mode, OutputFile, Record, RenderClip, Status, Variant
@@ -22,12 +24,26 @@ from wanflow.planning.cost import shapes_of
 from wanflow.planning.force import forced_stages, open_request
 from wanflow.planning.plan import ClipPlan, Forced, Lint, Plan, PlannedClip, PlannedVariant
 from wanflow.planning.retired import find_retired
+from wanflow.planning.wanted import WantedClips
 from wanflow.publish import Published
 from wanflow.records import failures, held_clips
 from wanflow.storage import Store
 from wanflow.timings import expected_s, load_timings, work_of
 
 
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python's cyclic collector looks through all objects again and again while a plan grows; a plan has no cycles."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@_without_collector()
 def make_plan(
     job: Job,
     workspace: Store,
@@ -45,8 +61,8 @@ def make_plan(
     sharing = Sharing()
     published = Published.load(target, workspace)
     forced = open_request(workspace, job.name, force, only, limit) if force else None
+    wanted = WantedClips()
     variants, bad_rows = [], []
-    wanted: Counter[Clip] = Counter()
     wanted_paths: set[str] = set()
     plan_id = hashlib.sha256(repr(forced and (forced.stage, forced.selection)).encode())
     # What is in the workspace was looked at when it came there: its bytes need not be decoded again.
@@ -57,19 +73,9 @@ def make_plan(
         if isinstance(item, BadRow):
             bad_rows.append(item)
             continue
-        needed = {clip for scene in item.scenes for _, clip in scene.clips}
-        wanted.update(needed)
-        wanted_paths.update(path for _, path in item.outputs)
-        files = [
-            OutputFile(
-                output,
-                path,
-                output_key(item, output),
-                tuple(master_key(scene.clip(output.aspect)) for scene in item.scenes),
-            )
-            for output, path in item.outputs
-        ]
+        files = wanted.files_of(item)
         for file in files:
+            wanted_paths.add(file.path)
             plan_id.update(f"{file.path}\0{file.key}\n".encode())
         variants.append(_compare(item, files, published, forced))
     if bad_rows and not skip_bad_rows:
@@ -91,8 +97,8 @@ def make_plan(
         clips=tuple(clips),
         bad_rows=tuple(bad_rows),
         lints=tuple(_lints(sharing)),
-        num_clips_wanted=len(wanted),
-        num_clips_shared=sum(wanted.values()) - len(wanted),
+        num_clips_wanted=len(wanted.clips),
+        num_clips_shared=wanted.num_uses.total() - len(wanted.clips),
         held=held,
         published=published,
         plan_id=plan_id.hexdigest()[:12],
@@ -147,6 +153,8 @@ def _plan_clips(
     users: Counter[Clip] = Counter()
     priority: dict[Clip, int] = {}
     for planned in variants:
+        if not planned.files:
+            continue
         needed = {master for file in planned.files for master in file.masters}
         for clip in {clip for scene in planned.variant.scenes for _, clip in scene.clips}:
             if master_key(clip) in needed:

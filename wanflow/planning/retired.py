@@ -1,14 +1,13 @@
 """What is published and no longer asked for: with ``manifest.mode: snapshot``, rows that left the manifest.
 
-Only what this job has published itself counts: other jobs may share workspace and target. A delta, a run of some rows
-only (``--only``, ``--limit``), or one with bad rows retires nothing.
+Only what a job of this very name has published counts: other jobs may share workspace and target. A delta, a run of
+some rows only (``--only``, ``--limit``), or one with bad rows retires nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container
 
-from wanflow.ledger import is_run_of
 from wanflow.planning.plan import Plan, Retired
 from wanflow.publish import Published, unpublish
 from wanflow.records import in_parallel
@@ -22,7 +21,7 @@ def find_retired(published: Published, wanted: Container[str], job_name: str) ->
         if path in wanted:
             continue
         info = dict(record.info)
-        if is_run_of(str(info.get("run_id", "")), job_name):
+        if info.get("job") == job_name:
             found.append(Retired(str(info.get("variant_id", "")), path, record))
     return tuple(sorted(found, key=lambda each: each.path))
 

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from wanflow.pocket.autoencoder import encode_whole
+from wanflow.pocket.autoencoder import decode_whole, encode_whole
 from wanflow.pocket.scenes import Scene, draw, sample_scene
 
 
@@ -27,6 +28,8 @@ class Shard:
 
     scenes: list[Scene]
     latents: Tensor
+    #: At doubled sizes, latents of the same clips drawn at half the size and scaled up: what ``refine`` starts from.
+    upscaled: Tensor | None = None
 
 
 def shard_path(out: Path, size: tuple[int, int], number: int) -> Path:
@@ -43,9 +46,10 @@ def make_shard(
     *,
     seed: int,
     num_clips: int,
+    upscaled: bool = False,
     batch: int = 4,
 ) -> Path:
-    """Draw and encode a shard unless it is there."""
+    """Draw and encode a shard unless it is there; ``upscaled``: from half the size as well."""
     path = shard_path(out, size, number)
     if path.exists():
         return path
@@ -53,25 +57,39 @@ def make_shard(
     rng = random.Random(f"shard {seed} {size} {number}")
     device = next(vae.parameters()).device
     scenes = [sample_scene(rng) for _ in range(num_clips)]
-    parts = []
+    parts, upscaled_parts = [], []
     for start in range(0, num_clips, batch):
-        video = (
-            torch.stack([draw(s, *size, device=device) for s in scenes[start : start + batch]])
-            .mul_(2)
-            .sub_(1)
-        )
+        some = scenes[start : start + batch]
+        video = torch.stack([draw(s, *size, device=device) for s in some]).mul_(2).sub_(1)
         parts.append(normalise(vae, encode_mean(vae, video)).half().cpu())
+        if upscaled:
+            half = torch.stack([draw(s, size[0] // 2, size[1] // 2, device=device) for s in some])
+            larger = enlarge(vae, half.mul_(2).sub_(1), size)
+            upscaled_parts.append(normalise(vae, encode_mean(vae, larger)).half().cpu())
+    content = {"scenes": [asdict(s) for s in scenes], "latents": torch.cat(parts)}
+    if upscaled:
+        content["upscaled"] = torch.cat(upscaled_parts)
     partial = path.with_suffix(f".partial{os.getpid()}")
-    torch.save({"scenes": [asdict(s) for s in scenes], "latents": torch.cat(parts)}, partial)
+    torch.save(content, partial)
     os.replace(partial, path)
     return path
+
+
+def enlarge(vae: AutoencoderKLWan, video: Tensor, size: tuple[int, int]) -> Tensor:
+    """A clip through the VAE and a bicubic filter, as ``cascade.refine`` does before it puts noise back."""
+    with torch.autocast(video.device.type, torch.bfloat16):
+        picture = decode_whole(vae, encode_whole(vae, video)[0]).float().clamp(-1, 1)
+    frames = picture.transpose(1, 2)
+    scaled = F.interpolate(frames.flatten(0, 1), size, mode="bicubic", align_corners=False).clamp(-1, 1)
+    larger: Tensor = scaled.unflatten(0, frames.shape[:2]).transpose(1, 2)
+    return larger
 
 
 @functools.cache
 def load_shard(path: Path) -> Shard:
     """Read a shard; the latents stay on disk until touched."""
     raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return Shard([Scene(**s) for s in raw["scenes"]], raw["latents"])
+    return Shard([Scene(**s) for s in raw["scenes"]], raw["latents"], raw.get("upscaled"))
 
 
 def encode_mean(vae: AutoencoderKLWan, video: Tensor) -> Tensor:

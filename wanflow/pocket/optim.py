@@ -24,8 +24,8 @@ def learning_rate(step: int, total: int, warmup: int = 50, cooldown: float = 0.4
 class Muon(torch.optim.Optimizer):
     """One optimiser over both kinds of weights. ``lr`` is Muon's; AdamW's is ``lr * adam_ratio``.
 
-    The way of the text (the encoder, its projection, keys and values of cross-attention) is AdamW's at a fifth of
-    that: Muon moves every weight equally far however faint its gradient, so the text would keep changing its meaning
+    The way of the text (the encoder, its projection, keys and values of cross-attention) is AdamW's at half of that:
+    Muon moves every weight equally far however faint its gradient, so the text would keep changing its meaning
     and the transformer learn not to listen.
     """
 
@@ -42,7 +42,7 @@ class Muon(torch.optim.Optimizer):
                 heard = heard or name.startswith(("shared.", "encoder.block", "encoder.embed"))
                 (text if heard else others if plain else matrices).append(p)
         groups = [{"params": matrices, "muon": True}, {"params": others, "muon": False}]
-        groups += [{"params": text, "muon": False, "ratio": adam_ratio / 5}] if text else []
+        groups += [{"params": text, "muon": False, "ratio": adam_ratio / 2}] if text else []
         super().__init__(groups, {"lr": lr, "ratio": adam_ratio, "decay": decay, "factor": 1.0})
 
     @torch.no_grad()

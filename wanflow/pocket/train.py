@@ -4,8 +4,9 @@ Hardware: one GPU (minutes) or two CPU cores (a few hours; ``torchrun --nproc-pe
 wanflow.pocket.train ...`` uses both well). Stopped at any moment, the same command goes on from the last save. Stages:
 
     vae       the autoencoder, on crops of drawn scenes            -> vae.pt, vae.jsonl
+    text      the text encoder, on captions alone; then frozen     -> text.pt
     latents   scenes drawn and encoded once                        -> latents/*.pt
-    denoiser  text encoder and one transformer on all times        -> denoiser.pt
+    denoiser  one transformer on all times                         -> denoiser.pt
     experts   the transformer continued on each side of the boundary, the low side at twice the size too
     decoder   the VAE's decoder once more, on the latents that the denoiser knows
     export    the folder that diffusers and wanflow load           -> checkpoint/
@@ -32,12 +33,13 @@ from wanflow.pocket.autoencoder import build_vae
 from wanflow.pocket.denoiser import BOUNDARY, build_transformer
 from wanflow.pocket.export import export
 from wanflow.pocket.latents import make_shard, shard_path
+from wanflow.pocket.reading import train_text
 from wanflow.pocket.stages import Stage, load_average, rank
 from wanflow.pocket.text import build_text_encoder, build_tokenizer
 from wanflow.pocket.train_denoiser import Diet, train_denoiser
 from wanflow.pocket.train_vae import SIZES, measure_latents, train_decoder, train_vae
 
-STAGES = ("vae", "latents", "denoiser", "experts", "decoder", "export")
+STAGES = ("vae", "text", "latents", "denoiser", "experts", "decoder", "export")
 #: Two thirds of the base size: what a scene looks like is learned at a third of the cost, position embeddings
 #: carry it over.
 SMALL_SIZES = ((64, 112), (112, 64), (80, 80))
@@ -53,9 +55,11 @@ class Recipe:
     vae: Stage
     decoder: Stage
     vae_batch: int
-    #: Shards of ``shard_clips`` clips by size.
+    text: Stage
+    #: Shards by size, of ``shard_clips`` clips each; of ``double_clips`` at the doubled sizes.
     num_shards: dict[tuple[int, int], int]
     shard_clips: int
+    double_clips: int
     #: The share of the denoiser's steps that are fed small clips only.
     small_share: float
     denoiser: Stage
@@ -67,18 +71,20 @@ class Recipe:
 
 CPU = Recipe(
     vae=Stage("vae", 4000, 0.03, cooldown=0.35),
-    decoder=Stage("decoder", 1200, 0.015, cooldown=0.8),
+    decoder=Stage("decoder", 800, 0.015, cooldown=0.8),
     vae_batch=2,
+    text=Stage("text", 3000, 0.016, cooldown=0.6, average=0.99),
     num_shards={
         **dict(zip(SMALL_SIZES, (8, 4, 4), strict=True)),
         **dict(zip(SIZES, (6, 3, 3), strict=True)),
         **dict(zip(DOUBLE_SIZES, (1, 1, 1), strict=True)),
     },
     shard_clips=200,
-    small_share=0.7,
-    denoiser=Stage("denoiser", 8000, 0.01, warmup=40, cooldown=0.35, average=0.995, save_every=100),
-    high=Stage("high", 300, 0.003, warmup=20, cooldown=0.8, average=0.99),
-    low=Stage("low", 600, 0.003, warmup=20, cooldown=0.8, average=0.99),
+    double_clips=80,
+    small_share=0.74,
+    denoiser=Stage("denoiser", 9600, 0.01, warmup=40, cooldown=0.28, average=0.995, save_every=100),
+    high=Stage("high", 200, 0.003, warmup=20, cooldown=0.8, average=0.99),
+    low=Stage("low", 500, 0.003, warmup=20, cooldown=0.8, average=0.99),
     batches=(10, 6, 2),
 )
 GPU = replace(
@@ -87,6 +93,7 @@ GPU = replace(
     decoder=Stage("decoder", 3000, 0.02, cooldown=0.7),
     vae_batch=32,
     num_shards=dict.fromkeys((*SIZES, *DOUBLE_SIZES), 40),
+    double_clips=200,
     small_share=0.0,
     denoiser=Stage("denoiser", 12000, 0.01, warmup=100, cooldown=0.5, average=0.999),
     high=Stage("high", 2500, 0.008, warmup=20, cooldown=0.8, average=0.998),
@@ -110,11 +117,14 @@ def train(
     tokenizer = build_tokenizer()
     vae, encoder = build_vae().to(device), build_text_encoder(len(tokenizer)).to(device)
     base, high, low = (build_transformer().to(device) for _ in range(3))
-    joint = nn.ModuleDict({"transformer": base, "text": encoder})
     if "vae" in stages:
         train_vae(vae, recipe.vae, out, seed=seed, batch=recipe.vae_batch, minutes=minutes)
-    load_average(out / "vae.pt", nn.ModuleDict({"vae": vae}), needed=bool(set(stages) - {"vae"}))
+    load_average(out / "vae.pt", nn.ModuleDict({"vae": vae}), needed=bool(set(stages) - {"vae", "text"}))
     set_latent_scale(vae, out, seed)
+    if "text" in stages:
+        train_text(tokenizer, encoder, recipe.text, out, seed=seed, minutes=minutes)
+    reads = bool(set(stages) & {"denoiser", "experts", "export"})
+    load_average(out / "text.pt", nn.ModuleDict({"text": encoder}), needed=reads)
     if "latents" in stages:
         make_shards(vae, recipe, out, seed)
     small, middle, double = (
@@ -123,14 +133,15 @@ def train(
     if "denoiser" in stages:
         diets = {int(recipe.small_share * recipe.denoiser.num_steps): middle}
         diets[0] = small if recipe.small_share else middle
+        diets = {step: replace(diet, salience=1.5) for step, diet in diets.items()}
         train_denoiser(
             base, encoder, tokenizer, diets, recipe.denoiser, out, seed=seed, fused=fused, minutes=minutes
         )
-    load_average(out / "denoiser.pt", joint, needed=bool(set(stages) & {"experts", "export"}))
+    draws = bool(set(stages) & {"experts", "export"})
+    load_average(out / "denoiser.pt", nn.ModuleDict({"transformer": base}), needed=draws)
     high.load_state_dict(base.state_dict())
     low.load_state_dict(base.state_dict())
     if "experts" in stages:
-        encoder.requires_grad_(False)
         both = Diet(
             [*middle.shards, *double.shards],
             (*(0.6 * w for w in middle.weights), *(0.4 * w for w in double.weights)),
@@ -149,7 +160,6 @@ def train(
                 stage,
                 out,
                 seed=seed,
-                train_text=False,
                 fused=fused,
                 minutes=minutes,
             )
@@ -187,7 +197,9 @@ def make_shards(vae: AutoencoderKLWan, recipe: Recipe, out: Path, seed: int) -> 
     wanted = [(size, i) for size, n in recipe.num_shards.items() for i in range(n)]
     num_processes = dist.get_world_size() if dist.is_initialized() else 1
     for size, i in wanted[rank() :: num_processes]:
-        make_shard(vae, size, i, out, seed=seed, num_clips=recipe.shard_clips)
+        doubled = size in DOUBLE_SIZES
+        num_clips = recipe.double_clips if doubled else recipe.shard_clips
+        make_shard(vae, size, i, out, seed=seed, num_clips=num_clips, upscaled=doubled)
     if dist.is_initialized():
         dist.barrier()
 
@@ -214,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     chosen = parser.parse_args(arguments)
     recipe = GPU if chosen.device == "cuda" else CPU
-    for name in ("vae", "decoder", "denoiser", "high", "low"):
+    for name in ("vae", "text", "decoder", "denoiser", "high", "low"):
         stage = getattr(recipe, name)
         recipe = replace(recipe, **{name: replace(stage, lr=stage.lr * chosen.rate)})
     device = torch.device(chosen.device)

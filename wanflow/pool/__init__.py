@@ -44,12 +44,16 @@ class RunContext:
     nonce: tuple[str, str]
     #: files that share the GPU time of each master that this run renders; masters that were held are not in it
     sharing: Mapping[str, int] = field(default_factory=dict)
+    #: name of the job: records of published videos say whose they are
+    job: str = ""
     #: why each file is made, by its path: its record and the catalog repeat it
     reasons: Mapping[str, str] = field(default_factory=dict)
     #: price of a second of one replica; None: no price was given
     price_per_s: float | None = None
     #: Cache-Control of published files; None: the store's default
     cache_control: str | None = None
+    #: a clip under way is saved after so many seconds of steps, and costs no more when its machine is lost
+    save_every_s: float = 60.0
     load_engine: LoadEngine = load_real_engine
 
 

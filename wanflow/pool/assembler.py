@@ -30,9 +30,10 @@ from wanflow.model import (
     Variant,
 )
 from wanflow.pool import RunContext
+from wanflow.pool.failures import no_room
 from wanflow.publish import publish
 from wanflow.records import clip_record
-from wanflow.storage import Store
+from wanflow.storage import Store, wait_out
 
 
 class MasterMissing(WanflowError):
@@ -76,17 +77,19 @@ def assemble_variant(context: RunContext, task: AssembleVariant, attempt: Attemp
     """Make and publish every file of ``task``. Failures are values: one variant's trouble must not end a worker."""
     records: list[Record] = []
     try:
-        return Assembled(_publish_files(context, task, attempt, records), tuple(records))
+        with wait_out():  # what is assembled is not thrown away because the store is away for some minutes
+            return Assembled(_publish_files(context, task, attempt, records), tuple(records))
     except MasterMissing as error:
         return Failed(Cause.STORAGE, str(error), error.keys, tuple(records))
     except StoreError as error:
         return Failed(Cause.STORAGE, str(error), (), tuple(records))
     except InputError as error:
         return Failed(Cause.BAD_INPUT, str(error), (), tuple(records))
-    except AssembleError as error:
-        return Failed(Cause.ITEM_ERROR, str(error), (), tuple(records))
     except Exception as error:  # noqa: BLE001 - whatever else a file can do to a library
-        return Failed(Cause.ITEM_ERROR, f"{type(error).__name__}: {error}", (), tuple(records))
+        if words := no_room(error):
+            return Failed(Cause.STORAGE, words, (), tuple(records))
+        words = str(error) if isinstance(error, AssembleError) else f"{type(error).__name__}: {error}"
+        return Failed(Cause.ITEM_ERROR, words, (), tuple(records))
 
 
 def _publish_files(
@@ -107,6 +110,7 @@ def _publish_files(
             expect_s = sum(scene.clip(file.output.aspect).seconds for scene in task.variant.scenes)
             shown = [masters[key] for key in file.masters]
             facts = quality.check_file(local["video"], file.output, expect_s, shown)
+            facts["job"] = context.job
             facts["reason"] = context.reasons.get(file.path, "")
             facts |= _gpu_facts(context, [rendered[key] for key in file.masters])
             seconds["assemble"] += time.perf_counter() - since_s

@@ -12,11 +12,21 @@ from collections import deque
 from collections.abc import Callable
 
 from wanflow.errors import Cancelled, RenderError
-from wanflow.model import Attempt
+from wanflow.model import Attempt, Cause
 from wanflow.pool import RunContext, is_permanent, probe
 from wanflow.pool.assembler import Failed, assemble_variant, cache_folder
-from wanflow.pool.replica import Replica
-from wanflow.schedule.actions import Action, Assemble, Cancel, Probe, Render, RetireReplica, StartReplica
+from wanflow.pool.replica import Kept, Replica, Watch
+from wanflow.schedule.actions import (
+    Action,
+    Assemble,
+    Cancel,
+    KillReplica,
+    Probe,
+    Render,
+    RetireReplica,
+    Save,
+    StartReplica,
+)
 from wanflow.schedule.events import (
     AssembleFailed,
     ClipRendered,
@@ -25,6 +35,7 @@ from wanflow.schedule.events import (
     ReplicaLost,
     ReplicaReady,
     StepDone,
+    StepsKept,
     VariantPublished,
 )
 
@@ -45,35 +56,45 @@ class InlinePool:
         self._on_progress = on_progress
         self._why_stop = why_stop
         self._cancelled: set[Attempt] = set()
+        self._saved: set[Attempt] = set()
         self._replicas: dict[str, Replica] = {}
         self._orders: deque[Action] = deque()
+        self._events: deque[Event] = deque()
 
     def perform(self, action: Action) -> None:
-        if isinstance(action, RetireReplica):
-            self._replicas.pop(action.replica, None)
-        elif isinstance(action, Cancel):
-            self._cancelled.add(action.attempt)
-        elif isinstance(action, Assemble):
-            # Finished videos first: whoever waits for the run sees results as early as they can be had.
-            self._orders.appendleft(action)
-        elif isinstance(action, StartReplica | Render | Probe):
-            self._orders.append(action)
+        match action:
+            case RetireReplica(replica=name) | KillReplica(replica=name):
+                self._replicas.pop(name, None)
+            case Cancel(attempt=attempt):
+                self._cancelled.add(attempt)
+            case Save(attempt=attempt):
+                self._saved.add(attempt)
+            case Assemble():
+                # Finished videos first: whoever waits for the run sees results as early as they can be had.
+                self._orders.appendleft(action)
+            case StartReplica() | Render() | Probe():
+                self._orders.append(action)
+            case _:
+                pass
 
     def next_event(self, timeout_s: float) -> Event | None:
-        if not self._orders:
-            time.sleep(timeout_s)
-            return None
-        order = self._orders.popleft()
+        if not self._events:
+            if not self._orders:
+                time.sleep(timeout_s)
+                return None
+            self._work(self._orders.popleft())
+        return self._events.popleft() if self._events else None
+
+    def _work(self, order: Action) -> None:
         match order:
             case StartReplica():
-                return self._start(order)
+                self._events.append(self._start(order))
             case Render():
-                return self._render(order)
+                self._events.append(self._render(order))
             case Assemble():
-                return self._assemble(order)
+                self._events.append(self._assemble(order))
             case Probe(key=key):
-                return probe(self._context, key, self._clock())
-        raise AssertionError(order)
+                self._events.append(probe(self._context, key, self._clock()))
 
     def close(self) -> None:
         self._replicas.clear()
@@ -88,25 +109,37 @@ class InlinePool:
         return ReplicaReady(self._clock(), order.replica)
 
     def _render(self, order: Render) -> Event:
+        name, key, attempt = order.replica, order.key, order.attempt
+        if name not in self._replicas:
+            return ReplicaLost(self._clock(), name, f"{name} is not there any more")
+        replica = self._replicas[name]
+
         def on_step(stage: str, step: int, num_steps: int) -> None:
-            # Nobody can call while this thread renders, so the reasons to stop are looked at from here.
-            if order.attempt in self._cancelled or self._why_stop():
+            if attempt in self._cancelled:
                 raise Cancelled()
             if self._on_progress:
-                done = StepDone(
-                    self._clock(), order.replica, order.key, order.attempt, stage, step, num_steps
-                )
-                self._on_progress(done)
+                self._on_progress(StepDone(self._clock(), name, key, attempt, stage, step, num_steps))
 
-        task, replica = self._context.renders[order.key], self._replicas[order.replica]
+        def on_kept(stage: str, step: int) -> None:
+            self._events.append(StepsKept(self._clock(), name, key, attempt, stage, step))
+
+        # Nobody can call while this thread renders, so the reasons to stop are looked at from here.
+        watch = Watch(on_step, lambda: attempt in self._saved or bool(self._why_stop()), on_kept)
         try:
-            seconds = replica.render(task, order.attempt, on_step)
+            made = replica.render(self._context.renders[key], attempt, watch, order.thrift)
         except RenderError as error:
-            words, spent = str(error), replica.seconds()
-            return RenderFailed(
-                self._clock(), order.replica, order.key, order.attempt, error.cause, words, spent
+            return RenderFailed(self._clock(), name, key, attempt, error.cause, str(error), replica.seconds())
+        if not isinstance(made, Kept):
+            return ClipRendered(self._clock(), name, key, attempt, made.seconds, made.memory_bytes)
+        if attempt in self._saved:
+            return StepsKept(
+                self._clock(), name, key, attempt, made.stage, made.step, is_last=True, seconds=made.seconds
             )
-        return ClipRendered(self._clock(), order.replica, order.key, order.attempt, seconds)
+        if made.step:
+            on_kept(made.stage, made.step)
+        # The scheduler has not ordered it; its own order to stop is still to come.
+        words = f"stopped after step {made.step} of {made.stage}"
+        return RenderFailed(self._clock(), name, key, attempt, Cause.CANCELLED, words, made.seconds)
 
     def _assemble(self, order: Assemble) -> Event:
         made = assemble_variant(self._context, self._context.assemblies[order.key], order.attempt)

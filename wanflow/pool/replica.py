@@ -1,32 +1,66 @@
 """Renders one clip after the other on one loaded engine; knows the store, but neither Ray nor the scheduler.
 
 Each stage of a clip (base latents, cascade steps, master) is put into the store with a record of its own as soon as it
-is made; a stage that has a record is loaded instead of rendered. One replica renders one clip at a time.
+is made; a stage that has a record is loaded instead of rendered, and one with steps in the store is gone on from there.
+One replica renders one clip at a time.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wanflow import cascade, master
-from wanflow.engines import Engine, dump_latents, load_latents
-from wanflow.errors import EngineError, InputError, RenderError, StoreError
+from wanflow.engines import Engine, OnStep, dump_latents, load_latents
+from wanflow.errors import Cancelled, EngineError, InputError, RenderError, StoreError
 from wanflow.inputs import read_source
 from wanflow.model import Attempt, Cause, Clip, Record, RenderClip, Scalar, Stage
 from wanflow.pool import RunContext
+from wanflow.pool.failures import render_error
+from wanflow.pool.keeping import Keeper, Saved
+from wanflow.pool.processes import memory_bytes
 from wanflow.records import clip_record, file_of, put_clip
-from wanflow.storage import Store
+from wanflow.storage import Store, wait_out
 
 LATENTS = "latents.safetensors"
 MASTER = "master.mp4"
 
-#: (stage, step, of): called at every step; raises Cancelled to end the attempt
-OnStep = Callable[[str, int, int], None]
 Seconds = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Every stage of the clip is on record."""
+
+    seconds: Seconds
+    #: resident memory of this process; None where the system does not say
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The attempt was told to save and ended: ``step`` steps of ``stage`` are in the store."""
+
+    stage: str
+    step: int
+    seconds: Seconds
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How others follow an attempt, and end it. The functions may be called from several threads."""
+
+    #: (stage, step, of): called at every step; raises Cancelled to end the attempt
+    on_step: Callable[[str, int, int], None]
+    #: asked at every step: whether to keep the steps and end the attempt
+    must_save: Callable[[], bool] = lambda: False
+    #: (stage, step): so many steps are in the store
+    on_kept: Callable[[str, int], None] = lambda stage, step: None
 
 
 class Replica:
@@ -36,9 +70,13 @@ class Replica:
         self, context: RunContext, weights: str, device: str | None, num_threads: int | None
     ) -> None:
         self._store = Store(context.workspace)
+        self._save_every_s = context.save_every_s
         check_same_store(self._store, context)
         self._engine: Engine = context.load_engine(context.engines[weights], device, num_threads)
+        self._thrift = 0
         self._timer = _StageTimer()
+        #: of the stage under way, where it has steps
+        self._keeper: Keeper | None = None
         #: source images fetched ahead, by digest; the newest two, since a staged clip may go elsewhere
         self._images: dict[str, bytes] = {}
 
@@ -49,42 +87,47 @@ class Replica:
         except (StoreError, InputError):
             return
 
-    def render(self, task: RenderClip, attempt: Attempt, on_step: OnStep) -> Seconds:
-        """Make every stage of ``task`` that has no record; return (stage, seconds).
+    def render(self, task: RenderClip, attempt: Attempt, watch: Watch, thrift: int = 0) -> Rendered | Kept:
+        """Make every stage of ``task`` that has no record. ``thrift``: rungs down the memory ladder.
 
         Raises RenderError, whose cause says how it failed; ``seconds`` then has what was spent.
         """
         timer = self._timer = _StageTimer()
+        self._keeper = None
 
-        def timed_step(stage: str, step: int, num_steps: int) -> None:
+        def on_step(stage: str, step: int, num_steps: int) -> None:
             timer.enter(stage)
-            on_step(stage, step, num_steps)
+            watch.on_step(stage, step, num_steps)
+            if watch.must_save():
+                raise Saved()
 
         try:
-            self._make_stages(task, attempt, timed_step, timer)
-        except RenderError:
-            raise
-        except InputError as error:
-            raise RenderError(str(error), Cause.BAD_INPUT) from error
-        except StoreError as error:
-            raise RenderError(str(error), Cause.STORAGE) from error
-        except EngineError as error:
-            raise RenderError(str(error)) from error
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-                raise RenderError(f"out of memory: {error}", Cause.OUT_OF_MEMORY) from error
-            raise RenderError(f"{type(error).__name__}: {error}") from error
+            if thrift != self._thrift:
+                self._engine.set_thrift(thrift)
+                self._thrift = thrift
+            with wait_out():  # minutes of a GPU are not thrown away because the store is away
+                self._make_stages(task, attempt, on_step, watch, timer)
+        except Saved:
+            stage, step = self._kept_steps()
+            return Kept(stage or timer.stage, step, timer.seconds())
         except Exception as error:  # one clip's trouble must not end the replica
-            raise RenderError(f"{type(error).__name__}: {error}") from error
+            failure = render_error(error)
+            self._give_up_steps(failure.cause)
+            if failure is error:
+                raise
+            raise failure from error
         finally:
+            self._keeper = None
             self._images.pop(task.clip.image.digest if task.clip.image else "", None)
-        return timer.seconds()
+        return Rendered(timer.seconds(), memory_bytes())
 
     def seconds(self) -> Seconds:
         """(stage, seconds) of the newest render, ended or not."""
         return self._timer.seconds()
 
-    def _make_stages(self, task: RenderClip, attempt: Attempt, on_step: OnStep, timer: _StageTimer) -> None:
+    def _make_stages(
+        self, task: RenderClip, attempt: Attempt, on_step: OnStep, watch: Watch, timer: _StageTimer
+    ) -> None:
         clip, done = task.clip, self._deepest_record(task)
         if done is not None and done[0] == len(task.stages) - 1:
             return
@@ -98,37 +141,77 @@ class Replica:
             if stage.name == "master":
                 self._put_master(clip, stage, latents, attempt, on_step, timer)
                 continue
+            keeper = self._keeper = self._keep_steps(stage, attempt, watch)
             if stage.name == "base":
-                latents = self._engine.generate(clip, image, on_step)
+                latents = self._engine.generate(clip, image, on_step, keeper)
             else:
                 step = clip.cascade[number - 1]
-                latents = cascade.apply(step, self._engine, clip, latents, image, on_step, stage.name)
-            timer.enter("store")
-            files = {LATENTS: dump_latents(latents)}
-            record, is_mine = put_clip(self._store, stage.key, attempt, files, {"stage": stage.name})
-            if not is_mine:  # another attempt was first: what follows must descend from what is on record
-                latents = load_latents(self._store.read(file_of(record, LATENTS).path))
+                latents = cascade.apply(step, self._engine, clip, latents, image, on_step, stage.name, keeper)
+            with _storing(on_step):
+                files = {LATENTS: dump_latents(latents)}
+                record, is_mine = put_clip(self._store, stage.key, attempt, files, {"stage": stage.name})
+                keeper.clear()
+                self._keeper = None
+                if not is_mine:  # another attempt was first: what follows must descend from what is on record
+                    latents = load_latents(self._store.read(file_of(record, LATENTS).path))
+
+    def _keep_steps(self, stage: Stage, attempt: Attempt, watch: Watch) -> Keeper:
+        name = "denoise" if stage.name == "base" else stage.name
+        return Keeper(
+            self._store,
+            name,
+            stage.key,
+            attempt,
+            every_s=self._save_every_s,
+            must_save=watch.must_save,
+            on_kept=watch.on_kept,
+        )
+
+    def _kept_steps(self) -> tuple[str, int]:
+        """The stage under way that has steps in the store, and how many; else an empty name."""
+        keeper = self._keeper
+        return (keeper.stage, keeper.kept) if keeper is not None and keeper.kept else ("", 0)
+
+    def _give_up_steps(self, cause: Cause) -> None:
+        """Delete steps that would lead to the same failure again, or that nobody will need."""
+        keeper = self._keeper
+        if keeper is None:
+            return
+        keeper.wait()
+        if cause in (Cause.BAD_OUTPUT, Cause.ITEM_ERROR, Cause.BAD_INPUT):
+            keeper.clear()
+        elif cause is Cause.CANCELLED:
+            with suppress(StoreError):  # they are only in the way
+                if clip_record(self._store, keeper.key) is not None:  # the other attempt was first
+                    keeper.clear()
 
     def _put_master(
         self, clip: Clip, stage: Stage, latents: Any, attempt: Attempt, on_step: OnStep, timer: _StageTimer
     ) -> None:
-        on_step("decode", 0, 1)
+        def chunks() -> Iterator[Any]:
+            done = 0
+            on_step("decode", 0, clip.num_frames)
+            for frames in self._engine.decode(latents):
+                yield frames
+                done += len(frames)
+                on_step("decode", done, clip.num_frames)
+
         with tempfile.TemporaryDirectory(prefix="wanflow-") as folder:
             path = Path(folder, MASTER)
-            num_frames = master.encode(self._engine.decode(latents), clip.fps, path)
+            num_frames = master.encode(chunks(), clip.fps, path)
             if num_frames != clip.num_frames:
                 raise RenderError(
                     f"{num_frames} frames decoded, {clip.num_frames} asked for", Cause.BAD_OUTPUT
                 )
-            on_step("decode", 1, 1)
-            timer.enter("store")
-            info: dict[str, Scalar] = {
-                "stage": stage.name,
-                "num_frames": num_frames,
-                "device": self._engine.device,
-            }
-            info |= {f"seconds_{name}": round(value, 3) for name, value in timer.seconds() if name != "store"}
-            put_clip(self._store, stage.key, attempt, {MASTER: path}, info)
+            with _storing(on_step):
+                info: dict[str, Scalar] = {
+                    "stage": stage.name,
+                    "num_frames": num_frames,
+                    "device": self._engine.device,
+                }
+                spent = timer.seconds()
+                info |= {f"seconds_{name}": round(value, 3) for name, value in spent if name != "store"}
+                put_clip(self._store, stage.key, attempt, {MASTER: path}, info)
 
     def _deepest_record(self, task: RenderClip) -> tuple[int, Record] | None:
         for number in range(len(task.stages) - 1, -1, -1):
@@ -161,6 +244,16 @@ def check_same_store(store: Store, context: RunContext) -> None:
         )
 
 
+@contextmanager
+def _storing(on_step: OnStep) -> Iterator[None]:
+    """The upload of a stage's result: it is not stopped half way, because it is what would be saved."""
+    with suppress(Cancelled):
+        on_step("store", 0, 1)
+    yield
+    with suppress(Cancelled):
+        on_step("store", 1, 1)
+
+
 class _StageTimer:
     """Seconds by stage: each second belongs to the stage entered last."""
 
@@ -168,6 +261,10 @@ class _StageTimer:
         self._seconds: dict[str, float] = {}
         self._stage = "encode"
         self._since_s = time.perf_counter()
+
+    @property
+    def stage(self) -> str:
+        return self._stage
 
     def enter(self, stage: str) -> None:
         now_s = time.perf_counter()

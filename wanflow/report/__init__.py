@@ -141,7 +141,9 @@ def _counts(ledger: Ledger, events: pa.Table) -> dict[str, int]:
     plan = ledger.read_plan()
     counts: Counter[str] = Counter()
     if plan is not None:
-        counts.update(row["status"] for row in plan.select(["kind", "status"]).to_pylist() if row["kind"] == "variant")
+        counts.update(
+            row["status"] for row in plan.select(["kind", "status"]).to_pylist() if row["kind"] == "variant"
+        )
     counts[Status.PUBLISHED] += len(published)
     counts[Status.LEFT] = max(0, counts[Status.LEFT] - len(published))
     return {status.value: counts[status] for status in Status}

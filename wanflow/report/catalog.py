@@ -6,7 +6,6 @@ jobs that publish to the same place stay in it for as long as they are live.
 
 from __future__ import annotations
 
-import io
 from collections import ChainMap
 from collections.abc import Collection, Mapping
 from datetime import datetime
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from wanflow.errors import Conflict, StoreError
 from wanflow.model import Record, Scalar
+from wanflow.parquet import dump_table, load_table
 from wanflow.publish import CATALOG, Published
 from wanflow.records import in_parallel
 from wanflow.report.columns import carried_columns
@@ -145,18 +145,14 @@ def update_catalog(
     cache_control: str | None = None,
 ) -> pa.Table:
     """Build the catalog from ``published`` and the former one, and put it in its place; returns it."""
-    import pyarrow.parquet as pq
-
     for _ in range(5):
         before, etag = _read(target)
         visible = _now_visible(target, published, before, carry)
         table = build_catalog(published, target.url, carry, before, visible, retired)
         if before is not None and table.equals(before):
             return table
-        file = io.BytesIO()
-        pq.write_table(table, file, compression="zstd")
         try:
-            target.replace(PATH, file.getvalue(), if_match=etag, cache_control=cache_control)
+            target.replace(PATH, dump_table(table), if_match=etag, cache_control=cache_control)
             return table
         except Conflict:  # another job of the same target, or my own lost acknowledgement: its rows are kept
             continue
@@ -170,14 +166,13 @@ def read_catalog(target: Store) -> pa.Table | None:
 
 def _read(target: Store) -> tuple[pa.Table | None, str | None]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
         data, stat = target.get(PATH)
     except FileNotFoundError:
         return None, None
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = load_table(data)
         for name, value in (("reason", pa.scalar(None, pa.string())), ("retired", pa.scalar(False))):
             if name not in table.column_names:  # written by an earlier wanflow
                 table = table.append_column(name, pa.repeat(value, table.num_rows))

@@ -97,6 +97,19 @@ def build_results(rows: Sequence[ResultRow]) -> pa.Table:
     return table
 
 
+def as_unchanged(table: pa.Table, cost: float | None) -> pa.Table:
+    """The results of a later run in which every variant of ``table`` is unchanged; ``cost`` is that of nothing."""
+    import pyarrow as pa
+
+    values = {"status": Status.UNCHANGED.value, "reason": "", "attempts": 0, "gpu_seconds": 0.0, "cost": cost}
+    values |= {f"seconds_{stage}": 0.0 for stage in STAGES}
+    for name, value in values.items():
+        number = table.schema.get_field_index(name)
+        field = table.schema.field(number)
+        table = table.set_column(number, field, pa.repeat(pa.scalar(value, field.type), table.num_rows))
+    return table
+
+
 def _cells(row: ResultRow) -> dict[str, object]:
     seconds = dict.fromkeys(STAGES, 0.0)
     for name, value in row.seconds.items():

@@ -2,5 +2,6 @@
 
 from wanflow.schedule.policy import Policy
 from wanflow.schedule.scheduler import Scheduler
+from wanflow.schedule.state import PlannedAssembly, PlannedRender
 
-__all__ = ["Policy", "Scheduler"]
+__all__ = ["PlannedAssembly", "PlannedRender", "Policy", "Scheduler"]

@@ -64,13 +64,17 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Render:
-    """Render a clip. ``thrift``: how many rungs down the memory ladder to try it, after running out of memory."""
+    """Render a clip. ``thrift``: how many rungs down the memory ladder to try it, after running out of memory.
+
+    ``steps_lost``: steps that an earlier attempt did and did not keep, for the ledger: this one does them again.
+    """
 
     replica: str
     key: str
     attempt: Attempt
     reason: Reason
     thrift: int = 0
+    steps_lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)

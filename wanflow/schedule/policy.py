@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wanflow.model import Cause
 
-#: attempts that a task may spend on each cause before it fails; CANCELLED costs nothing
+#: attempts that a task may spend on each cause before it fails. Those that say nothing about the task have a number
+#: too, so that nothing goes on for ever.
 BUDGETS: Mapping[Cause, int] = {
-    Cause.REPLICA_LOST: 3,
-    Cause.OUT_OF_MEMORY: 2,
+    Cause.REPLICA_LOST: 2,
+    Cause.HUNG: 2,
+    Cause.OUT_OF_MEMORY: 8,
     Cause.BAD_OUTPUT: 2,
     Cause.ITEM_ERROR: 2,
     Cause.BAD_INPUT: 1,
     Cause.STORAGE: 8,
-    Cause.HUNG: 2,
+    Cause.NODE_LOST: 10,
+    Cause.PREEMPTED: 100,
+    Cause.CANCELLED: 50,
 }
-
-#: a budget spent on one of these would be spent again the next night, so the store remembers it
-REPEATING = frozenset({Cause.BAD_INPUT, Cause.REPLICA_LOST})
+#: these say nothing about the task, and do not count as its attempts
+FREE = frozenset({Cause.STORAGE, Cause.NODE_LOST, Cause.PREEMPTED, Cause.CANCELLED, Cause.OUT_OF_MEMORY})
+#: a replica went down with the clip on it
+TOOK_DOWN = frozenset({Cause.REPLICA_LOST, Cause.HUNG})
+#: replicas that a clip may take down; then it is poison, remembered by key
+MAX_TAKEN_DOWN = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +37,9 @@ class Policy:
     max_assemblies: int
     #: replicas that are kept to the end of the run, idle or not
     min_replicas: int = 0
-    #: attempts at a task over all causes but storage trouble, which says nothing about the task
+    #: attempts at a task over all causes but the free ones
     max_attempts: int = 5
-    #: replicas that may die while loading, in a row, before the run is given up
+    #: replicas that may die while loading, in a row, before the run is given up, or starts are spaced out
     max_failed_starts: int = 3
     #: first wait after a storage failure; doubles with each further one of the same task
     backoff_s: float = 1.0
@@ -42,29 +49,71 @@ class Policy:
     deadline_s: float | None = None
     #: how long a stopped run waits for what is under way
     stop_grace_s: float = 60.0
+    #: what saving a clip's steps may take; so long before a replica's end the order to save is given
+    save_s: float = 10.0
+    #: the last rung of the memory ladder (``Render.thrift``)
+    max_thrift: int = 3
+    #: a replica hangs when a step takes this many times what its steps take,
+    hang_factor: float = 10.0
+    #: but never before so many seconds,
+    hang_floor_s: float = 120.0
+    #: and where nothing is known of the step (the first of a stage, decoding, storing), not before so many
+    hang_first_s: float = 900.0
+    #: events further apart than this: the driver itself was away, and nobody else is to blame
+    max_gap_s: float = 30.0
+    #: different clips that must fail on a replica in a row, while others succeed elsewhere, for it to be sick
+    sick_after: int = 3
+    #: different clips that must fail alike before any is rendered, for the run to stop, on half of
+    #: the replicas
+    common_cause_after: int = 5
+    #: a second copy must be expected to end sooner than the first by this many seconds,
+    copy_margin_s: float = 1.0
+    #: and by this share of what it takes
+    copy_margin: float = 0.15
+    #: second copies that one clip may get
+    max_second_copies: int = 2
+    #: how long a replica without work stays, at least; longer where loading takes longer
+    idle_s: float = 30.0
+    #: clips after which a replica is replaced by a fresh one; None: never
+    recycle_after: int | None = None
+    #: resident memory of a replica above which it is replaced; None: no limit
+    max_memory_bytes: int | None = None
+    #: and growth over what it had after its first clip; below ``min_growth_bytes`` it is no leak
+    max_memory_growth: float = 2.0
+    min_growth_bytes: int = 8 << 30
+    #: what a switch to clips of another group costs, until it was measured
+    switch_s: float = 2.0
     budgets: Mapping[Cause, int] = field(default_factory=lambda: BUDGETS)
 
 
-def may_retry(policy: Policy, failures: tuple[Cause, ...]) -> bool:
-    """Whether a task that failed for ``failures`` (the newest last) has an attempt left."""
-    newest = failures[-1]
-    if is_spent(policy, failures):
-        return False
+def is_poison(failures: Sequence[Cause]) -> bool:
+    return sum(cause in TOOK_DOWN for cause in failures) >= MAX_TAKEN_DOWN
+
+
+def num_own(failures: Sequence[Cause]) -> int:
+    """Failures that count as attempts."""
+    return sum(cause not in FREE for cause in failures)
+
+
+def is_spent(policy: Policy, failures: Sequence[Cause], cause: Cause) -> bool:
+    """Whether ``cause`` has used up its own budget."""
+    return failures.count(cause) >= policy.budgets.get(cause, 1)
+
+
+def may_retry(policy: Policy, failures: Sequence[Cause]) -> bool:
+    """Whether a task with these ``failures`` has an attempt left."""
     return (
-        newest is Cause.STORAGE or sum(cause is not Cause.STORAGE for cause in failures) < policy.max_attempts
+        not is_poison(failures)
+        and num_own(failures) < policy.max_attempts
+        and not any(is_spent(policy, failures, cause) for cause in set(failures))
     )
 
 
-def is_spent(policy: Policy, failures: tuple[Cause, ...]) -> bool:
-    """Whether the newest cause has used up its own budget."""
-    return failures.count(failures[-1]) >= policy.budgets.get(failures[-1], 1)
-
-
-def backoff(policy: Policy, failures: tuple[Cause, ...]) -> float:
-    """Seconds to wait before the next attempt. Only storage trouble is waited out."""
-    if failures[-1] is not Cause.STORAGE:
+def backoff(policy: Policy, num_failures: int) -> float:
+    """Seconds to wait after this many failures in a row of the same kind."""
+    if num_failures <= 0:
         return 0.0
-    return float(min(policy.max_backoff_s, policy.backoff_s * 2 ** (failures.count(Cause.STORAGE) - 1)))
+    return float(min(policy.max_backoff_s, policy.backoff_s * 2 ** min(num_failures - 1, 30)))
 
 
 def choose_engine(
@@ -72,11 +121,19 @@ def choose_engine(
 ) -> str | None:
     """Which weights the next replica should load: those with most waiting work for each replica they have.
 
-    ``backlog`` is waiting work by weights, ``replicas`` those started, ``clips`` the clips that wait. An engine with as
-    many replicas as clips gets no more. None: nobody needs one.
+    ``backlog`` is waiting work by weights, ``replicas`` those started, ``clips`` the clips that are open. An engine
+    with as many replicas as clips gets no more. None: nobody needs one.
     """
-    needy = [w for w in sorted(backlog) if clips[w] > replicas.get(w, 0)]
+    needy = [w for w in sorted(backlog) if clips.get(w, 0) > replicas.get(w, 0)]
     # An engine without any replica comes first: its work cannot move at all.
     return max(
         needy, key=lambda w: (replicas.get(w, 0) == 0, backlog[w] / (replicas.get(w, 0) + 1)), default=None
     )
+
+
+def choose_capacity(policy: Policy, num_open: int) -> int:
+    """Replicas worth having for ``num_open`` clips, in steps of a twentieth of the most, so that the tail of a large
+    run is not a request a clip."""
+    step = max(1, policy.max_replicas // 20)
+    wanted = min(policy.max_replicas, -(-num_open // step) * step)
+    return max(wanted, min(policy.min_replicas, policy.max_replicas)) if num_open else 0

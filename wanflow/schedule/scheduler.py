@@ -1,30 +1,21 @@
 """The scheduler: ``handle(event)`` returns the actions that follow. A state machine without clock, network or Ray.
 
-It decides who renders what and when, what is tried again, what has failed, and when the run is over. It does not know
-what a clip looks like, how an order is carried out, or what time it is: time rides on the events. The same code runs
-under Ray, inline and in simulations. ``README.md`` beside it has the state tables.
+Here events meet the state; the decisions are next door, one module each (see the map in ``README.md``). It does not
+know what a clip looks like, how an order is carried out, or what time it is: time rides on the events. The same code
+runs under Ray, inline and in simulations.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from wanflow.model import AssembleVariant, Attempt, Cause, RenderClip
-from wanflow.schedule.actions import (
-    Action,
-    Assemble,
-    Cancel,
-    Finish,
-    Probe,
-    Reason,
-    Remember,
-    Render,
-    RetireReplica,
-    Stage,
-    StartReplica,
-)
+from wanflow.model import Attempt, Cause
+from wanflow.schedule import assembly
+from wanflow.schedule.actions import Action, Cancel, Finish, Reason, RetireReplica
+from wanflow.schedule.assembly import assign_assemblies, clip_done
+from wanflow.schedule.assign import assign_clips
+from wanflow.schedule.board import Board
+from wanflow.schedule.capacity import Capacity
 from wanflow.schedule.events import (
     AssembleFailed,
     ClipFound,
@@ -42,19 +33,20 @@ from wanflow.schedule.events import (
     Tick,
     VariantPublished,
 )
-from wanflow.schedule.policy import REPEATING, Policy, backoff, choose_engine, is_spent, may_retry
+from wanflow.schedule.faults import Faults
+from wanflow.schedule.invariants import check
+from wanflow.schedule.policy import Policy
 from wanflow.schedule.state import (
     ClipState,
     ClipStatus,
+    Copy,
+    PlannedAssembly,
+    PlannedRender,
     ReplicaState,
     ReplicaStatus,
     VariantState,
     VariantStatus,
 )
-
-#: (task, priority, expected work, held: the master's record exists already)
-PlannedRender = tuple[RenderClip, int, float, bool]
-PlannedAssembly = tuple[AssembleVariant, int]
 
 
 class Scheduler:
@@ -67,418 +59,294 @@ class Scheduler:
         policy: Policy,
         epoch: int,
     ) -> None:
-        self.policy = policy
-        self.epoch = epoch
-        self.clips: dict[str, ClipState] = {}
-        self.variants: dict[str, VariantState] = {}
-        self.replicas: dict[str, ReplicaState] = {}
         self.finished = False
-        #: set once the run is to end early: the reason in words
-        self.stopping: str | None = None
-        self.broken: str | None = None
-        self._stopped_s = 0.0
-        self._now_s = 0.0
-        self._num_attempts = 0
-        self._num_replicas = 0
-        self._failed_starts = 0
-        #: lost replicas that no start has replaced yet
-        self._num_lost = 0
-        self._pending: dict[str, list[tuple[tuple[float, float, int], str]]] = {}
-        self._backlog: dict[str, float] = {}
-        self._num_pending: Counter[str] = Counter()
-        #: clips by weights that are neither done nor failed
-        self._open: Counter[str] = Counter()
-        self._ready: list[tuple[tuple[float, int], str]] = []
-        self._later: list[tuple[float, str, str]] = []
-        self._assembling = 0
-        self._open_variants = 0
-        self._waiters: dict[str, list[str]] = {}
+        self._board = Board(renders, assemblies, policy, epoch)
+        self._capacity = Capacity(self._board)
+        self._faults = Faults(self._board, self._capacity)
 
-        for position, (render, priority, work, held) in enumerate(renders):
-            clip = ClipState(render.key, render.clip.weights, work, (-priority, -work, position))
-            self.clips[clip.key] = clip
-            if held:
-                clip.status = ClipStatus.DONE
-            else:
-                self._open[clip.weights] += 1
-                self._queue(clip)
-        for position, (task, priority) in enumerate(assemblies):
-            missing = {key for key in task.masters if self.clips[key].status is not ClipStatus.DONE}
-            variant = VariantState(task.key, missing, (-priority, position))
-            self.variants[variant.key] = variant
-            self._open_variants += 1
-            for key in task.masters:
-                self._waiters.setdefault(key, []).append(variant.key)
-            if not missing:
-                self._make_ready(variant)
+    @property
+    def clips(self) -> dict[str, ClipState]:
+        return self._board.clips
 
-    # -- events -------------------------------------------------------------------------------------------------
+    @property
+    def variants(self) -> dict[str, VariantState]:
+        return self._board.variants
+
+    @property
+    def replicas(self) -> dict[str, ReplicaState]:
+        return self._board.replicas
+
+    @property
+    def stopping(self) -> str | None:
+        """Why the run is to end early, in words."""
+        return self._board.stopping
+
+    @property
+    def broken(self) -> str | None:
+        """Why the run as a whole broke."""
+        return self._board.broken
 
     def handle(self, event: Event) -> list[Action]:
         """Take in one fact; return what is to be done, in order."""
         if self.finished:
             return []
-        self._now_s = max(self._now_s, event.time_s)
+        board = self._board
+        board.now_s = max(board.now_s, event.time_s)
+        board.watch.advance(board.now_s)
         actions = self._apply(event)
-        deadline_s = self.policy.deadline_s
-        if deadline_s is not None and self._now_s >= deadline_s and self.stopping is None:
-            actions += self._stop("the deadline has passed")
-        self._wake()
-        actions += self._assign()
-        actions += self._finish_if_over()
-        return actions
+        actions += self._look_at_time()
+        if self._faults.give_up is not None and board.stopping is None:
+            board.broken = self._faults.give_up
+            actions += self._stop(board.broken)
+        if board.stopping is None:
+            actions += assign_clips(board)
+            actions += self._capacity.plan()
+            actions += assign_assemblies(board)
+        return actions + self._finish_if_over()
+
+    # -- events -------------------------------------------------------------------------------------------------
 
     def _apply(self, event: Event) -> list[Action]:
+        board = self._board
         match event:
-            case RunStarted() | Tick() | StepDone() | DrainNoticed() | StepsKept():
+            case RunStarted() | Tick():
                 return []
             case ReplicaReady(replica=name):
-                if (ready := self.replicas.get(name)) and ready.status is ReplicaStatus.STARTING:
-                    ready.status = ReplicaStatus.IDLE
-                    self._failed_starts = 0
+                if (replica := board.replicas.get(name)) and replica.status is ReplicaStatus.STARTING:
+                    self._capacity.ready(replica)
                 return []
             case ReplicaLost():
                 return self._replica_lost(event)
+            case DrainNoticed(replica=name, grace_s=grace_s):
+                replica = board.replicas.get(name)
+                return self._capacity.drain(replica, board.now_s + grace_s) if replica else []
+            case StepDone():
+                return self._step_done(event)
+            case StepsKept():
+                return self._steps_kept(event)
             case ClipRendered():
-                if clip := self._current_clip(event.key, event.attempt):
-                    self._free(clip)
-                    _add_seconds(clip.seconds, event.seconds)
-                    self._clip_done(clip)
-                return []
+                return self._clip_rendered(event)
             case RenderFailed():
-                if clip := self._current_clip(event.key, event.attempt):
-                    self._free(clip)
-                    _add_seconds(clip.seconds, event.seconds)
-                    return self._clip_failed(clip, event.cause, event.message)
-                return []
-            case ClipFound(key=key):
-                if (probed := self.clips.get(key)) and probed.status is ClipStatus.PROBING:
-                    self._clip_done(probed)
-                return []
-            case ClipMissing(key=key):
-                if (probed := self.clips.get(key)) and probed.status is ClipStatus.PROBING:
-                    return self._clip_failed(probed, Cause.REPLICA_LOST, probed.message)
-                return []
+                return self._render_failed(event)
+            case ClipFound(key=key) | ClipMissing(key=key):
+                return self._probed(key, isinstance(event, ClipFound))
             case VariantPublished():
-                if variant := self._current_variant(event.key, event.attempt):
-                    self._assembling -= 1
-                    _add_seconds(variant.seconds, event.seconds)
-                    self._close_variant(variant, VariantStatus.PUBLISHED, "")
+                assembly.published(board, event)
                 return []
             case AssembleFailed():
-                return self._assemble_failed(event)
+                assembly.failed(board, event)
+                return []
             case StopRequested(message=message):
                 return self._stop(message)
 
+    def _step_done(self, event: StepDone) -> list[Action]:
+        replica = self._current(event.replica, event.attempt)
+        if replica is None or replica.copy is None:
+            return []
+        clip, copy = self.clips[event.key], replica.copy
+        self._board.watch.step(clip, copy, self._board.now_s, event.stage, event.step, event.num_steps)
+        if copy.attempt in clip.copies:
+            clip.reached = (event.stage, event.step)
+        return self._capacity.look_at(copy)
+
+    def _steps_kept(self, event: StepsKept) -> list[Action]:
+        replica = self._current(event.replica, event.attempt)
+        if replica is None or replica.copy is None:
+            return []
+        board, clip = self._board, self.clips[event.key]
+        num_steps = board.estimates.num_steps(clip, event.stage)
+        share = board.estimates.share_done(clip, event.stage, event.step, num_steps) or 0.0
+        if replica.copy.attempt in clip.copies and (clip.kept is None or share >= clip.kept_share):
+            clip.kept, clip.kept_share = (event.stage, event.step), min(share, 0.99)
+        if not event.is_last:
+            return []
+        _add_seconds(clip, event.seconds)
+        board.release(replica)
+        return self._capacity.after_clip(replica) + self._faults.settle(clip)
+
+    def _clip_rendered(self, event: ClipRendered) -> list[Action]:
+        replica = self._current(event.replica, event.attempt)
+        if replica is None:
+            return []
+        board, clip = self._board, self.clips[event.key]
+        copy = board.release(replica)
+        replica.num_clips += 1
+        _add_seconds(clip, event.seconds)
+        actions: list[Action] = []
+        if not copy.is_void:
+            if copy.first_share == 0 and not copy.ending:
+                wall_s = board.now_s - copy.started_s
+                board.estimates.learn_render(clip, replica.replica, wall_s, copy.is_switch, event.seconds)
+                board.backlog.learnt(clip.kind)
+            if copy.thrift:
+                board.estimates.learn_thrift(clip.kind, copy.thrift)
+            actions += self._done(clip)
+            actions += self._faults.rendered(clip, replica)
+        return actions + self._capacity.after_clip(replica, event.memory_bytes)
+
+    def _done(self, clip: ClipState) -> list[Action]:
+        """The record of ``clip`` is there; whoever renders it still does so for nothing."""
+        board = self._board
+        clip.done_here, clip.done_s = True, board.now_s
+        board.num_rendered += 1
+        copies = board.finish_clip(clip, ClipStatus.DONE)
+        clip_done(board, clip)
+        return [order for copy in copies for order in self._cancel(copy, Reason.OTHER_WAS_FIRST)]
+
+    def _cancel(self, copy: Copy, reason: Reason) -> list[Action]:
+        copy.ending = True
+        return [Cancel(copy.replica, copy.key, copy.attempt, reason)]
+
+    def _render_failed(self, event: RenderFailed) -> list[Action]:
+        replica = self._current(event.replica, event.attempt)
+        if replica is None:
+            return []
+        clip = self.clips[event.key]
+        copy = self._board.release(replica)
+        _add_seconds(clip, event.seconds)
+        if event.cause is Cause.CANCELLED and (copy.ending or self.stopping is not None):
+            return self._capacity.after_clip(replica) + self._faults.settle(clip)
+        return self._faults.failed(copy, replica, event.cause, event.message)
+
+    def _probed(self, key: str, found: bool) -> list[Action]:
+        clip = self.clips.get(key)
+        if clip is None or clip.num_probes == 0:
+            return []
+        clip.num_probes -= 1
+        if not clip.is_open:
+            return []
+        return self._done(clip) if found else self._faults.not_found(clip)
+
     def _replica_lost(self, event: ReplicaLost) -> list[Action]:
-        lost = self.replicas.pop(event.replica, None)
-        if lost is None:
+        board = self._board
+        replica = board.replicas.get(event.replica)
+        if replica is None:
             return []
-        self._num_lost += 1
-        if lost.staged:
-            self._queue(self.clips[lost.staged])
-        if lost.status is ReplicaStatus.STARTING:
-            self._failed_starts += 1
-            alive = any(r.status is not ReplicaStatus.STARTING for r in self.replicas.values())
-            given_up = event.permanent or self._failed_starts >= self.policy.max_failed_starts
+        was_starting = replica.status is ReplicaStatus.STARTING
+        copy = board.remove_replica(replica)
+        self._capacity.replace(Reason.REPLACES_LOST)
+        if was_starting and (event.permanent or event.cause is Cause.REPLICA_LOST):
+            self._capacity.start_failed()
+            given_up = event.permanent or self._capacity.num_failed_starts >= board.policy.max_failed_starts
             # Where others work, one node's trouble is not the run's.
-            if given_up and not alive:
-                self.broken = f"no replica can start: {event.message}"
-                return self._stop(self.broken)
-        if lost.running is None:
-            return []
-        clip = self.clips[lost.running]
-        clip.status, clip.replica, clip.message = ClipStatus.PROBING, None, event.message
-        # What it did is gone, but the time was spent.
-        _add_seconds(clip.seconds, (("denoise", self._now_s - clip.since_s),))
-        return [Probe(clip.key, Reason.MAY_BE_DONE)]
+            if given_up and all(r.status is ReplicaStatus.STARTING for r in board.replicas.values()):
+                board.broken = f"no replica can start: {event.message}"
+                return self._stop(board.broken)
+        return self._faults.lost(copy, event.cause, event.message) if copy else []
 
-    def _clip_failed(self, clip: ClipState, cause: Cause, message: str) -> list[Action]:
-        attempt, clip.attempt = clip.attempt, None
-        assert attempt is not None, "a clip that was not tried failed"
-        if cause is Cause.CANCELLED:
-            self._queue(clip)
-            return []
-        clip.failures += (cause,)
-        clip.message = message
-        if may_retry(self.policy, clip.failures):
-            wait_s = backoff(self.policy, clip.failures)
-            if wait_s:
-                clip.status, clip.not_before_s = ClipStatus.PENDING, self._now_s + wait_s
-                heapq.heappush(self._later, (clip.not_before_s, "clip", clip.key))
-            else:
-                self._queue(clip)
-            return []
-        self._close_clip(clip, ClipStatus.FAILED)
-        for key in self._waiters.get(clip.key, ()):
-            variant = self.variants[key]
-            if variant.status is VariantStatus.WAITING:
-                variant.failures += (cause,)
-                self._close_variant(variant, VariantStatus.FAILED, message)
-        if cause in REPEATING and is_spent(self.policy, clip.failures):
-            return [Remember(clip.key, cause, message, attempt, Reason.WOULD_REPEAT)]
+    def _current(self, name: str, attempt: Attempt) -> ReplicaState | None:
+        """The replica, if this attempt is what it renders; news of other attempts is late."""
+        replica = self.replicas.get(name)
+        return replica if replica and replica.copy and replica.copy.attempt == attempt else None
+
+    # -- time, the end ------------------------------------------------------------------------------------------
+
+    def _look_at_time(self) -> list[Action]:
+        board = self._board
+        actions: list[Action] = []
+        deadline_s = board.policy.deadline_s
+        if deadline_s is not None and board.now_s >= deadline_s and board.stopping is None:
+            actions += self._stop("the deadline has passed")
+        while due := board.due():
+            what, name = due
+            if what == "clip":
+                board.end_wait(board.clips[name])
+            elif what == "variant":
+                if (variant := board.variants[name]).status is VariantStatus.READY:
+                    board.make_ready(variant)
+            elif replica := board.replicas.get(name):
+                actions += self._look_at_replica(what, replica)
+        for copy in board.watch.hung():
+            actions += self._faults.hung(copy)
+        return actions
+
+    def _look_at_replica(self, what: str, replica: ReplicaState) -> list[Action]:
+        if (
+            what == "rest"
+            and replica.status is ReplicaStatus.IDLE
+            and replica.rest_until_s <= self._board.now_s
+        ):
+            self._board.make_idle(replica)
+        elif what == "idle":
+            return self._capacity.look_at_idle(replica)
+        elif what == "until" and (copy := replica.copy) is not None:
+            return self._capacity.look_at(copy)
         return []
-
-    def _assemble_failed(self, event: AssembleFailed) -> list[Action]:
-        variant = self._current_variant(event.key, event.attempt)
-        if variant is None:
-            return []
-        self._assembling -= 1
-        variant.attempt = None
-        variant.message = event.message
-        # A held master that is gone is nobody's failure; one that this run has made and lost again is.
-        if not event.missing or any(self.clips[key].done_here for key in event.missing):
-            variant.failures += (event.cause,)
-            if not may_retry(self.policy, variant.failures):
-                self._close_variant(variant, VariantStatus.FAILED, event.message)
-                return []
-        for key in event.missing:
-            self._render_again(key, variant)
-        if variant.missing:
-            variant.status = VariantStatus.WAITING
-            return []
-        wait_s = backoff(self.policy, variant.failures) if variant.failures else 0.0
-        variant.status, variant.not_before_s = VariantStatus.READY, self._now_s + wait_s
-        heapq.heappush(self._later, (variant.not_before_s, "variant", variant.key))
-        return []
-
-    def _render_again(self, key: str, variant: VariantState) -> None:
-        """A master that was held is not in the store: it becomes a render, never a failure."""
-        clip = self.clips[key]
-        if clip.status is ClipStatus.DONE:
-            self._open[clip.weights] += 1
-            self._queue(clip)
-        if clip.status is not ClipStatus.FAILED:
-            variant.missing.add(key)
 
     def _stop(self, message: str) -> list[Action]:
-        if self.stopping is not None:
+        board = self._board
+        if board.stopping is not None:
             return []
-        self.stopping, self._stopped_s = message, self._now_s
-        return [
-            Cancel(replica.replica, replica.running, attempt, Reason.STOPPING)
-            for replica in self.replicas.values()
-            if replica.running and (attempt := self.clips[replica.running].attempt)
-        ]
-
-    # -- decisions ----------------------------------------------------------------------------------------------
-
-    def _assign(self) -> list[Action]:
-        actions: list[Action] = []
-        if self.stopping is None:
-            actions += self._assign_clips()
-            actions += self._assign_replicas()
-            while self._ready and self._assembling < self.policy.max_assemblies:
-                variant = self.variants[heapq.heappop(self._ready)[1]]
-                if variant.status is VariantStatus.READY:
-                    variant.status, variant.attempt = VariantStatus.ASSEMBLING, self._next_attempt()
-                    variant.num_attempts += 1
-                    self._assembling += 1
-                    reason = Reason.RETRY if variant.failures else Reason.CLIPS_READY
-                    actions.append(Assemble(variant.key, variant.attempt, reason))
+        board.stopping, board.stopped_s = message, board.now_s
+        actions: list[Action] = self._capacity.clear(Reason.STOPPING)
+        for replica in list(board.replicas.values()):
+            if replica.copy is None:
+                actions += self._capacity.retire(replica, Reason.STOPPING)
+            elif not replica.copy.ending:
+                actions += self._end_copy(replica.copy)
         return actions
 
-    def _assign_clips(self) -> list[Action]:
-        actions: list[Action] = []
-        for replica in self.replicas.values():
-            if replica.status is ReplicaStatus.IDLE:
-                staged = replica.staged is not None
-                clip = self.clips[replica.staged] if replica.staged else self._pop(replica.weights)
-                if clip is None:
-                    clip = self._take_back(replica.weights)
-                if clip is None:
-                    continue
-                replica.staged = None
-                clip.status, clip.replica, clip.attempt = (
-                    ClipStatus.RUNNING,
-                    replica.replica,
-                    self._next_attempt(),
-                )
-                clip.num_attempts += 1
-                clip.since_s = self._now_s
-                replica.status, replica.running = ReplicaStatus.BUSY, clip.key
-                reason = Reason.RETRY if clip.failures else Reason.STAGED if staged else Reason.NEXT_IN_ORDER
-                actions.append(Render(replica.replica, clip.key, clip.attempt, reason))
-        for replica in self.replicas.values():
-            # Staging comes second, so that no clip waits behind a busy replica while another one is idle.
-            if (
-                replica.status is ReplicaStatus.BUSY
-                and replica.staged is None
-                and (clip := self._pop(replica.weights))
-            ):
-                clip.status, clip.replica = ClipStatus.STAGED, replica.replica
-                replica.staged = clip.key
-                actions.append(Stage(replica.replica, clip.key, Reason.NEXT_IN_ORDER))
-        return actions
-
-    def _take_back(self, weights: str) -> ClipState | None:
-        """A clip staged at a busy replica, for an idle one of the same engine: the first in order."""
-        holders = [r for r in self.replicas.values() if r.staged and r.weights == weights]
-        if not holders:
-            return None
-        holder = min(holders, key=lambda r: self.clips[r.staged or ""].order)
-        clip = self.clips[holder.staged or ""]
-        holder.staged = None
-        return clip
-
-    def _assign_replicas(self) -> list[Action]:
-        actions: list[Action] = []
-        for replica in list(self.replicas.values()):
-            if replica.status is ReplicaStatus.IDLE and self._num_pending[replica.weights] == 0:
-                others_wait = any(n for w, n in self._num_pending.items() if w != replica.weights)
-                full = len(self.replicas) >= self.policy.max_replicas
-                spare = len(self.replicas) > self.policy.min_replicas
-                if (self._open[replica.weights] == 0 and spare) or (others_wait and full):
-                    reason = Reason.OTHER_ENGINE_WAITS if others_wait else Reason.NO_MORE_WORK
-                    actions.append(RetireReplica(replica.replica, reason))
-                    del self.replicas[replica.replica]
-        while len(self.replicas) < self.policy.max_replicas:
-            if self._failed_starts >= self.policy.max_failed_starts and self.replicas:
-                break  # those that work go on; another start would fail too
-            started = Counter(r.weights for r in self.replicas.values())
-            held = Counter(r.weights for r in self.replicas.values() for key in (r.running, r.staged) if key)
-            weights = choose_engine(self._backlog, started, self._num_pending + held)
-            if weights is None:
-                break
-            self._num_replicas += 1
-            name = f"replica-{self._num_replicas}"
-            self.replicas[name] = ReplicaState(name, weights)
-            reason = Reason.REPLACES_LOST if self._num_lost else Reason.BACKLOG
-            self._num_lost = max(0, self._num_lost - 1)
-            actions.append(StartReplica(name, weights, reason))
-        return actions
+    def _end_copy(self, copy: Copy) -> list[Action]:
+        """At a stop: of several copies the one that should end first goes on, if it ends within the grace."""
+        clip = self.clips[copy.key]
+        best = min(clip.copies.values(), key=_expected_end)
+        if copy is not best:
+            return self._cancel(copy, Reason.STOPPING)
+        until_s = self._board.stopped_s + self._board.policy.stop_grace_s
+        return self._capacity.end_by(copy, until_s, Reason.STOPPING)
 
     def _finish_if_over(self) -> list[Action]:
-        if self.stopping is not None:
-            under_way = self._assembling or any(r.running for r in self.replicas.values())
-            if under_way and self._now_s < self._stopped_s + self.policy.stop_grace_s:
+        board = self._board
+        if board.stopping is not None:
+            under_way = board.num_assembling or board.busy
+            if under_way and board.now_s < board.stopped_s + board.policy.stop_grace_s:
                 return []
-            self._assembling = 0
-            for variant in self.variants.values():
-                if variant.status in (VariantStatus.WAITING, VariantStatus.READY, VariantStatus.ASSEMBLING):
-                    self._close_variant(variant, VariantStatus.LEFT, self.stopping)
-        if self._open_variants:
+            for variant in board.variants.values():
+                if variant.is_open:
+                    board.close_variant(variant, VariantStatus.LEFT, board.stopping)
+        if board.num_open_variants:
             return []
         # A clip that still renders is wanted by no variant any more (all of them failed): it is not worth a GPU.
         self.finished = True
-        retire: list[Action] = [RetireReplica(name, Reason.DONE) for name in self.replicas]
-        self.replicas.clear()
-        reason = Reason.CANNOT_START if self.broken else Reason.STOPPING if self.stopping else Reason.DONE
-        return [*retire, Finish(reason, self.broken or "")]
-
-    # -- state changes ------------------------------------------------------------------------------------------
-
-    def _queue(self, clip: ClipState) -> None:
-        clip.status, clip.replica, clip.attempt = ClipStatus.PENDING, None, None
-        heapq.heappush(self._pending.setdefault(clip.weights, []), (clip.order, clip.key))
-        self._num_pending[clip.weights] += 1
-        self._backlog[clip.weights] = self._backlog.get(clip.weights, 0.0) + clip.work
-
-    def _pop(self, weights: str) -> ClipState | None:
-        heap = self._pending.get(weights)
-        if not heap:
-            return None
-        clip = self.clips[heapq.heappop(heap)[1]]
-        self._num_pending[weights] -= 1
-        self._backlog[weights] -= clip.work
-        return clip
-
-    def _free(self, clip: ClipState) -> None:
-        if clip.replica and (replica := self.replicas.get(clip.replica)):
-            replica.status, replica.running = ReplicaStatus.IDLE, None
-        clip.replica = None
-
-    def _clip_done(self, clip: ClipState) -> None:
-        clip.done_here = True
-        self._close_clip(clip, ClipStatus.DONE)
-        for key in self._waiters.get(clip.key, ()):
-            variant = self.variants[key]
-            variant.missing.discard(clip.key)
-            if variant.status is VariantStatus.WAITING and not variant.missing:
-                self._make_ready(variant)
-
-    def _close_clip(self, clip: ClipState, status: ClipStatus) -> None:
-        clip.status, clip.attempt = status, None
-        self._open[clip.weights] -= 1
-
-    def _make_ready(self, variant: VariantState) -> None:
-        variant.status = VariantStatus.READY
-        heapq.heappush(self._ready, (variant.order, variant.key))
-
-    def _close_variant(self, variant: VariantState, status: VariantStatus, message: str) -> None:
-        variant.status, variant.message, variant.attempt = status, message, None
-        self._open_variants -= 1
-
-    def _wake(self) -> None:
-        while self._later and self._later[0][0] <= self._now_s:
-            _, kind, key = heapq.heappop(self._later)
-            if kind == "clip":
-                self._queue(self.clips[key])
-            else:
-                self._make_ready(self.variants[key])
-
-    def _next_attempt(self) -> Attempt:
-        self._num_attempts += 1
-        return Attempt(self.epoch, self._num_attempts)
-
-    def _current_clip(self, key: str, attempt: Attempt) -> ClipState | None:
-        clip = self.clips.get(key)
-        return clip if clip and clip.status is ClipStatus.RUNNING and clip.attempt == attempt else None
-
-    def _current_variant(self, key: str, attempt: Attempt) -> VariantState | None:
-        variant = self.variants.get(key)
-        return variant if variant and variant.attempt == attempt else None
-
-    # -- questions ----------------------------------------------------------------------------------------------
+        actions: list[Action] = [] if board.broken else self._faults.suspected()
+        for replica in list(board.replicas.values()):
+            copy = board.remove_replica(replica)
+            clip = board.clips[copy.key] if copy else None
+            if clip is not None and clip.is_open and not clip.copies:
+                board.finish_clip(clip, ClipStatus.LEFT)
+            actions.append(RetireReplica(replica.replica, Reason.DONE))
+        reason = Reason.DONE
+        if board.broken:
+            reason = Reason.COMMON_CAUSE if self._faults.give_up else Reason.CANNOT_START
+        elif board.stopping:
+            reason = Reason.STOPPING
+        return [*actions, *self._capacity.clear(reason), Finish(reason, board.broken or "")]
 
     @property
     def next_wake_s(self) -> float | None:
-        """When a Tick should come at the latest: end of a back-off, deadline, end of a stop's grace."""
-        times = [self._later[0][0]] if self._later else []
-        if self.stopping is not None:
-            times.append(self._stopped_s + self.policy.stop_grace_s)
-        elif self.policy.deadline_s is not None:
-            times.append(self.policy.deadline_s)
-        return min(times, default=None)
+        """When a Tick should come at the latest: a back-off ends, a deadline passes, a replica may hang."""
+        board = self._board
+        times: list[float | None] = [board.timers[0][0] if board.timers else None]
+        times.append(board.watch.next_hang_s(board.now_s))
+        if board.stopping is not None:
+            times.append(board.stopped_s + board.policy.stop_grace_s)
+        elif board.policy.deadline_s is not None:
+            times.append(board.policy.deadline_s)
+        for weights, num in board.num_replicas.items():
+            # Somebody could take over from a straggler.
+            if num and board.num_idle(weights) and (first := board.watch.first(weights, board.now_s)):
+                times.append(first.expected_end_s)
+        return min((at_s for at_s in times if at_s is not None), default=None)
 
-    def validate(self) -> None:
-        """Raise AssertionError when an invariant of ``README.md`` does not hold. For tests and simulations."""
-        running = [r.running for r in self.replicas.values() if r.running]
-        staged = [r.staged for r in self.replicas.values() if r.staged]
-        assert len(set(running + staged)) == len(running + staged), "a clip is at two replicas"
-        for replica in self.replicas.values():
-            assert (replica.status is ReplicaStatus.BUSY) == (replica.running is not None), replica
-            for key in filter(None, (replica.running, replica.staged)):
-                assert self.clips[key].weights == replica.weights, "a clip is at a replica of another engine"
-                assert self.clips[key].replica == replica.replica, "clip and replica disagree"
-        statuses = Counter(c.status for c in self.clips.values())
-        if not self.finished:
-            assert statuses[ClipStatus.RUNNING] == len(running), "a running clip without its replica"
-            assert statuses[ClipStatus.STAGED] == len(staged), "a staged clip without its replica"
-        assert len(self.replicas) <= self.policy.max_replicas, "more replicas than allowed"
-        for clip in self.clips.values():
-            num_own = sum(cause is not Cause.STORAGE for cause in clip.failures)
-            assert num_own <= self.policy.max_attempts, f"{clip.key}: budget exceeded"
-            for cause, spent in Counter(clip.failures).items():
-                assert spent <= self.policy.budgets.get(cause, 1), f"{clip.key}: {cause} budget exceeded"
-        assembling = sum(v.status is VariantStatus.ASSEMBLING for v in self.variants.values())
-        assert assembling == self._assembling <= self.policy.max_assemblies, "assemblies miscounted"
-        for variant in self.variants.values():
-            if variant.status in (VariantStatus.READY, VariantStatus.ASSEMBLING):
-                assert not variant.missing, f"{variant.key}: assembled before its clips"
-        if self.finished:
-            open_variants = (VariantStatus.WAITING, VariantStatus.READY, VariantStatus.ASSEMBLING)
-            assert not any(v.status in open_variants for v in self.variants.values()), (
-                "finished with open variants"
-            )
-            assert not self.replicas, "finished with replicas"
-        elif self.stopping is None:
-            idle = [r for r in self.replicas.values() if r.status is ReplicaStatus.IDLE]
-            assert not any(self._num_pending[r.weights] for r in idle), (
-                "a replica is idle while a clip waits for it"
-            )
+    def validate(self, whole: bool = True) -> None:
+        """Raise AssertionError when an invariant does not hold; ``whole`` looks at every clip and variant too."""
+        check(self._board, self.finished, whole)
 
 
-def _add_seconds(total: dict[str, float], seconds: Sequence[tuple[str, float]]) -> None:
+def _add_seconds(clip: ClipState, seconds: Sequence[tuple[str, float]]) -> None:
     for stage, value in seconds:
-        total[stage] = total.get(stage, 0.0) + value
+        clip.seconds[stage] = clip.seconds.get(stage, 0.0) + value
+
+
+def _expected_end(copy: Copy) -> tuple[bool, float]:
+    return copy.expected_end_s is None, copy.expected_end_s or 0.0

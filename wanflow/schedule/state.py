@@ -1,20 +1,52 @@
-"""What the scheduler knows: clips, variants, replicas. Plain values; ``scheduler.py`` alone changes them."""
+"""What the scheduler knows: planned renders, clips, copies, variants, replicas. Plain values; ``board.py`` moves them
+from status to status, and nobody else does."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from wanflow.model import Attempt, Cause
+from wanflow.model import AssembleVariant, Attempt, Cause, RenderClip
+from wanflow.schedule.actions import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRender:
+    """A clip that the run needs."""
+
+    task: RenderClip
+    #: higher first
+    priority: int
+    #: relative cost, the same unit for all clips
+    work: float
+    #: seconds on a usual replica, measured earlier; None: never measured
+    expected_s: float | None = None
+    #: what a replica prepares once for all clips of it: weights, LoRA, shape
+    group: str = ""
+    #: clips of one kind take the same time on the same hardware: weights, shape, steps
+    kind: str = ""
+    #: the master's record exists already
+    held: bool = False
+
+
+#: what a variant is told whose clips the deadline leaves no time for
+TOO_LATE = "there was not enough time to render it before the deadline"
+
+#: (task, priority)
+PlannedAssembly = tuple[AssembleVariant, int]
 
 
 class ClipStatus(StrEnum):
+    #: waits, perhaps for the end of a back-off
     PENDING = "pending"
     STAGED = "staged"
     RUNNING = "running"
+    #: its replica was lost: the store is asked whether it is done
     PROBING = "probing"
     DONE = "done"
     FAILED = "failed"
+    #: it is not started any more: too late for the deadline, or no variant needs it
+    LEFT = "left"
 
 
 class VariantStatus(StrEnum):
@@ -32,35 +64,117 @@ class ReplicaStatus(StrEnum):
     BUSY = "busy"
 
 
+@dataclass(slots=True, eq=False)
+class Copy:
+    """One attempt at a clip, on a replica now."""
+
+    key: str
+    attempt: Attempt
+    replica: str
+    started_s: float
+    #: share of the clip that was kept when it started
+    first_share: float
+    thrift: int
+    #: the replica rendered clips of another group before
+    is_switch: bool
+    #: last news of it
+    stage: str = ""
+    step: int = 0
+    num_steps: int = 0
+    heard_s: float = 0.0
+    #: share of the clip that is done, by the last news
+    share: float | None = None
+    #: None: nothing to expect it from
+    expected_end_s: float | None = None
+    #: on the watch's own clock, and as the watch has it on file
+    hang_due_s: float = 0.0
+    hang_filed_s: float = 0.0
+    #: it must have ended, or be saved, by then
+    until_s: float | None = None
+    why_until: Reason = Reason.STOPPING
+    #: Cancel or Save was ordered
+    ending: bool = False
+    #: its clip was done, or given up, without it: whatever comes of it concerns the replica alone
+    is_void: bool = False
+
+
 @dataclass(slots=True)
+class Lost:
+    """A copy whose replica is gone; whether it wrote its record before is being asked."""
+
+    replica: str
+    cause: Cause
+    message: str
+
+
+@dataclass(slots=True, eq=False)
 class ClipState:
     key: str
     weights: str
-    #: expected work, any unit, the same for all clips
-    work: float
-    #: sort key among waiting clips, smallest first: (-priority, -work, position in the plan)
-    order: tuple[float, float, int]
+    priority: int
+    #: expected work of the whole clip: seconds where some were measured for its weights, else any unit
+    nominal: float
+    position: int
+    group: str
+    kind: str
+    #: steps of the base stage, and stages after it before the master
+    num_steps: int
+    num_cascade: int
     status: ClipStatus = ClipStatus.PENDING
-    #: set while running or probing
-    attempt: Attempt | None = None
-    #: set while staged or running
+    #: attempts that render now; more than one at the tail
+    copies: dict[Attempt, Copy] = field(default_factory=dict)
+    lost: list[Lost] = field(default_factory=list)
+    #: answers of the store that are still to come
+    num_probes: int = 0
+    #: set while staged
     replica: str | None = None
     failures: tuple[Cause, ...] = ()
     message: str = ""
+    last_attempt: Attempt | None = None
     num_attempts: int = 0
+    num_second_copies: int = 0
+    #: rungs down the memory ladder
+    thrift: int = 0
+    #: the last rung was not enough
+    is_too_large: bool = False
+    #: the replica that it failed on last: the next try goes elsewhere
+    failed_on: str | None = None
     not_before_s: float = 0.0
-    #: when the current attempt began
-    since_s: float = 0.0
+    #: share of the clip whose steps are in the store
+    kept_share: float = 0.0
+    kept: tuple[str, int] | None = None
+    #: the last step that any copy reported
+    reached: tuple[str, int] | None = None
+    #: open variants that wait for it
+    num_wanted: int = 0
     #: it was rendered in this run, not held from an earlier one
     done_here: bool = False
+    #: when its record was heard of
+    done_s: float = 0.0
     #: stage name -> seconds over all attempts
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def attempt(self) -> Attempt | None:
+        """The oldest attempt that renders now."""
+        return next(iter(self.copies), None)
 
-@dataclass(slots=True)
+    @property
+    def is_open(self) -> bool:
+        return self.status not in (ClipStatus.DONE, ClipStatus.FAILED, ClipStatus.LEFT)
+
+    @property
+    def left_nominal(self) -> float:
+        """Expected work of what is not kept."""
+        return self.nominal * (1.0 - self.kept_share)
+
+
+@dataclass(slots=True, eq=False)
 class VariantState:
     #: the assemble task's key
     key: str
+    #: every master that it needs
+    masters: tuple[str, ...]
     #: masters that it still waits for
     missing: set[str]
     #: sort key among ready variants, smallest first
@@ -71,15 +185,41 @@ class VariantState:
     message: str = ""
     num_attempts: int = 0
     not_before_s: float = 0.0
+    #: when its newest assembly was ordered
+    since_s: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def is_open(self) -> bool:
+        return self.status in (VariantStatus.WAITING, VariantStatus.READY, VariantStatus.ASSEMBLING)
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class ReplicaState:
     replica: str
     weights: str
     status: ReplicaStatus = ReplicaStatus.STARTING
-    #: the clip that it renders
-    running: str | None = None
+    #: what it renders
+    copy: Copy | None = None
     #: the clip that comes next, its inputs already ordered
     staged: str | None = None
+    #: the group of the clip that it rendered last
+    group: str | None = None
+    started_s: float = 0.0
+    #: since when it has nothing to do; it rests until ``rest_until_s`` after storage trouble
+    idle_s: float = 0.0
+    rest_until_s: float = 0.0
+    #: its machine is taken back then
+    drain_s: float | None = None
+    num_clips: int = 0
+    #: resident memory after its first clip
+    first_memory_bytes: int | None = None
+    #: different clips that failed on it since its last success, with the cause that each was charged
+    streak: dict[str, Cause] = field(default_factory=dict)
+    streak_s: float = 0.0
+    #: storage failures in a row
+    num_storage: int = 0
+
+    @property
+    def running(self) -> str | None:
+        return self.copy.key if self.copy else None

@@ -3,7 +3,8 @@
 A :class:`Store` is one prefix of a store: a directory, ``memory://``, ``s3://``, ``gs://`` or ``abfs://``. All of
 them behave alike: a file appears whole or not at all; ``create`` has one winner; ``replace`` refuses to overwrite what
 its caller has not seen. Where a store cannot do the last, it is check, then write (``conditional_writes`` tells).
-Nothing is cached. Errors are :class:`StoreError` with the URL, the HTTP status and what to do, without credentials.
+Nothing is cached. Errors are :class:`StoreError` with the URL, the HTTP status and what to do, without credentials;
+within :func:`wait_out` a store that is away is waited for first.
 
 Inputs (manifests, images, checkpoints) are read by URL: ``read_url``, ``open_url``, ``fetch_url``, ``list_url``.
 This package does not know what the files mean.
@@ -19,15 +20,18 @@ from typing import Protocol, TypeVar
 
 from wanflow.errors import Conflict, StoreError
 from wanflow.storage.inputs import fetch_url, filesystem, is_web, list_url, open_url, read_url
+from wanflow.storage.outage import at_once, outlast, wait_out
 from wanflow.storage.paths import TEMPORARY, check_path, check_publish_path, is_local, join, redact, scheme_of
 from wanflow.storage.retry import call
-from wanflow.storage.stat import ABSENT, Stat
+from wanflow.storage.stat import ABSENT, Stat, Unfinished
 
 __all__ = [
     "Conflict",
     "Stat",
     "Store",
     "StoreError",
+    "Unfinished",
+    "at_once",
     "check_path",
     "check_publish_path",
     "fetch_url",
@@ -39,6 +43,7 @@ __all__ = [
     "open_url",
     "read_url",
     "redact",
+    "wait_out",
 ]
 
 T = TypeVar("T")
@@ -84,6 +89,10 @@ class Files(Protocol):
     def fetch(self, path: str, local: Path) -> None: ...
 
     def conditional_writes(self) -> bool: ...
+
+    def unfinished(self) -> builtins.list[Unfinished]: ...
+
+    def discard(self, write: Unfinished) -> None: ...
 
 
 def _open(url: str) -> Files:
@@ -231,13 +240,24 @@ class Store:
         try:
             doing = f"fetch {redact(join(self.url, path))} to {local}"
             check_path(path)
-            call(load, doing, absent=True, tries=self._files.tries)
+            outlast(lambda: call(load, doing, absent=True, tries=self._files.tries))
         finally:
             part.unlink(missing_ok=True)
 
     def conditional_writes(self) -> bool:
         """Whether the store itself refuses a second create and a stale replace; tried once, remembered."""
         return call(self._files.conditional_writes, f"try conditional writes in {redact(self.url)}")
+
+    def unfinished(self) -> builtins.list[Unfinished]:
+        """Writes that have not ended, of processes that died or are still at work."""
+        return call(
+            self._files.unfinished, f"list unfinished writes in {redact(self.url)}", tries=self._files.tries
+        )
+
+    def discard(self, write: Unfinished) -> None:
+        """Forget an unfinished write; one that has ended meanwhile is fine."""
+        doing = f"discard the unfinished write of {redact(join(self.url, write.path))}"
+        call(lambda: self._files.discard(write), doing, tries=self._files.tries)
 
     def _put(
         self,
@@ -252,4 +272,5 @@ class Store:
 
     def _do(self, verb: str, path: str, action: Callable[[], T], *, absent: bool = False) -> T:
         check_path(path)
-        return call(action, f"{verb} {redact(join(self.url, path))}", absent=absent, tries=self._files.tries)
+        doing = f"{verb} {redact(join(self.url, path))}"
+        return outlast(lambda: call(action, doing, absent=absent, tries=self._files.tries))

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from wanflow.errors import Conflict, StoreError
 from wanflow.storage.paths import scheme_of
 from wanflow.storage.retry import call
-from wanflow.storage.stat import ABSENT, Stat
+from wanflow.storage.stat import ABSENT, Stat, Unfinished
 
 _filesystems: dict[tuple[int, str, str], Any] = {}
 
@@ -117,6 +117,13 @@ class CloudFiles:
     def conditional_writes(self) -> bool:
         """Create-only is the store's own; a replace is check, then write."""
         return False
+
+    def unfinished(self) -> builtins.list[Unfinished]:
+        """None that can be named: the services drop unfinished uploads by themselves after some days."""
+        return []
+
+    def discard(self, write: Unfinished) -> None:
+        return
 
     def _fs(self) -> Any:
         where = (os.getpid(), self._scheme, urlsplit(self.url).netloc)

@@ -135,7 +135,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     if "::" in url:
         raise StoreError(f"{redact(url)}: chained URLs (::) are not read; copy the file to a plain URL")
     if scheme_of(url) in {"s3", "s3a"}:
-        from wanflow.storage.s3 import client
+        from wanflow.storage.s3_client import client
 
         fs = client()
         return fs, fs._strip_protocol(url)

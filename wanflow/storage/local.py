@@ -22,7 +22,7 @@ from pathlib import Path
 from wanflow.errors import Conflict, StoreError
 from wanflow.storage.paths import TEMPORARY, local_path
 from wanflow.storage.retry import TRIES
-from wanflow.storage.stat import ABSENT, Stat
+from wanflow.storage.stat import ABSENT, Stat, Unfinished
 
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
@@ -124,6 +124,22 @@ class LocalFiles:
 
     def conditional_writes(self) -> bool:
         return True
+
+    def unfinished(self) -> builtins.list[Unfinished]:
+        found = []
+        for folder, _, names in os.walk(self._root):
+            for name in names:
+                if name.startswith(TEMPORARY):
+                    with contextlib.suppress(FileNotFoundError):  # it has ended
+                        stat = os.stat(os.path.join(folder, name))
+                        path = os.path.relpath(os.path.join(folder, name), self._root)
+                        found.append(Unfinished(path, stat.st_size, stat.st_mtime))
+        return found
+
+    def discard(self, write: Unfinished) -> None:
+        if not os.path.basename(write.path).startswith(TEMPORARY):
+            raise StoreError(f"{self._full(write.path)} is no temporary file; it was not discarded")
+        self.delete(write.path)
 
     def _full(self, path: str) -> str:
         return os.path.join(self._root, path)

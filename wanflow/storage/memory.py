@@ -14,7 +14,7 @@ from typing import Any
 
 from wanflow.errors import Conflict, StoreError
 from wanflow.storage.retry import TRIES
-from wanflow.storage.stat import ABSENT, Stat
+from wanflow.storage.stat import ABSENT, Stat, Unfinished
 
 _lock = threading.RLock()
 
@@ -85,6 +85,13 @@ class MemoryFiles:
 
     def conditional_writes(self) -> bool:
         return True
+
+    def unfinished(self) -> builtins.list[Unfinished]:
+        """None: a write is one step."""
+        return []
+
+    def discard(self, write: Unfinished) -> None:
+        return
 
     def _full(self, path: str) -> str:
         return f"{self._root.rstrip('/')}/{path}"

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from wanflow.errors import Conflict, StoreError, WanflowError
+from wanflow.errors import Conflict, StoreAway, StoreError, WanflowError
 
 #: tries of one request; with the waits below a dead store is reported after some seconds, not minutes
 TRIES = 5
@@ -96,6 +96,8 @@ def call(
 ) -> T:
     """``action()``, repeated while its error is one that passes; else StoreError, Conflict or FileNotFoundError.
 
+    StoreAway when the last error was one that passes, too.
+
     ``doing`` names the action and the URL for the message ("read s3://b/x"). ``absent``: FileNotFoundError is an
     answer, not trouble. The wait before try n+1 is random in (0, min(5 s, 0.2 s * 2^n)).
     """
@@ -120,7 +122,8 @@ def call(
             if not trouble.transient or tried == tries:
                 if trouble.status == 409:
                     raise Conflict(f"cannot {doing}: others keep writing it") from exc
-                raise StoreError(_message(doing, exc, trouble, tried)) from exc
+                error = StoreAway if trouble.transient else StoreError
+                raise error(_message(doing, exc, trouble, tried)) from exc
             sleep(chance() * min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**tried))
     raise AssertionError("unreachable")
 

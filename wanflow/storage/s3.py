@@ -13,30 +13,27 @@ import base64
 import builtins
 import contextlib
 import hashlib
-import os
 import secrets
-import threading
 from collections.abc import Iterator
-from datetime import datetime
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
 from wanflow.errors import Conflict, StoreError
 from wanflow.storage.retry import TRIES, call, diagnose
-from wanflow.storage.stat import ABSENT, Stat
+from wanflow.storage.s3_client import client, surroundings
+from wanflow.storage.stat import ABSENT, Stat, Unfinished
 
 #: a larger file goes up in parts of this size, some at a time
 PART_BYTES = 16 * 2**20
 #: S3 takes at most this many parts
 MAX_PARTS = 10_000
 PARTS_AT_ONCE = 4
-CONNECT_TIMEOUT_S = 10
-READ_TIMEOUT_S = 60
+#: one request, or one piece of an answer, whatever the server trickles; its silence is bounded in ``s3_client``
+TRY_TIMEOUT_S = 180
 _CHUNK_BYTES = 2**20
 
-_clients: dict[tuple[object, ...], Any] = {}
 _conditional: dict[tuple[object, ...], bool] = {}
-_lock = threading.Lock()
 
 
 class S3Files:
@@ -59,7 +56,7 @@ class S3Files:
             async with answer["Body"] as body:
                 if max_bytes is not None and size > max_bytes:
                     raise StoreError(f"{self.url}/{path} has {size} bytes, more than the {max_bytes} allowed")
-                data = cast(bytes, await body.read())
+                data = cast(bytes, await asyncio.wait_for(body.read(), TRY_TIMEOUT_S))
             if len(data) != size:
                 raise ConnectionResetError(f"got {len(data)} of {size} bytes")
             return data, Stat(path, size, _bare(answer["ETag"]))
@@ -153,16 +150,34 @@ class S3Files:
             async with answer["Body"] as body:
                 got = 0
                 with open(local, "wb") as file:
-                    while chunk := await body.read(_CHUNK_BYTES):
+                    while chunk := await asyncio.wait_for(body.read(_CHUNK_BYTES), TRY_TIMEOUT_S):
                         got += file.write(chunk)
             if got != int(answer["ContentLength"]):
                 raise ConnectionResetError(f"got {got} of {answer['ContentLength']} bytes")
 
         self._wait(load)
 
+    def unfinished(self) -> builtins.list[Unfinished]:
+        """Multipart uploads that were neither completed nor aborted; they are billed until somebody aborts them."""
+        found: builtins.list[Unfinished] = []
+        more: dict[str, str] = {}
+        while True:
+            where = {"Bucket": self._bucket, "Prefix": self._prefix}
+            page = self._wait(lambda: self._call("list_multipart_uploads", **where, **more))  # noqa: B023
+            for item in page.get("Uploads", ()):
+                path = item["Key"][len(self._prefix) :]
+                found.append(Unfinished(path, 0, item["Initiated"].timestamp(), item["UploadId"]))
+            if not page.get("IsTruncated"):
+                return found
+            more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def discard(self, write: Unfinished) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._wait(lambda: self._request("abort_multipart_upload", write.path, UploadId=write.upload_id))
+
     def conditional_writes(self) -> bool:
         """Whether the server refuses a second create and a replace with a stale ETag. Tried with one small object."""
-        where = (*_surroundings(), self._bucket)
+        where = (*surroundings(), self._bucket)
         known = _conditional.get(where)
         if known is None:
             known = _conditional[where] = self._try_conditions()
@@ -204,107 +219,46 @@ class S3Files:
                 file.seek(number * part_bytes)
                 return file.read(part_bytes)
 
-        async def upload() -> str:
-            started = await self._request("create_multipart_upload", path, **headers)
-            upload_id = started["UploadId"]
-            room = asyncio.Semaphore(PARTS_AT_ONCE)
+        started = self._wait(lambda: self._request("create_multipart_upload", path, **headers))
+        upload_id = started["UploadId"]
 
-            async def send(number: int) -> dict[str, object]:
-                async with room:
-                    body = part(number)
-                    sent = await self._request(
-                        "upload_part",
-                        path,
-                        PartNumber=number + 1,
-                        UploadId=upload_id,
-                        Body=body,
-                        ContentMD5=_md5(body),
-                    )
-                    return {"PartNumber": number + 1, "ETag": sent["ETag"]}
+        def send(number: int) -> dict[str, object]:
+            body = part(number)  # read in its turn: no more than PARTS_AT_ONCE parts are in memory
+            more = {"PartNumber": number + 1, "UploadId": upload_id, "Body": body, "ContentMD5": _md5(body)}
+            sent = call(
+                lambda: self._wait(lambda: self._request("upload_part", path, **more)),
+                f"write part {number + 1} of {self.url}/{path}",
+            )
+            return {"PartNumber": number + 1, "ETag": sent["ETag"]}
 
-            try:
-                sends = [asyncio.ensure_future(send(number)) for number in range(-(-size // part_bytes))]
-                try:
-                    parts = await asyncio.gather(*sends)
-                finally:
-                    for task in sends:
-                        task.cancel()
-                done = await self._request(
+        try:
+            with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="wanflow-parts") as threads:
+                parts = list(threads.map(send, range(-(-size // part_bytes))))
+            done = self._wait(
+                lambda: self._request(
                     "complete_multipart_upload",
                     path,
                     UploadId=upload_id,
                     MultipartUpload={"Parts": parts},
                     **match,
                 )
-            except BaseException:
-                with contextlib.suppress(Exception):  # the first error is the one to report
-                    await self._request("abort_multipart_upload", path, UploadId=upload_id)
-                raise
-            return _bare(done["ETag"])
-
-        return cast(str, self._wait(upload))
+            )
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first error is the one to report
+                self._wait(lambda: self._request("abort_multipart_upload", path, UploadId=upload_id))
+            raise
+        return _bare(done["ETag"])
 
     async def _request(self, method: str, path: str, **more: object) -> Any:
         return await self._call(method, Bucket=self._bucket, Key=self._prefix + path, **more)
 
     async def _call(self, method: str, **more: object) -> Any:
-        return await client()._call_s3(method, **more)
+        return await asyncio.wait_for(client()._call_s3(method, **more), TRY_TIMEOUT_S)
 
     def _wait(self, start: Any) -> Any:
         from fsspec.asyn import sync
 
         return sync(client().loop, start)
-
-
-def _surroundings() -> tuple[object, ...]:
-    """What decides the client: the process, and what its environment says of service and credentials."""
-    aws = tuple(
-        sorted(
-            (name, hash(value)) for name, value in os.environ.items() if name.startswith(("AWS_", "FSSPEC_"))
-        )
-    )
-    return os.getpid(), aws
-
-
-def client() -> Any:
-    where = _surroundings()
-    client = _clients.get(where)
-    if client is not None:
-        return client
-    with _lock:
-        if where not in _clients:
-            import aiobotocore.session
-            import s3fs
-
-            session = aiobotocore.session.AioSession()
-            session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
-            client = s3fs.S3FileSystem(
-                session=session,
-                skip_instance_cache=True,
-                use_listings_cache=False,
-                config_kwargs={
-                    "connect_timeout": CONNECT_TIMEOUT_S,
-                    "read_timeout": READ_TIMEOUT_S,
-                    "retries": {"total_max_attempts": 1},
-                    "max_pool_connections": 64,
-                    # servers older than these headers store them as part of the body
-                    "request_checksum_calculation": "when_required",
-                    "response_checksum_validation": "when_required",
-                },
-            )
-            client.retries = 1
-            _clients[where] = client
-        return _clients[where]
-
-
-def _time(value: str) -> datetime:
-    """Listings are full of dates; the client's own way to read them takes four fifths of a listing's time."""
-    try:
-        return datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        from botocore.utils import parse_timestamp
-
-        return cast(datetime, parse_timestamp(value))
 
 
 def _md5(data: bytes) -> str:

@@ -15,3 +15,15 @@ class Stat:
     path: str
     size_bytes: int
     etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A write that did not end: a temporary file, or the parts of an upload. Nobody who lists the store sees it."""
+
+    path: str
+    size_bytes: int
+    #: seconds since 1970 by the store's clock
+    since_s: float
+    #: what tells several of one path apart
+    upload_id: str = ""

@@ -1,0 +1,85 @@
+"""A store of millions of files that are not there: listings come from a formula, only small files are kept.
+
+``pretend()`` makes ``pretended://...`` a kind of store for this process. It stands for what a store answers, not for
+how long it takes: a real one adds its latency, a request for every thousand files of a listing.
+"""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import wanflow.storage
+from wanflow.errors import Conflict
+from wanflow.storage.stat import ABSENT, Stat
+
+_kept: dict[str, dict[str, bytes]] = {}
+#: URL -> (prefix of a listing -> its files)
+formulas: dict[str, dict[str, Callable[[], Iterator[Stat]]]] = {}
+
+
+class PretendedFiles:
+    tries = 1
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._kept = _kept.setdefault(self.url, {})
+
+    def get(self, path: str, max_bytes: int | None) -> tuple[bytes, Stat]:
+        stat = self.stat(path)
+        if stat is None:
+            raise FileNotFoundError(path)
+        return self._kept[path], stat
+
+    def put(
+        self,
+        path: str,
+        data: bytes | Path,
+        condition: str | None,
+        content_type: str | None,
+        cache_control: str | None,
+    ) -> Stat:
+        held = self.stat(path)
+        if condition is not None and condition != (held.etag if held else ABSENT):
+            raise Conflict(path)
+        self._kept[path] = data if isinstance(data, bytes) else data.read_bytes()
+        return Stat(path, len(self._kept[path]), hashlib.md5(self._kept[path]).hexdigest())
+
+    def stat(self, path: str) -> Stat | None:
+        data = self._kept.get(path)
+        return None if data is None else Stat(path, len(data), hashlib.md5(data).hexdigest())
+
+    def list(self, prefix: str, skip: str) -> Iterator[Stat]:
+        for start, listing in formulas.get(self.url, {}).items():
+            if start.startswith(prefix) and not (skip and start.startswith(skip)):
+                yield from listing()
+        for path in list(self._kept):
+            if path.startswith(prefix) and not (skip and path.startswith(skip)):
+                stat = self.stat(path)
+                assert stat is not None
+                yield stat
+
+    def folders(self, prefix: str) -> builtins.list[str]:
+        rests = [path[len(prefix) :] for path in self._kept if path.startswith(prefix)]
+        return builtins.list({rest.split("/")[0]: None for rest in rests if "/" in rest})
+
+    def delete(self, path: str) -> None:
+        self._kept.pop(path, None)
+
+    def fetch(self, path: str, local: Path) -> None:
+        local.write_bytes(self.get(path, None)[0])
+
+    def conditional_writes(self) -> bool:
+        return True
+
+
+def pretend() -> None:
+    """Let ``Store`` open ``pretended://`` URLs."""
+    real = wanflow.storage._open
+
+    def open_any(url: str) -> wanflow.storage.Files:
+        return PretendedFiles(url) if url.startswith("pretended://") else real(url)
+
+    wanflow.storage._open = open_any

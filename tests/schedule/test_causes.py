@@ -1,0 +1,232 @@
+"""One rule a cause: who pays, what is tried again, what is remembered, who is to blame."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.schedule.tasks import attempt, rendering, scheduler, started
+from wanflow.model import Cause
+from wanflow.schedule import Scheduler
+from wanflow.schedule.actions import (
+    Action,
+    Finish,
+    KillReplica,
+    Probe,
+    Reason,
+    Remember,
+    Render,
+    StartReplica,
+)
+from wanflow.schedule.events import (
+    ClipMissing,
+    ClipRendered,
+    RenderFailed,
+    ReplicaLost,
+    ReplicaReady,
+    StepDone,
+    Tick,
+)
+from wanflow.schedule.state import ClipStatus, VariantStatus
+
+
+def fail(s: Scheduler, replica: str, cause: Cause, at_s: float, message: str = "boom") -> list[Action]:
+    actions = s.handle(RenderFailed(at_s, *rendering(s, replica), cause, message))
+    s.validate()
+    return actions
+
+
+def lose(s: Scheduler, replica: str, cause: Cause, at_s: float) -> list[Action]:
+    """The replica goes, the record is not there; returns what follows from that."""
+    key = s.replicas[replica].running or ""
+    s.handle(ReplicaLost(at_s, replica, "gone", cause=cause))
+    actions = s.handle(ClipMissing(at_s, key))
+    s.validate()
+    return actions
+
+
+def test_clip_that_took_two_replicas_down_is_poison_and_remembered() -> None:
+    """It must not cost two replicas again every night."""
+    s = started(scheduler({"a": 2, "b": 1}, max_replicas=1))
+    lose(s, "replica-1", Cause.REPLICA_LOST, 1)
+    s.handle(ReplicaReady(2, "replica-2"))
+    s.handle(ClipRendered(3, *rendering(s, "replica-2")))
+    actions = lose(s, "replica-2", Cause.REPLICA_LOST, 4)
+    assert Remember("a", Cause.REPLICA_LOST, "gone", attempt(3), Reason.POISON) in actions
+    assert s.variants["v-a.mp4"].status is VariantStatus.FAILED
+
+
+def test_hanging_counts_as_taking_a_replica_down() -> None:
+    """It hung one replica and killed another: the clip is what they have in common."""
+    s = started(scheduler({"a": 2, "b": 1}, max_replicas=1, hang_first_s=100.0, max_gap_s=1000.0))
+    s.handle(Tick(101))
+    s.handle(ClipMissing(102, "a"))
+    s.handle(ReplicaReady(103, "replica-2"))
+    s.handle(ClipRendered(104, *rendering(s, "replica-2")))
+    actions = lose(s, "replica-2", Cause.REPLICA_LOST, 105)
+    assert [type(action) for action in actions][:1] == [Remember]
+
+
+def test_poison_is_not_remembered_when_nothing_ever_rendered() -> None:
+    """Broken drivers kill every replica: that is no property of the clips, and not to be remembered as one."""
+    s = started(scheduler(dict.fromkeys("abcdef", 1), max_replicas=1))
+    actions: list[Action] = []
+    for number in range(1, 20):
+        if s.finished:
+            break
+        name = f"replica-{number}"
+        s.handle(ReplicaReady(number, name))
+        actions += s.handle(ReplicaLost(number, name, f"{name}: process died"))
+        if not s.finished:
+            actions += s.handle(
+                ClipMissing(number, next(iter(c.key for c in s.clips.values() if c.num_probes)))
+            )
+        s.validate()
+    assert not any(isinstance(action, Remember) for action in actions)
+    assert isinstance(actions[-1], Finish)
+    assert actions[-1].reason is Reason.COMMON_CAUSE
+
+
+@pytest.mark.parametrize("cause", [Cause.NODE_LOST, Cause.PREEMPTED])
+def test_loss_of_a_machine_costs_the_clip_nothing(cause: Cause) -> None:
+    """Spot instances come and go; with one attempt allowed the clip is rendered all the same."""
+    s = started(scheduler({"a": 1}, max_replicas=1, max_attempts=1))
+    for number in range(1, 8):
+        lose(s, f"replica-{number}", cause, number)
+        actions = s.handle(ReplicaReady(number, f"replica-{number + 1}"))
+        assert actions == [Render(f"replica-{number + 1}", "a", attempt(number + 1), Reason.RETRY)]
+
+
+def test_out_of_memory_goes_down_the_ladder_rung_by_rung() -> None:
+    """Offload first the experts, then more; only at the last rung the clip is too large for these GPUs."""
+    s = started(scheduler({"a": 1}, max_replicas=1, max_thrift=2, max_attempts=1))
+    assert fail(s, "replica-1", Cause.OUT_OF_MEMORY, 1) == [
+        Render("replica-1", "a", attempt(2), Reason.LESS_MEMORY, thrift=1)
+    ]
+    assert fail(s, "replica-1", Cause.OUT_OF_MEMORY, 2) == [
+        Render("replica-1", "a", attempt(3), Reason.LESS_MEMORY, thrift=2)
+    ]
+    fail(s, "replica-1", Cause.OUT_OF_MEMORY, 3)
+    assert s.clips["a"].status is ClipStatus.FAILED
+
+
+def test_rung_that_two_clips_of_a_kind_needed_is_where_others_begin() -> None:
+    """A thousand clips of 720p do not have to run out of memory a thousand times."""
+    s = started(scheduler(dict.fromkeys("abcd", 1), max_replicas=1))
+    for number in range(2):
+        fail(s, "replica-1", Cause.OUT_OF_MEMORY, 10 * number + 1)
+        while s.replicas["replica-1"].copy and s.replicas["replica-1"].copy.thrift == 0:
+            fail(s, "replica-1", Cause.OUT_OF_MEMORY, 10 * number + 2)
+        s.handle(ClipRendered(10 * number + 3, *rendering(s, "replica-1")))
+    copy = s.replicas["replica-1"].copy
+    assert copy is None or copy.thrift == 1
+
+
+@pytest.mark.parametrize("cause", [Cause.ITEM_ERROR, Cause.BAD_OUTPUT])
+def test_second_try_of_a_failed_clip_goes_to_another_replica(cause: Cause) -> None:
+    """A second opinion: the same card could be the reason."""
+    s = started(scheduler({"a": 5, "b": 4}), 2)
+    assert fail(s, "replica-1", cause, 1) == []
+    actions = s.handle(ClipRendered(2, *rendering(s, "replica-2")))
+    assert actions[0] == Render("replica-2", "a", attempt(3), Reason.RETRY)
+
+
+def test_storage_trouble_rests_the_replica_and_others_go_on() -> None:
+    """One node's way to the store is blocked: its replica waits a second, the others do not."""
+    s = started(scheduler(dict.fromkeys("abcdef", 1)), 2)
+    fail(s, "replica-1", Cause.STORAGE, 1, "503")
+    assert s.replicas["replica-1"].running is None
+    actions = s.handle(ClipRendered(1.5, *rendering(s, "replica-2")))
+    assert any(isinstance(action, Render) and action.replica == "replica-2" for action in actions)
+    actions = s.handle(Tick(2.0))
+    assert any(isinstance(action, Render) and action.replica == "replica-1" for action in actions)
+
+
+def test_replica_without_a_step_for_too_long_is_ended_and_its_clip_looked_for() -> None:
+    """Steps took a second each; for two minutes now there was none."""
+    s = started(scheduler({"a": 1}, max_replicas=1, hang_floor_s=120.0))
+    name, key, current = rendering(s, "replica-1")
+    now_s = 0.0
+    for step in range(3):
+        now_s = float(step + 1)
+        s.handle(StepDone(now_s, name, key, current, "denoise", step, 40))
+    while now_s < 110:
+        now_s += 10
+        assert s.handle(Tick(now_s)) == []
+    assert s.handle(Tick(122.0)) == []
+    assert s.next_wake_s == 123
+    actions = s.handle(Tick(123.0))
+    assert actions == [KillReplica(name, Reason.HUNG), Probe(key, Reason.MAY_BE_DONE)]
+    assert s.handle(ClipMissing(133.0, key)) == [StartReplica("replica-2", "w", Reason.HUNG)]
+    assert s.clips[key].failures == (Cause.HUNG,)
+    s.validate()
+
+
+def test_first_step_and_decoding_may_take_long() -> None:
+    """Compiling and decoding send no steps; fifteen minutes are theirs."""
+    s = started(scheduler({"a": 1}, max_replicas=1))
+    now_s = 0.0
+    while now_s < 880:
+        now_s += 20
+        assert s.handle(Tick(now_s)) == []
+    assert s.handle(Tick(900.0))[:1] == [KillReplica("replica-1", Reason.HUNG)]
+
+
+def test_driver_that_was_away_blames_nobody() -> None:
+    """The laptop slept for an hour: no replica has hung, their news is only now coming in."""
+    s = started(scheduler({"a": 1}, max_replicas=1))
+    assert s.handle(Tick(3600.0)) == []
+
+
+def test_sick_replica_is_replaced_and_its_clips_do_not_pay() -> None:
+    """Three different clips failed on one card while another one renders: it is the card."""
+    s = started(scheduler({f"c{i}": 9 - i for i in range(9)}), 2)
+    s.handle(ClipRendered(1, *rendering(s, "replica-2")))
+    victims = []
+    for number in range(3):
+        victims.append(rendering(s, "replica-1")[1])
+        actions = fail(s, "replica-1", Cause.ITEM_ERROR, 2 + number, "illegal instruction")
+        if number < 2:
+            s.handle(ClipRendered(2.5 + number, *rendering(s, "replica-2")))
+    assert actions[0] == KillReplica("replica-1", Reason.SICK)
+    assert StartReplica("replica-3", "w", Reason.SICK) in actions
+    assert all(not s.clips[key].failures for key in victims)
+
+
+def test_run_stops_when_the_first_clips_all_fail_alike() -> None:
+    """A library is missing in the image: five clips tell it as well as five thousand."""
+    s = started(scheduler({f"c{i}": 1 for i in range(50)}), 2)
+    actions: list[Action] = []
+    for number in range(6):
+        if not s.finished:
+            actions = fail(
+                s, f"replica-{number % 2 + 1}", Cause.ITEM_ERROR, number + 1, f"no module x ({number})"
+            )
+        if s.stopping is not None:
+            break
+    assert "failed alike" in (s.broken or "")
+    for name in list(s.replicas):
+        if s.replicas[name].copy:
+            actions = s.handle(RenderFailed(20, *rendering(s, name), Cause.CANCELLED, "told to stop"))
+    assert isinstance(actions[-1], Finish)
+    assert actions[-1].reason is Reason.COMMON_CAUSE
+    assert "no module x" in actions[-1].message
+    assert not s.replicas, "the GPUs are given back"
+
+
+def test_one_replica_that_fails_everything_at_once_does_not_stop_the_run() -> None:
+    """It fails in a second what takes a minute elsewhere, so that the first five failures are all its own."""
+    s = started(scheduler({f"c{i}": 1 for i in range(50)}), 4)
+    for number in range(7):
+        if s.replicas["replica-1"].copy:
+            fail(s, "replica-1", Cause.ITEM_ERROR, number + 1, "illegal instruction")
+    assert s.stopping is None
+
+
+def test_different_failures_of_the_first_clips_are_no_common_cause() -> None:
+    """Five bad rows at the top of the manifest, each in its own way."""
+    s = started(scheduler({f"c{i}": 1 for i in range(50)}, max_replicas=1))
+    for number, words in enumerate(
+        ["no picture", "too dark", "bad prompt", "odd size", "no sound", "no text"]
+    ):
+        fail(s, "replica-1", Cause.ITEM_ERROR, number + 1, words)
+    assert s.stopping is None

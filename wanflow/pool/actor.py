@@ -1,0 +1,135 @@
+"""The remote end of a replica: an actor that renders in its main thread and answers in others.
+
+Its news (progress, kept steps, notice of a drain) waits in a queue for the driver's open question. SIGTERM is notice:
+the scheduler has ``SIGTERM_GRACE_S`` to let it finish or save; then the process ends by itself. Knows Ray and
+:class:`Replica`; decides nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from types import FrameType
+
+import ray
+
+from wanflow.errors import Cancelled, RenderError
+from wanflow.model import Attempt, RenderClip
+from wanflow.pool import RunContext
+from wanflow.pool.processes import Process, this_process
+from wanflow.pool.replica import Kept, Rendered, Replica, Seconds, Watch
+from wanflow.schedule.events import DrainNoticed, StepDone, StepsKept
+
+#: progress reports of one replica are at least this far apart
+PROGRESS_EVERY_S = 0.25
+#: how long a replica holds a poll for news open
+POLL_S = 5.0
+#: what Kubernetes leaves a pod by default between SIGTERM and SIGKILL
+SIGTERM_GRACE_S = 30.0
+
+#: without times: the driver's clock is the one that counts
+News = StepDone | StepsKept | DrainNoticed
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A render that failed, with what was spent on it."""
+
+    error: RenderError
+    seconds: Seconds
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where a replica lives."""
+
+    node_id: str
+    process: Process
+
+
+class ReplicaActor:
+    """``load`` and ``render`` run one at a time; the control methods beside them.
+
+    The concurrency groups stand on the class, so that every process that imports it sees them.
+    """
+
+    def __init__(
+        self, name: str, context: RunContext, weights: str, device: str | None, num_threads: int | None
+    ) -> None:
+        # a node of a cluster may have fewer cores than the driver thought of
+        cores = os.cpu_count() or 1
+        self._name = name
+        self._arguments = (context, weights, device, num_threads and min(num_threads, cores))
+        self._replica: Replica | None = None
+        self._cancelled: set[Attempt] = set()
+        self._saved: set[Attempt] = set()
+        # its put may come between any two lines, from the signal's handler
+        self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self._reported_s = 0.0
+        with suppress(
+            ValueError
+        ):  # not the main thread: Ray's own handler stays, and the process ends at once
+            signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def load(self) -> None:
+        """Load the engine."""
+        self._replica = Replica(*self._arguments)
+
+    def render(self, task: RenderClip, attempt: Attempt, thrift: int) -> Rendered | Kept | Broken:
+        """Render; a failure is a value."""
+        name, key = self._name, task.key
+
+        def on_step(stage: str, step: int, num_steps: int) -> None:
+            if attempt in self._cancelled:
+                raise Cancelled()
+            if step in (0, num_steps) or time.monotonic() - self._reported_s >= PROGRESS_EVERY_S:
+                self._reported_s = time.monotonic()
+                self._news.put(StepDone(0.0, name, key, attempt, stage, step, num_steps))
+
+        def on_kept(stage: str, step: int) -> None:
+            self._news.put(StepsKept(0.0, name, key, attempt, stage, step))
+
+        assert self._replica is not None, "render before load"
+        watch = Watch(on_step, lambda: attempt in self._saved, on_kept)
+        try:
+            return self._replica.render(task, attempt, watch, thrift)
+        except RenderError as error:
+            return Broken(error, self._replica.seconds())
+
+    @ray.method(concurrency_group="progress")
+    def poll(self) -> list[News]:
+        """News since the last poll; waits up to POLL_S for some."""
+        found: list[News] = []
+        with suppress(queue.Empty):
+            found.append(self._news.get(timeout=POLL_S))
+            while True:
+                found.append(self._news.get_nowait())
+        return found
+
+    @ray.method(concurrency_group="control")
+    def where(self) -> Whereabouts:
+        return Whereabouts(ray.get_runtime_context().get_node_id(), this_process())
+
+    @ray.method(concurrency_group="control")
+    def cancel(self, attempt: Attempt) -> None:
+        self._cancelled.add(attempt)
+
+    @ray.method(concurrency_group="control")
+    def save(self, attempt: Attempt) -> None:
+        self._saved.add(attempt)
+
+    @ray.method(concurrency_group="control")
+    def stage(self, task: RenderClip) -> None:
+        if self._replica is not None:
+            self._replica.stage(task)
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        self._news.put(DrainNoticed(0.0, self._name, SIGTERM_GRACE_S))
+        end = threading.Timer(SIGTERM_GRACE_S, os._exit, (128 + number,))
+        end.daemon = True
+        end.start()

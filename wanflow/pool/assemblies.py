@@ -1,0 +1,53 @@
+"""Assemblies as Ray tasks, a CPU each. Ray does not retry them: the scheduler does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from wanflow.model import Cause
+from wanflow.pool import RunContext
+from wanflow.pool.answers import Answers
+from wanflow.pool.assembler import Assembled, Failed, assemble_variant
+from wanflow.schedule.actions import Assemble
+from wanflow.schedule.events import AssembleFailed, Event, VariantPublished
+
+KIND = "assembly"
+
+
+class Assemblies:
+    """``shared`` is the run's context, without its tasks, in Ray's object store."""
+
+    def __init__(
+        self, context: RunContext, shared: Any, answers: Answers, clock: Callable[[], float]
+    ) -> None:
+        self._context, self._shared, self._answers, self._clock = context, shared, answers, clock
+        remote: Any = ray.remote  # its overloads do not know our signatures
+        self._assembler = remote(num_cpus=1, max_retries=0)(assemble_variant)
+
+    def order(self, action: Assemble) -> None:
+        key, attempt = action.key, action.attempt
+
+        def assembled(made: Assembled | Failed) -> Event:
+            if isinstance(made, Failed):
+                return AssembleFailed(
+                    self._clock(), key, attempt, made.cause, made.message, made.missing, made.records
+                )
+            return VariantPublished(self._clock(), key, attempt, made.seconds, made.records)
+
+        def failed(error: Exception) -> Event:
+            words = f"the worker that assembled it was lost ({type(error).__name__})"
+            return AssembleFailed(self._clock(), key, attempt, Cause.REPLICA_LOST, words)
+
+        reference = self._assembler.remote(self._shared, self._context.assemblies[key], attempt)
+        self._answers.expect(reference, assembled, failed, kind=KIND)
+
+    def cancel(self) -> None:
+        """End what is under way: nobody publishes after the run has given up its lease."""
+        for reference in self._answers.open(KIND):
+            with suppress(RayError):
+                ray.cancel(reference, force=True)

@@ -1,0 +1,357 @@
+"""The state of a run and every change of it: clips, copies, variants and replicas move here, their counts with them.
+
+Each method is one step that keeps the invariants of ``invariants.py``; which step to take is decided elsewhere. Indexes
+(what waits, who is idle, who could be staged for) are kept as the steps are taken, so that no decision has to look at
+all replicas or clips.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import count
+
+from wanflow.model import Attempt
+from wanflow.schedule.actions import Reason, Render, Stage
+from wanflow.schedule.backlog import Backlog
+from wanflow.schedule.estimates import Estimates
+from wanflow.schedule.policy import Policy
+from wanflow.schedule.state import (
+    ClipState,
+    ClipStatus,
+    Copy,
+    PlannedAssembly,
+    PlannedRender,
+    ReplicaState,
+    ReplicaStatus,
+    VariantState,
+    VariantStatus,
+)
+from wanflow.schedule.watch import Watch
+
+
+class Board:
+    def __init__(
+        self,
+        renders: Iterable[PlannedRender],
+        assemblies: Iterable[PlannedAssembly],
+        policy: Policy,
+        epoch: int,
+    ) -> None:
+        renders = list(renders)
+        self.policy = policy
+        self.epoch = epoch
+        self.now_s = 0.0
+        self.clips: dict[str, ClipState] = {}
+        self.variants: dict[str, VariantState] = {}
+        self.replicas: dict[str, ReplicaState] = {}
+        in_seconds, rates = _measured(renders)
+        self.estimates = Estimates(in_seconds, policy.switch_s)
+        self.backlog = Backlog(self.clips, self.estimates)
+        self.watch = Watch(policy, self.estimates)
+        #: the run is to end early, in words
+        self.stopping: str | None = None
+        self.stopped_s = 0.0
+        #: why the run as a whole broke
+        self.broken: str | None = None
+        self.num_rendered = 0
+        #: by weights: clips neither done nor given up; those that no replica has yet; replicas
+        self.num_open: Counter[str] = Counter()
+        self.num_waiting: Counter[str] = Counter()
+        self.num_replicas: Counter[str] = Counter()
+        #: by weights, in order of arrival: replicas that load; that could be staged for; staged clips
+        self.starting: dict[str, dict[str, None]] = {}
+        self.unstaged: dict[str, dict[str, None]] = {}
+        self.staged: dict[str, dict[str, None]] = {}
+        #: replicas with a copy
+        self.busy: dict[str, None] = {}
+        self.num_assembling = 0
+        self.num_open_variants = 0
+        self.ready: list[tuple[tuple[float, int], str]] = []
+        #: (when, which, what is to be looked at again, its name)
+        self.timers: list[tuple[float, int, str, str]] = []
+        self._waiters: dict[str, list[str]] = {}
+        #: by weights: (slowness, idle since, which, name)
+        self._idle: dict[str, list[tuple[float, float, int, str]]] = {}
+        self._num_idle: Counter[str] = Counter()
+        self._newly_idle: list[str] = []
+        self._num_attempts = 0
+        self._num_started = 0
+        self._count = count()
+        self._plan(renders, list(assemblies), in_seconds, rates)
+
+    def _plan(
+        self,
+        renders: Sequence[PlannedRender],
+        assemblies: Sequence[PlannedAssembly],
+        in_seconds: frozenset[str],
+        rates: dict[str, float],
+    ) -> None:
+        for position, planned in enumerate(renders):
+            source = planned.task.clip
+            nominal = planned.expected_s
+            if nominal is None:
+                nominal = planned.work * rates.get(source.weights, 1.0)
+            clip = ClipState(
+                planned.task.key,
+                source.weights,
+                planned.priority,
+                nominal,
+                position,
+                planned.group or source.weights,
+                planned.kind or source.weights,
+                source.sampling.steps,
+                len(source.cascade),
+            )
+            self.clips[clip.key] = clip
+            if planned.held:
+                clip.status = ClipStatus.DONE
+        for position, (task, priority) in enumerate(assemblies):
+            masters = tuple(task.masters)
+            missing = {key for key in masters if self.clips[key].status is not ClipStatus.DONE}
+            variant = VariantState(task.key, masters, missing, (-priority, position))
+            self.variants[variant.key] = variant
+            self.num_open_variants += 1
+            for key in masters:
+                self._waiters.setdefault(key, []).append(variant.key)
+                self.clips[key].num_wanted += 1
+            if not missing:
+                self.make_ready(variant)
+        for clip in self.clips.values():
+            if clip.status is not ClipStatus.DONE:
+                self.num_open[clip.weights] += 1
+                self.wait(clip)
+
+    # -- clips --------------------------------------------------------------------------------------------------
+
+    def wait(self, clip: ClipState, last: bool = False, until_s: float = 0.0) -> None:
+        """Let a clip that nobody renders wait for a replica, from ``until_s`` on."""
+        assert not clip.copies, clip
+        assert not clip.lost, clip
+        if clip.status is not ClipStatus.STAGED:
+            self.num_waiting[clip.weights] += 1
+        clip.status, clip.replica = ClipStatus.PENDING, None
+        if until_s > self.now_s:
+            clip.not_before_s = until_s
+            self.remind(until_s, "clip", clip.key)
+        else:
+            self.backlog.push(clip, last)
+
+    def end_wait(self, clip: ClipState) -> None:
+        """The clip's back-off is over."""
+        if (
+            clip.status is ClipStatus.PENDING
+            and clip.key not in self.backlog
+            and clip.not_before_s <= self.now_s
+        ):
+            self.backlog.push(clip)
+
+    def stage(self, clip: ClipState, replica: ReplicaState) -> Stage:
+        assert clip.status is ClipStatus.PENDING
+        assert replica.staged is None
+        clip.status, clip.replica = ClipStatus.STAGED, replica.replica
+        replica.staged = clip.key
+        self.staged.setdefault(clip.weights, {})[clip.key] = None
+        self.unstaged[replica.weights].pop(replica.replica, None)
+        return Stage(replica.replica, clip.key, Reason.NEXT_IN_ORDER)
+
+    def unstage(self, replica: ReplicaState) -> ClipState | None:
+        """The clip that was staged at ``replica``, which has it no longer; it counts as staged until it is moved on."""
+        if replica.staged is None:
+            return None
+        clip = self.clips[replica.staged]
+        replica.staged, clip.replica = None, None
+        del self.staged[clip.weights][clip.key]
+        if replica.status is ReplicaStatus.BUSY and replica.drain_s is None:
+            self.unstaged.setdefault(replica.weights, {})[replica.replica] = None
+        return clip
+
+    def render(self, clip: ClipState, replica: ReplicaState, reason: Reason) -> Render:
+        """Begin a copy of ``clip``, the first or another one."""
+        assert replica.status is ReplicaStatus.IDLE
+        assert replica.copy is None
+        if clip.status in (ClipStatus.PENDING, ClipStatus.STAGED):
+            self.num_waiting[clip.weights] -= 1
+        self._num_attempts += 1
+        attempt = Attempt(self.epoch, self._num_attempts)
+        clip.status, clip.last_attempt = ClipStatus.RUNNING, attempt
+        clip.num_attempts += 1
+        clip.thrift = max(clip.thrift, self.estimates.thrift(clip.kind))
+        is_switch = replica.group != clip.group
+        copy = Copy(clip.key, attempt, replica.replica, self.now_s, clip.kept_share, clip.thrift, is_switch)
+        lost_steps = self._lost_steps(clip)
+        clip.copies[attempt] = copy
+        replica.copy, replica.status, replica.group = copy, ReplicaStatus.BUSY, clip.group
+        self._num_idle[replica.weights] -= 1
+        self.busy[replica.replica] = None
+        self.unstaged.setdefault(replica.weights, {})[replica.replica] = None
+        self.watch.begin(clip, copy, self.now_s)
+        return Render(replica.replica, clip.key, attempt, reason, clip.thrift, lost_steps)
+
+    def release(self, replica: ReplicaState) -> Copy:
+        """The replica's copy has ended: the replica has nothing to do, the clip one copy less."""
+        copy, replica.copy = replica.copy, None
+        assert copy is not None
+        clip = self.clips[copy.key]
+        clip.copies.pop(copy.attempt, None)
+        self.watch.end(clip, copy)
+        del self.busy[replica.replica]
+        self.unstaged[replica.weights].pop(replica.replica, None)
+        replica.status = ReplicaStatus.IDLE
+        self._num_idle[replica.weights] += 1
+        return copy
+
+    def finish_clip(self, clip: ClipState, status: ClipStatus) -> list[Copy]:
+        """``clip`` is DONE, FAILED or LEFT; returns the copies of it that render still, for nothing."""
+        if clip.status in (ClipStatus.PENDING, ClipStatus.STAGED):
+            self.num_waiting[clip.weights] -= 1
+        self.backlog.discard(clip)
+        if clip.replica is not None:
+            self.unstage(self.replicas[clip.replica])
+        clip.status = status
+        self.num_open[clip.weights] -= 1
+        copies = list(clip.copies.values())
+        for copy in copies:
+            copy.is_void = True
+        clip.copies.clear()
+        clip.lost.clear()
+        return copies
+
+    def reopen(self, clip: ClipState) -> None:
+        """A clip that was done is gone from the store."""
+        assert clip.status is ClipStatus.DONE
+        clip.kept, clip.kept_share, clip.num_probes = None, 0.0, 0
+        self.num_open[clip.weights] += 1
+        self.wait(clip)
+
+    def _lost_steps(self, clip: ClipState) -> int:
+        """Steps that were done by a copy that ended, and are to be done again."""
+        reached, clip.reached = clip.reached, None
+        if reached is None or clip.copies:
+            return 0
+        if clip.kept is not None and clip.kept[0] == reached[0]:
+            return max(reached[1] - clip.kept[1], 0)
+        return reached[1]
+
+    # -- replicas -----------------------------------------------------------------------------------------------
+
+    def add_replica(self, weights: str) -> ReplicaState:
+        self._num_started += 1
+        replica = ReplicaState(f"replica-{self._num_started}", weights, started_s=self.now_s)
+        self.replicas[replica.replica] = replica
+        self.num_replicas[weights] += 1
+        self.starting.setdefault(weights, {})[replica.replica] = None
+        return replica
+
+    def replica_ready(self, replica: ReplicaState) -> None:
+        del self.starting[replica.weights][replica.replica]
+        replica.status = ReplicaStatus.IDLE
+        self._num_idle[replica.weights] += 1
+        self.make_idle(replica)
+
+    def make_idle(self, replica: ReplicaState) -> None:
+        """Let ``replica`` be found by ``pop_idle``, at the end of its rest."""
+        replica.idle_s = max(self.now_s, replica.rest_until_s)
+        self._newly_idle.append(replica.replica)
+        if replica.rest_until_s > self.now_s:
+            self.remind(replica.rest_until_s, "rest", replica.replica)
+            return
+        slowness = self.estimates.slowness(replica.replica)
+        heap = self._idle.setdefault(replica.weights, [])
+        heapq.heappush(heap, (slowness, replica.idle_s, next(self._count), replica.replica))
+
+    def take_newly_idle(self) -> list[str]:
+        """Replicas that got nothing to do since this was asked last; some may have something by now."""
+        names, self._newly_idle = self._newly_idle, []
+        return names
+
+    def num_idle(self, weights: str) -> int:
+        return self._num_idle[weights]
+
+    def pop_idle(self, weights: str) -> ReplicaState | None:
+        """The fastest replica with nothing to do; give it something or back with ``make_idle`` or ``push_idle``."""
+        heap = self._idle.get(weights, [])
+        while heap:
+            _, idle_s, _, name = heapq.heappop(heap)
+            replica = self.replicas.get(name)
+            if replica and replica.status is ReplicaStatus.IDLE and replica.idle_s == idle_s:
+                return replica
+        return None
+
+    def push_idle(self, replica: ReplicaState) -> None:
+        """Back among the idle ones, since when it was."""
+        slowness = self.estimates.slowness(replica.replica)
+        heap = self._idle.setdefault(replica.weights, [])
+        heapq.heappush(heap, (slowness, replica.idle_s, next(self._count), replica.replica))
+
+    def remove_replica(self, replica: ReplicaState) -> Copy | None:
+        """It is gone, or given up; what it rendered is returned and renders no more, what it had staged waits."""
+        copy = self.release(replica) if replica.copy else None
+        if (clip := self.unstage(replica)) is not None:
+            self.wait(clip)
+        del self.replicas[replica.replica]
+        self.num_replicas[replica.weights] -= 1
+        self.starting.get(replica.weights, {}).pop(replica.replica, None)
+        self.unstaged.get(replica.weights, {}).pop(replica.replica, None)
+        if replica.status is ReplicaStatus.IDLE:
+            self._num_idle[replica.weights] -= 1
+        self.estimates.forget(replica.replica)
+        return copy
+
+    # -- variants -----------------------------------------------------------------------------------------------
+
+    def waiters(self, key: str) -> list[VariantState]:
+        return [self.variants[name] for name in self._waiters.get(key, ())]
+
+    def make_ready(self, variant: VariantState) -> None:
+        variant.status = VariantStatus.READY
+        heapq.heappush(self.ready, (variant.order, variant.key))
+
+    def begin_assembly(self, variant: VariantState) -> Attempt:
+        self._num_attempts += 1
+        variant.status, variant.attempt = VariantStatus.ASSEMBLING, Attempt(self.epoch, self._num_attempts)
+        variant.num_attempts += 1
+        variant.since_s = self.now_s
+        self.num_assembling += 1
+        return variant.attempt
+
+    def end_assembly(self, variant: VariantState) -> None:
+        variant.attempt = None
+        self.num_assembling -= 1
+
+    def close_variant(self, variant: VariantState, status: VariantStatus, message: str) -> None:
+        """PUBLISHED, FAILED or LEFT. Clips that wait for it alone are not worth a replica any more."""
+        if variant.status is VariantStatus.ASSEMBLING:
+            self.end_assembly(variant)
+        variant.status, variant.message = status, message
+        self.num_open_variants -= 1
+        for key in variant.masters:
+            clip = self.clips[key]
+            clip.num_wanted -= 1
+            if clip.num_wanted == 0 and clip.status in (ClipStatus.PENDING, ClipStatus.STAGED):
+                self.finish_clip(clip, ClipStatus.LEFT)
+
+    # -- time ---------------------------------------------------------------------------------------------------
+
+    def remind(self, at_s: float, what: str, name: str) -> None:
+        heapq.heappush(self.timers, (at_s, next(self._count), what, name))
+
+    def due(self) -> tuple[str, str] | None:
+        """What is to be looked at again now, one after the other."""
+        if self.timers and self.timers[0][0] <= self.now_s:
+            _, _, what, name = heapq.heappop(self.timers)
+            return what, name
+        return None
+
+
+def _measured(renders: Sequence[PlannedRender]) -> tuple[frozenset[str], dict[str, float]]:
+    """Weights with measured clips, and their seconds for one of ``work``, for the clips that were not measured."""
+    seconds: dict[str, float] = {}
+    work: dict[str, float] = {}
+    for planned in renders:
+        if planned.expected_s is not None and planned.work > 0:
+            weights = planned.task.clip.weights
+            seconds[weights] = seconds.get(weights, 0.0) + planned.expected_s
+            work[weights] = work.get(weights, 0.0) + planned.work
+    return frozenset(seconds), {weights: seconds[weights] / work[weights] for weights in seconds}

@@ -1,0 +1,173 @@
+"""What clips should take: the plan's guess, corrected by what was seen as the run goes.
+
+A clip's seconds are ``nominal x ratio of its kind x slowness of the replica``. Ratios are learnt from whole renders,
+kind by kind; a kind not seen yet borrows the ratio of its weights. A replica's slowness is what is left over on it,
+drawn towards 1 while little was seen, so that one odd clip does not brand it. Knows neither queues nor budgets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from wanflow.schedule.state import ClipState
+
+#: renders that a kind's ratio looks back on, about
+MEMORY = 20
+#: clips' worth of doubt about a replica being other than usual
+DOUBT = 0.5
+#: share of a clip that its base steps take when nothing better is known
+BASE_SHARE = 0.9
+
+
+@dataclass(slots=True)
+class _Mean:
+    """A running mean that forgets: after MEMORY values the newest weighs 1 / MEMORY."""
+
+    value: float = 0.0
+    num: int = 0
+
+    def add(self, value: float) -> None:
+        self.num += 1
+        self.value += (value - self.value) / min(self.num, MEMORY)
+
+
+@dataclass(slots=True)
+class _Kind:
+    #: log of seconds over nominal, on a usual replica
+    ratio: _Mean = field(default_factory=_Mean)
+    #: stage -> seconds, in the order of the stages
+    stages: dict[str, _Mean] = field(default_factory=dict)
+    #: stage -> seconds between two of its steps, and how many it has
+    step_s: dict[str, _Mean] = field(default_factory=dict)
+    num_steps: dict[str, int] = field(default_factory=dict)
+    #: clips that fitted only so many rungs down the memory ladder
+    thrifty: dict[int, int] = field(default_factory=dict)
+
+
+class Estimates:
+    """``in_seconds``: weights whose clips' ``nominal`` is in seconds; others give None until one was rendered."""
+
+    def __init__(self, in_seconds: frozenset[str], switch_s: float) -> None:
+        self._in_seconds = in_seconds
+        self._kinds: dict[str, _Kind] = {}
+        self._weights: dict[str, _Mean] = {}
+        self._slowness: dict[str, _Mean] = {}
+        self._load_s: dict[str, float] = {}
+        self._switch = _Mean()
+        self._switch_s = switch_s
+
+    # -- questions ----------------------------------------------------------------------------------------------
+
+    def is_seen(self, kind: str) -> bool:
+        return kind in self._kinds and self._kinds[kind].ratio.num > 0
+
+    def ratio(self, kind: str, weights: str) -> float | None:
+        """Seconds for one of ``nominal``; None: nothing to go by."""
+        if self.is_seen(kind):
+            return math.exp(self._kinds[kind].ratio.value)
+        if weights in self._weights:
+            return math.exp(self._weights[weights].value)
+        return 1.0 if weights in self._in_seconds else None
+
+    def slowness(self, replica: str) -> float:
+        """1: as fast as its peers; 3: takes three times as long."""
+        seen = self._slowness.get(replica)
+        if seen is None:
+            return 1.0
+        num = min(seen.num, MEMORY)
+        return math.exp(seen.value * num / (num + DOUBT))
+
+    def seconds(
+        self, clip: ClipState, replica: str | None = None, share: float | None = None
+    ) -> float | None:
+        """What ``share`` of a clip (None: what is not kept) should take, on ``replica`` or a usual one."""
+        ratio = self.ratio(clip.kind, clip.weights)
+        if ratio is None:
+            return None
+        left = 1.0 - clip.kept_share if share is None else share
+        return clip.nominal * left * ratio * (1.0 if replica is None else self.slowness(replica))
+
+    def share_done(self, clip: ClipState, stage: str, step: int, num_steps: int) -> float | None:
+        """How much of a clip is done after step ``step`` of ``stage``; None: the stage says nothing yet."""
+        part = step / num_steps if num_steps else 0.0
+        kind = self._kinds.get(clip.kind)
+        if kind and stage in kind.stages:
+            before = 0.0
+            total = sum(mean.value for mean in kind.stages.values()) or 1.0
+            for name, mean in kind.stages.items():
+                if name == stage:
+                    return min((before + mean.value * part) / total, 1.0)
+                before += mean.value
+        return BASE_SHARE * part / (1 + clip.num_cascade) if stage == "denoise" else None
+
+    def num_steps(self, clip: ClipState, stage: str) -> int:
+        kind = self._kinds.get(clip.kind)
+        known = kind.num_steps.get(stage) if kind else None
+        return known or (clip.num_steps if stage == "denoise" else 0)
+
+    def step_s(self, clip: ClipState, stage: str) -> float | None:
+        """Seconds between two steps of ``stage``, on whatever replicas there were."""
+        kind = self._kinds.get(clip.kind)
+        mean = kind.step_s.get(stage) if kind else None
+        return mean.value if mean else None
+
+    def switch_s(self) -> float:
+        """What the first clip of another group costs a replica on top."""
+        return max(self._switch.value, 0.0) if self._switch.num else self._switch_s
+
+    def load_s(self, weights: str) -> float:
+        """The shortest start of a replica: others waited for a machine first."""
+        return self._load_s.get(weights, 0.0)
+
+    def thrift(self, kind: str) -> int:
+        """The rung to start at: the lowest that two clips of the kind needed, 0 unless they did."""
+        known = self._kinds.get(kind)
+        return max((rung for rung, num in known.thrifty.items() if num >= 2), default=0) if known else 0
+
+    # -- lessons ------------------------------------------------------------------------------------------------
+
+    def learn_render(
+        self,
+        clip: ClipState,
+        replica: str,
+        wall_s: float,
+        is_switch: bool,
+        stages: Sequence[tuple[str, float]],
+    ) -> None:
+        """A clip was rendered from start to end on ``replica``."""
+        if wall_s <= 0 or clip.nominal <= 0:
+            return
+        kind = self._kinds.setdefault(clip.kind, _Kind())
+        for stage, seconds in stages:
+            kind.stages.setdefault(stage, _Mean()).add(seconds)
+        if is_switch and kind.ratio.num:
+            expected = self.seconds(clip, replica, 1.0)
+            assert expected is not None
+            self._switch.add(wall_s - expected)
+            return
+        seen = math.log(wall_s / clip.nominal)
+        own = self._slowness.setdefault(replica, _Mean())
+        if kind.ratio.num:
+            own.add(seen - kind.ratio.value)
+        usual = seen - math.log(self.slowness(replica))
+        kind.ratio.add(usual)
+        self._weights.setdefault(clip.weights, _Mean()).add(usual)
+
+    def learn_step(self, clip: ClipState, stage: str, seconds: float, num_steps: int) -> None:
+        kind = self._kinds.setdefault(clip.kind, _Kind())
+        kind.num_steps[stage] = num_steps
+        if seconds > 0:
+            kind.step_s.setdefault(stage, _Mean()).add(seconds)
+
+    def learn_load(self, weights: str, seconds: float) -> None:
+        self._load_s[weights] = min(seconds, self._load_s.get(weights, seconds))
+
+    def learn_thrift(self, kind: str, rung: int) -> None:
+        """A clip went through ``rung`` rungs down, after it had not fitted above."""
+        thrifty = self._kinds.setdefault(kind, _Kind()).thrifty
+        thrifty[rung] = thrifty.get(rung, 0) + 1
+
+    def forget(self, replica: str) -> None:
+        self._slowness.pop(replica, None)

@@ -1,0 +1,219 @@
+"""What follows when something goes wrong: who pays, what is tried again, what has failed, who is to blame.
+
+Each cause has its own rule (``policy.BUDGETS``; README has the table). Blame is looked for in three places before a
+clip pays: the replica (three different clips failed on it while others succeed elsewhere: it is sick), the run (the
+first clips all fail alike: it stops), the clip (it took two replicas down: poison). Does not order renders; a clip
+that may be tried again is put back among the waiting ones.
+"""
+
+from __future__ import annotations
+
+import re
+
+from wanflow.model import Cause
+from wanflow.schedule.actions import Action, KillReplica, Probe, Reason, Remember
+from wanflow.schedule.board import Board
+from wanflow.schedule.capacity import Capacity
+from wanflow.schedule.policy import TOOK_DOWN, backoff, is_poison, may_retry, num_own
+from wanflow.schedule.state import (
+    ClipState,
+    ClipStatus,
+    Copy,
+    Lost,
+    ReplicaState,
+    VariantStatus,
+)
+
+#: these say nothing about the replica that they happened on
+NOT_THE_REPLICA = frozenset({Cause.BAD_INPUT, Cause.CANCELLED, Cause.PREEMPTED, Cause.NODE_LOST})
+#: these could be common to all clips
+COMMON = frozenset({Cause.ITEM_ERROR, Cause.BAD_OUTPUT, Cause.OUT_OF_MEMORY, *TOOK_DOWN})
+
+
+class Faults:
+    def __init__(self, board: Board, capacity: Capacity) -> None:
+        self._board = board
+        self._capacity = capacity
+        #: why the run should be given up
+        self.give_up: str | None = None
+        #: failures that look alike -> clips that failed so, and on which replicas; until the first clip is rendered
+        self._alike: dict[tuple[Cause, str], tuple[set[str], set[str]]] = {}
+        #: poison that was found before any clip was rendered: it may be the run's trouble
+        self._suspected: list[Remember] = []
+        #: by weights, the newest successes of the two replicas that had one last: (time, replica)
+        self._successes: dict[str, list[tuple[float, str]]] = {}
+
+    # -- what went well -----------------------------------------------------------------------------------------
+
+    def rendered(self, clip: ClipState, replica: ReplicaState) -> list[Action]:
+        """A clip was rendered on ``replica``."""
+        replica.streak.clear()
+        replica.num_storage = 0
+        others = [each for each in self._successes.get(clip.weights, []) if each[1] != replica.replica]
+        self._successes[clip.weights] = [(self._board.now_s, replica.replica), *others[:1]]
+        if self._board.num_rendered > 1:
+            return []
+        self._alike.clear()
+        self._board.backlog.release()
+        return self.suspected()
+
+    def suspected(self) -> list[Action]:
+        """Poison that was found early is poison, now that something was rendered or the run is over."""
+        actions: list[Action] = [*self._suspected]
+        self._suspected.clear()
+        return actions
+
+    # -- what did not -------------------------------------------------------------------------------------------
+
+    def failed(self, copy: Copy, replica: ReplicaState, cause: Cause, message: str) -> list[Action]:
+        """``copy`` has failed on ``replica``, which is free already."""
+        clip = self._board.clips[copy.key]
+        if copy.is_void:
+            return self._capacity.after_clip(replica)
+        if cause not in (Cause.CANCELLED, Cause.STORAGE):
+            clip.failed_on = replica.replica
+        self._charge(clip, replica.replica, cause, message)
+        if cause is Cause.OUT_OF_MEMORY:
+            clip.is_too_large = clip.thrift >= self._board.policy.max_thrift
+            clip.thrift = min(clip.thrift + 1, self._board.policy.max_thrift)
+        actions: list[Action] = []
+        if cause not in NOT_THE_REPLICA:
+            if not replica.streak:
+                replica.streak_s = self._board.now_s
+            replica.streak[clip.key] = cause
+            if cause is Cause.STORAGE:
+                replica.num_storage += 1
+                rest_s = backoff(self._board.policy, replica.num_storage)
+                replica.rest_until_s = self._board.now_s + rest_s
+        if self._is_sick(replica):
+            actions += self._retire_sick(replica)
+        else:
+            actions += self._capacity.after_clip(replica)
+        return actions + self.settle(clip)
+
+    def lost(self, copy: Copy, cause: Cause, message: str) -> list[Action]:
+        """The replica of ``copy`` is gone; it may have written the record before."""
+        board = self._board
+        clip = board.clips[copy.key]
+        # What it did is gone, but the time was spent.
+        clip.seconds["denoise"] = clip.seconds.get("denoise", 0.0) + board.now_s - copy.started_s
+        if copy.is_void:
+            return []
+        clip.lost.append(Lost(copy.replica, cause, message))
+        clip.num_probes += 1
+        if not clip.copies:
+            clip.status = ClipStatus.PROBING
+        clip.message = message
+        return [Probe(clip.key, Reason.MAY_BE_DONE)]
+
+    def not_found(self, clip: ClipState) -> list[Action]:
+        """The store has no record of ``clip``: what was lost is lost."""
+        lost = clip.lost[:]
+        clip.lost.clear()
+        for each in lost:
+            self._charge(clip, each.replica, each.cause, each.message)
+        return self.settle(clip) if lost else []
+
+    def hung(self, copy: Copy) -> list[Action]:
+        """No news of ``copy`` for longer than is its budget: its replica is ended, whatever state it is in."""
+        board = self._board
+        replica = board.replicas[copy.replica]
+        what = f"step {copy.step} of {copy.stage}" if copy.stage else "its start"
+        silent_s = board.now_s - copy.heard_s
+        message = f"{copy.replica} hung: no news for {silent_s:.0f} s after {what}"
+        board.remove_replica(replica)
+        self._capacity.replace(Reason.HUNG)
+        return [KillReplica(copy.replica, Reason.HUNG), *self.lost(copy, Cause.HUNG, message)]
+
+    def settle(self, clip: ClipState) -> list[Action]:
+        """Decide what becomes of a clip that may have no copy left."""
+        board = self._board
+        if not clip.is_open or clip.copies or clip.status is ClipStatus.PENDING:
+            return []
+        if clip.lost:
+            clip.status = ClipStatus.PROBING
+            return []
+        if not may_retry(board.policy, clip.failures) or clip.is_too_large:
+            return self._fail(clip)
+        if clip.num_wanted == 0:
+            board.finish_clip(clip, ClipStatus.LEFT)
+            return []
+        until_s = 0.0
+        if clip.failures and clip.failures[-1] is Cause.STORAGE:
+            until_s = board.now_s + backoff(board.policy, clip.failures.count(Cause.STORAGE))
+        # Until anything was rendered, other clips are tried first: they tell a bad clip from a bad run.
+        board.wait(clip, last=num_own(clip.failures) > 0 and board.num_rendered == 0, until_s=until_s)
+        return []
+
+    def _charge(self, clip: ClipState, replica: str, cause: Cause, message: str) -> None:
+        clip.message = message
+        # While another copy renders, only what took a replica down is held against the clip.
+        if not clip.copies or cause in TOOK_DOWN:
+            clip.failures += (cause,)
+        self._look_for_common_cause(clip, replica, cause, message)
+
+    def _fail(self, clip: ClipState) -> list[Action]:
+        board = self._board
+        cause = clip.failures[-1]
+        poison = is_poison(clip.failures)
+        if poison and cause not in TOOK_DOWN:
+            cause = next(each for each in reversed(clip.failures) if each in TOOK_DOWN)
+        board.finish_clip(clip, ClipStatus.FAILED)
+        for variant in board.waiters(clip.key):
+            if variant.status is VariantStatus.WAITING:
+                variant.failures += (cause,)
+                board.close_variant(variant, VariantStatus.FAILED, clip.message)
+        assert clip.last_attempt is not None, "a clip that was not tried failed"
+        if cause is Cause.BAD_INPUT:
+            return [Remember(clip.key, cause, clip.message, clip.last_attempt, Reason.WOULD_REPEAT)]
+        if poison:
+            self._suspected.append(Remember(clip.key, cause, clip.message, clip.last_attempt, Reason.POISON))
+            return self.suspected() if board.num_rendered else []
+        return []
+
+    # -- the replica --------------------------------------------------------------------------------------------
+
+    def _is_sick(self, replica: ReplicaState) -> bool:
+        if len(replica.streak) < self._board.policy.sick_after:
+            return False
+        return any(
+            name != replica.replica and at_s >= replica.streak_s
+            for at_s, name in self._successes.get(replica.weights, ())
+        )
+
+    def _retire_sick(self, replica: ReplicaState) -> list[Action]:
+        """End a replica, and take what failed on it off the clips' accounts."""
+        board = self._board
+        for key, cause in replica.streak.items():
+            clip = board.clips[key]
+            if clip.is_open and cause in clip.failures:
+                last = len(clip.failures) - 1 - clip.failures[::-1].index(cause)
+                clip.failures = clip.failures[:last] + clip.failures[last + 1 :]
+                if cause is Cause.OUT_OF_MEMORY:
+                    clip.thrift, clip.is_too_large = max(clip.thrift - 1, 0), False
+        board.remove_replica(replica)
+        self._capacity.replace(Reason.SICK)
+        return [KillReplica(replica.replica, Reason.SICK)]
+
+    # -- the run ------------------------------------------------------------------------------------------------
+
+    def _look_for_common_cause(self, clip: ClipState, replica: str, cause: Cause, message: str) -> None:
+        board = self._board
+        if board.num_rendered or cause not in COMMON:
+            return
+        if cause is Cause.OUT_OF_MEMORY and clip.thrift < board.policy.max_thrift:
+            return
+        clips, replicas = self._alike.setdefault((cause, _pattern(message)), (set(), set()))
+        clips.add(clip.key)
+        replicas.add(replica)
+        # The first to fail are not the first to run, and one bad replica fails faster than good ones render.
+        num_ready = sum(board.num_replicas.values()) - sum(map(len, board.starting.values()))
+        if len(clips) >= board.policy.common_cause_after and len(replicas) >= min(
+            num_ready, max(2, num_ready // 2)
+        ):
+            self.give_up = f"the first {len(clips)} clips all failed alike ({cause}): {message}"
+
+
+def _pattern(message: str) -> str:
+    """What messages of one trouble share: names and numbers left out."""
+    return re.sub(r"'[^']*'|\"[^\"]*\"|0x[0-9a-f]+|\d+", "", message)[:80]

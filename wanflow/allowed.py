@@ -109,9 +109,8 @@ class Allowed:
     def by_default(cls, directory: str | Path, manifest: str = "", networks: Iterable[str] = ()) -> Self:
         """The folders of the job (``directory``) and of its manifest, object stores, HTTPS."""
         entries = [str(Path(directory).absolute())]
-        if manifest and not _SCHEME.match(manifest):
-            fixed = _GLOB.split(manifest)[0]
-            entries.append(manifest if os.path.isdir(manifest) else os.path.dirname(fixed))
+        if (path := _plain(manifest)) and not _SCHEME.match(path):
+            entries.append(path if os.path.isdir(path) else os.path.dirname(_GLOB.split(path)[0]))
         return cls([*entries, *(f"{scheme}://" for scheme in SCHEMES)], directory, networks)
 
     def check(self, place: str) -> None:

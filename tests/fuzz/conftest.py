@@ -27,12 +27,8 @@ def count(door: str, outcome: str) -> None:
     COUNTS.setdefault(door, Counter())[outcome] += 1
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _report(request: pytest.FixtureRequest) -> object:
-    yield
-    lines = [
-        f"{door}: {sum(n.values()):,} inputs, {n['taken']:,} taken" for door, n in sorted(COUNTS.items())
-    ]
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None and lines:
-        reporter.write_line("\nfuzz: " + "; ".join(lines))
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for door, outcomes in sorted(COUNTS.items()):
+        terminalreporter.write_line(
+            f"fuzz {door}: {sum(outcomes.values()):,} inputs, {outcomes['taken']:,} taken"
+        )

@@ -335,6 +335,7 @@ def _context(job: Job, made: Plan, ledger: Ledger, epoch: int, load_engine: Load
         ledger.workspace,
         [planned.task for planned in made.clips],
         [AssembleVariant(planned.variant, planned.files) for planned in made.to_assemble],
+        job.allowed(),
     )
     return RunContext(
         run_id=ledger.run_id,

@@ -107,6 +107,11 @@ class RendersOnly:
     def next_event(self, timeout_s: float) -> Event | None:
         return self._published.popleft() if self._published else self._pool.next_event(timeout_s)
 
+    def more_events(self) -> list[Event]:
+        more = [*self._published, *self._pool.more_events()]
+        self._published.clear()
+        return more
+
     def close(self) -> None:
         self._pool.close()
 

@@ -217,6 +217,11 @@ class RayPool:
             self._events += self._answers.collect(min(left_s, self._nodes.next_look_s()))
         return self._events.popleft()
 
+    def more_events(self) -> list[Event]:
+        found = list(self._events)
+        self._events.clear()
+        return found
+
     def _poll(self, name: str) -> None:
         """Keep one open question for news at the replica."""
 

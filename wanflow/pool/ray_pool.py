@@ -128,8 +128,9 @@ class RayPool:
             case Render():
                 self._render(action)
             case Stage(replica=name, key=key):
-                if found := self._replicas.get(name):
-                    found.actor.stage.remote(self._local_context.renders[key])
+                task = self._local_context.renders[key]
+                if task.clip.image is not None and (found := self._replicas.get(name)):
+                    found.actor.stage.remote(task)
             case Cancel(replica=name, attempt=attempt):
                 if found := self._replicas.get(name):
                     found.actor.cancel.remote(attempt)

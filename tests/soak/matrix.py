@@ -15,13 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 #: a night that takes longer is given up
 NIGHT_S = 400.0
-ENVIRONMENT = {
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # three nodes start on one machine, which may be busy
-    "RAY_raylet_start_wait_time_s": "120",
-    "PYTHONPATH": str(ROOT),
-}
+ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
 
 
 @dataclass(frozen=True)

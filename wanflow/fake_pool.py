@@ -202,6 +202,9 @@ class FakePool:
         self.now_s = until_s
         return None
 
+    def more_events(self) -> list[Event]:
+        return []  # each has a moment of its own
+
     def close(self) -> None:
         self._alive.clear()
 

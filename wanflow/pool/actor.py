@@ -26,7 +26,7 @@ from wanflow.pool.replica import Kept, Rendered, Replica, Seconds, Watch
 from wanflow.schedule.events import DrainNoticed, StepDone, StepsKept
 
 #: progress reports of one replica are at least this far apart
-PROGRESS_EVERY_S = 0.25
+PROGRESS_EVERY_S = 1.0
 #: how long a replica holds a poll for news open
 POLL_S = 5.0
 #: news comes in bursts (one stage ends, the next begins): each costs the driver one answer

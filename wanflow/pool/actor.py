@@ -89,7 +89,7 @@ class ReplicaActor:
         def on_step(stage: str, step: int, num_steps: int) -> None:
             if attempt in self._cancelled:
                 raise Cancelled()
-            if step in (0, num_steps) or time.monotonic() - self._reported_s >= PROGRESS_EVERY_S:
+            if time.monotonic() - self._reported_s >= PROGRESS_EVERY_S:
                 self._reported_s = time.monotonic()
                 self._news.put(StepDone(0.0, name, key, attempt, stage, step, num_steps))
 

@@ -2,10 +2,10 @@
 
     python benchmarks/scheduler_core.py --replicas 1000 --clips 100000 [--json]
 
-Plays fault-free runs of 1,000, 10,000 ... up to ``--clips`` clips on ``--replicas`` replicas in virtual time; prints
-for each size the events, microseconds and Python calls an event, and the scheduler's peak memory a clip. Flat columns
-are the claim: neither replicas nor clips may make a decision dearer. Calls are counted over every 50th event, so that
-the figure does not depend on how busy the machine is; time and memory are measured in runs of their own.
+Plays fault-free runs of 1,000, 10,000 ... up to ``--clips`` clips on ``--replicas`` replicas in virtual time, and
+prints for each size the events, microseconds and Python calls an event, and the scheduler's peak memory a clip. Flat
+columns are the claim: neither replicas nor clips may make a decision dearer. Calls are counted over every 50th event,
+so that the figure does not depend on how busy the machine is; time and memory are measured in runs of their own.
 """
 
 from __future__ import annotations

@@ -38,12 +38,11 @@ class Sleeper:
         self._note(event="ready")
 
     def work(self, true_s: float, num_steps: int, on_step: Callable[[int], None], first: int = 0) -> None:
-        """Sleep what is left of a row after ``first`` steps; ``on_step`` is called with the number of steps done."""
+        """Sleep what is left of a row after ``first`` steps; ``on_step`` is told the number of steps after each."""
         started_s, step_s = time.monotonic(), true_s * self._factor / num_steps
-        for step in range(first, num_steps):
+        for step in range(first + 1, num_steps + 1):
+            time.sleep(max(0.0, started_s + (step - first) * step_s - time.monotonic()))
             on_step(step)
-            time.sleep(max(0.0, started_s + (step + 1 - first) * step_s - time.monotonic()))
-        on_step(num_steps)
 
     def _note(self, **fact: object) -> None:
         with open(self._tracks, "a") as file:

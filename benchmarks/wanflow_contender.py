@@ -8,6 +8,7 @@ its clip is rendered.
 from __future__ import annotations
 
 import functools
+import json
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import numpy as np
 from benchmarks.cells import Row
 from benchmarks.sleeper import Setup, Sleeper
 from wanflow.driver import drive
+from wanflow.engines import Keep, OnStep, Unfinished
 from wanflow.keys import output_key, stages
 from wanflow.ledger import Ledger
 from wanflow.model import (
@@ -33,13 +35,14 @@ from wanflow.model import (
     Variant,
 )
 from wanflow.planning import Plan
-from wanflow.pool import RunContext, replica
+from wanflow.pool import RunContext, keeping, replica
 from wanflow.pool.ray_pool import RayPool
 from wanflow.schedule import PlannedRender, Policy, Scheduler
 from wanflow.schedule.actions import Action, Assemble
 from wanflow.schedule.events import Event, VariantPublished
 from wanflow.schedule.state import VariantStatus
 from wanflow.storage import Store
+from wanflow.timings import shape_key
 from wanflow.view import View
 
 WEIGHTS = "sleeping"
@@ -55,9 +58,20 @@ class SleepingEngine:
         self.spec = spec
         self._sleeper = Sleeper(setup)
 
-    def generate(self, clip: Clip, image: bytes | None, on_step: Any, keep: object = None) -> bytes:
-        of = clip.sampling.steps
-        self._sleeper.work(float(clip.prompt.split()[1]), of, lambda step: on_step("denoise", step, of))
+    def set_thrift(self, thrift: int) -> None:
+        pass
+
+    def generate(self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None) -> bytes:
+        num_steps = clip.sampling.steps
+        first = keep.start.step if keep and keep.start else 0
+
+        def after(step: int) -> None:
+            if keep:
+                keep.offer(step, num_steps, lambda: Unfinished(step, num_steps, "sleeping", {}))
+            on_step("denoise", step, num_steps)
+
+        on_step("denoise", first, num_steps)
+        self._sleeper.work(float(clip.prompt.split()[1]), num_steps, after, first)
         return b"latents"
 
     def decode(self, latents: bytes) -> Iterator[np.ndarray[Any, Any]]:
@@ -67,9 +81,11 @@ class SleepingEngine:
 def load_sleeping_engine(
     setup: Setup, spec: EngineSpec, device: str | None, num_threads: int | None
 ) -> SleepingEngine:
-    """In the replica's process. Its latents are bytes already: torch, which takes seconds to load on a busy core and
-    which no peer's actor needs here, stays out."""
+    """In the replica's process. Its latents are bytes and its steps are numbers: torch, which takes seconds to load on
+    a busy core and which no peer's actor needs here, stays out."""
     replica.dump_latents = lambda latents: latents  # type: ignore[assignment]
+    keeping.dump_unfinished = lambda state: json.dumps([state.step, state.num_steps]).encode()
+    keeping.load_unfinished = lambda data: Unfinished(*json.loads(data), "sleeping", {})
     return SleepingEngine(spec, setup)
 
 
@@ -90,6 +106,11 @@ class RendersOnly:
 
     def next_event(self, timeout_s: float) -> Event | None:
         return self._published.popleft() if self._published else self._pool.next_event(timeout_s)
+
+    def more_events(self) -> list[Event]:
+        more = [*self._published, *self._pool.more_events()]
+        self._published.clear()
+        return more
 
     def close(self) -> None:
         self._pool.close()
@@ -114,7 +135,7 @@ def run_wanflow(rows: list[Row], setup: Setup, num_replicas: int) -> None:
     )
     pool = RendersOnly(RayPool(context, address="auto", max_replicas=num_replicas, gpus_per_replica=1))
     scheduler = Scheduler(
-        [PlannedRender(renders[row.name], 0, row.expected_s or 1.0, row.expected_s) for row in rows],
+        [_planned(row, renders[row.name]) for row in rows],
         [(task, 0) for task in assemblies],
         Policy(max_replicas=num_replicas, max_assemblies=pool.num_assembly_slots),
         epoch=1,
@@ -134,6 +155,12 @@ def _render(row: Row) -> RenderClip:
         Mode.T2V, WEIGHTS, f"{row.name} {row.true_s}", "", None, 0, 16, 16, 1, 16.0, sampling
     )  # fmt: skip
     return RenderClip(clip, stages(clip))
+
+
+def _planned(row: Row, task: RenderClip) -> PlannedRender:
+    """Without an estimate all clips look alike until some of their kind were rendered."""
+    work = 1.0 if row.expected_s is None else row.expected_s
+    return PlannedRender(task, 0, work, row.expected_s, kind=shape_key(task.clip))
 
 
 def _assembly(row: Row, render: RenderClip) -> AssembleVariant:

@@ -34,7 +34,9 @@ DOORS: dict[str, tuple[str, ...]] = {
         ["torch", "diffusers", "transformers", "accelerate", "sentencepiece"],
         ("wanflow.engines", "wanflow.cascade", "wanflow.pocket"),
     ),
-    **dict.fromkeys(["subprocess", "ffmpeg", "imageio_ffmpeg"], ("wanflow.assemble",)),
+    **dict.fromkeys(["ffmpeg", "imageio_ffmpeg"], ("wanflow.assemble",)),
+    # the decoder's children open strangers' files, so that they may die of them
+    "subprocess": ("wanflow.assemble", "wanflow.decoder"),
     **dict.fromkeys(
         ["fsspec", "s3fs", "gcsfs", "adlfs", "botocore", "aiobotocore", "boto3"], ("wanflow.storage",)
     ),
@@ -133,6 +135,8 @@ MUST_NOT_REACH: dict[str, tuple[str, ...]] = {
         *HEAVY,
     ),
 }
+#: what is in here is behind a wall of its own: whoever asks it knows nothing of how it answers
+WALLED = ("wanflow.decoder",)
 #: the first-party packages that these know directly (DESIGN: the way of the data)
 KNOWS: dict[str, set[str]] = {
     "wanflow.planning": {
@@ -220,7 +224,9 @@ def chains(module: str, *, eager_only: bool = False) -> Iterator[tuple[str, ...]
     while edge:
         ahead: list[tuple[str, ...]] = []
         for chain in edge:
-            for target, lazy in imports_of(chain[-1]) if chain[-1] in MODULES else ():
+            for target, lazy in (
+                imports_of(chain[-1]) if chain[-1] in MODULES and chain[-1] not in WALLED else ()
+            ):
                 if target in seen or (lazy and eager_only):
                     continue
                 seen.add(target)

@@ -33,7 +33,7 @@ from wanflow.pool import LoadEngine, Pool, RunContext, load_real_engine
 from wanflow.records import remember_failure
 from wanflow.report import Outcome
 from wanflow.schedule import PlannedRender, Policy, Scheduler
-from wanflow.schedule.actions import Finish, Remember, Render
+from wanflow.schedule.actions import Action, Finish, Remember, Render
 from wanflow.schedule.events import (
     AssembleFailed,
     Event,
@@ -206,15 +206,26 @@ def drive(
     clock: Callable[[], float] = time.time,
 ) -> Finish:
     """Let scheduler and pool work until the scheduler says that the run is over."""
-    actions = scheduler.handle(RunStarted(clock()))
+    events: list[Event] = [RunStarted(clock())]
     while True:
-        for action in actions:
-            ledger.append({"time_s": clock()} | as_row(action))
+        # Whatever is there is taken in before anything is ordered: a burst of news costs one write.
+        actions: list[Action] = []
+        for event in events:
+            if not isinstance(event, RunStarted | Tick | StepDone):
+                ledger.append(as_row(event))
+            if isinstance(event, VariantPublished | AssembleFailed):
+                for record in event.records:
+                    plan.published.add(record)
+            view.event(event)
+            decided = scheduler.handle(event)
+            for action in decided:
+                ledger.append({"time_s": clock()} | as_row(action))
+                view.action(action)
+            actions += decided
         if any(isinstance(action, Render) for action in actions):
             # An attempt is on record before its render is ordered, so that none is ever forgotten.
             ledger.flush()
         for action in actions:
-            view.action(action)
             if isinstance(action, Finish):
                 ledger.flush()
                 return action
@@ -222,14 +233,7 @@ def drive(
                 _remember(ledger, action)
             else:
                 pool.perform(action)
-        event = _next_event(scheduler, pool, stop_asked, clock)
-        if not isinstance(event, Tick | StepDone):
-            ledger.append(as_row(event))
-        if isinstance(event, VariantPublished | AssembleFailed):
-            for record in event.records:
-                plan.published.add(record)
-        view.event(event)
-        actions = scheduler.handle(event)
+        events = [_next_event(scheduler, pool, stop_asked, clock), *pool.more_events()]
 
 
 def _remember(ledger: Ledger, action: Remember) -> None:
@@ -332,6 +336,7 @@ def _context(job: Job, made: Plan, ledger: Ledger, epoch: int, load_engine: Load
         ledger.workspace,
         [planned.task for planned in made.clips],
         [AssembleVariant(planned.variant, planned.files) for planned in made.to_assemble],
+        job.allowed(),
     )
     return RunContext(
         run_id=ledger.run_id,

@@ -134,6 +134,8 @@ class FakePool:
         self.records: dict[str, int] = dict.fromkeys(held, 0)
         #: keys whose record the scheduler was told of
         self.known: set[str] = set()
+        #: attempts whose end was told
+        self._told: set[Attempt] = set()
         self.published: set[str] = set()
         #: every action and every event that arrived, in order, with its time
         self.story: list[tuple[float, Action | Event]] = []
@@ -190,13 +192,24 @@ class FakePool:
             if getattr(what, "attempt", None) in self._unheard:
                 continue
             event = replace(what, time_s=self.now_s)
-            if isinstance(event, ClipRendered | ClipFound) and event.key in self.records:
+            if isinstance(event, ReplicaLost):
+                self._given_up.add(event.replica)
+            # News from a replica that is gone by then is late, and tells the scheduler nothing.
+            is_late = getattr(event, "replica", None) in self._given_up
+            # So is what is said twice: since the first time, the master may have been lost and ordered again.
+            if isinstance(event, ClipRendered):
+                is_late = is_late or event.attempt in self._told
+                self._told.add(event.attempt)
+            if isinstance(event, ClipRendered | ClipFound) and event.key in self.records and not is_late:
                 self.known.add(event.key)
             if self._tell_story:
                 self.story.append((self.now_s, event))
             return event
         self.now_s = until_s
         return None
+
+    def more_events(self) -> list[Event]:
+        return []  # each has a moment of its own
 
     def close(self) -> None:
         self._alive.clear()

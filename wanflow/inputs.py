@@ -1,21 +1,22 @@
 """Input files: images and fonts, found, checked and identified by their bytes.
 
-An image is decoded once while planning, so that a broken one is a bad row in the first minute and not a failed clip
-in the fifth hour. Every distinct URL is read once; what was wrong with it is remembered too. Thread-safe. The bytes
-are not kept: whoever needs them calls :func:`read_source`, which notices when they have changed.
+Every one passes ``wanflow.allowed`` first. It is decoded once while planning, in a process that may die
+(``wanflow.decoder``), so that a broken one is a bad row in the first minute and not a failed clip in the fifth hour.
+Every distinct URL is read once; what was wrong with it is remembered too. Thread-safe. The bytes are not kept:
+whoever needs them calls :func:`read_source`, which notices when they have changed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from wanflow.allowed import Allowed, locate
 from wanflow.errors import InputError, StoreError
 from wanflow.model import Source
 
@@ -29,17 +30,12 @@ MAX_BYTES = 64 * 2**20
 #: 64 megapixels are 8000x8000, 256 MB once decoded
 MAX_PIXELS = 64_000_000
 _FONT_MAGIC = (b"\x00\x01\x00\x00", b"OTTO", b"true", b"ttcf")
+_IMAGE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_MAGIC = {"font": _FONT_MAGIC, "image": _IMAGE_MAGIC}
 #: images read ahead at once; each may need MAX_PIXELS * 4 bytes for a moment
 _READERS = 4
 #: what a file has passed that a memo knows
-RULES = f"1 {','.join(FORMATS)} {MAX_BYTES} {MAX_PIXELS}"
-
-
-def locate(name: str, directory: Path) -> str:
-    """The URL or absolute path that ``name`` means when it is written in a file of ``directory``. Globs stay."""
-    if "://" in name:
-        return name
-    return os.path.normpath(directory.absolute() / os.path.expanduser(name))
+RULES = f"2 {','.join(FORMATS)} {MAX_BYTES} {MAX_PIXELS}"
 
 
 class Inputs:
@@ -52,16 +48,20 @@ class Inputs:
         max_pixels: int = MAX_PIXELS,
         verified: Collection[str] = (),
         memo: InputMemo | None = None,
+        allowed: Allowed | None = None,
     ) -> None:
-        """``verified`` are digests that an earlier run has checked: such files are read, but not decoded again.
-
-        ``memo`` knows files that an earlier run has read and that are unchanged: those are not read at all.
+        """``allowed`` decides what may be read; None: what a job in ``directory`` allows by default. ``verified`` are
+        digests that an earlier run has checked: such files are read, but not decoded again. ``memo`` knows files that
+        an earlier run has read and that are unchanged: those are not read at all.
         """
         self.directory = Path(directory).absolute()
         self.max_bytes = max_bytes
         self.max_pixels = max_pixels
         self._verified = frozenset(verified)
         self._memo = memo
+        self._allowed = allowed or Allowed.by_default(self.directory)
+        #: web server -> what was wrong when it did not answer; it is not asked again
+        self._down: dict[str, str] = {}
         self._known: dict[tuple[str, str], Source | InputError] = {}
 
     def image(self, url: str) -> Source:
@@ -76,7 +76,9 @@ class Inputs:
         """Read and check many images at once; what is wrong with one is said by :meth:`image`."""
         new = [url for url in dict.fromkeys(urls) if url.strip() and ("image", url) not in self._known]
         if self._memo is not None:
-            self._memo.look(locate(url.strip(), self.directory) for url in new)
+            self._memo.look(
+                filter(self._may_read, [locate(url.strip(), self.directory) for url in new]), self._allowed
+            )
         if len(new) > 1:
             with ThreadPoolExecutor(_READERS, thread_name_prefix="inputs") as pool:
                 list(pool.map(lambda url: self._find("image", url), new))
@@ -101,51 +103,86 @@ class Inputs:
         if not url.strip():
             raise InputError("the path is empty")
         place = locate(url.strip(), self.directory)
-        if self._memo is not None and (known := self._memo.known(kind, place)):
-            return Source(place, known)
-        data = _read(place, self.max_bytes)
+        self._allowed.check(place)
+        if self._memo is not None:
+            self._memo.look([place], self._allowed)
+            if known := self._memo.known(kind, place):
+                return Source(place, known)
+        data = self._load(place)
         if not data:
             raise InputError(f"{place}: is an empty file")
         digest = hashlib.sha256(data).hexdigest()
-        if digest not in self._verified:
+        if digest not in self._verified or not data.startswith(
+            _MAGIC[kind]
+        ):  # checked as what it is used for
             check(place, data)
         if self._memo is not None:
             self._memo.note(kind, place, digest)
         return Source(place, digest)
 
+    def _may_read(self, place: str) -> bool:
+        try:
+            self._allowed.check(place)
+        except InputError:  # told with its row
+            return False
+        return True
+
+    def _load(self, place: str) -> bytes:
+        """The bytes at ``place``. A web server that does not answer is its rows' trouble: a row may name any."""
+        from wanflow.storage import is_web
+
+        if not is_web(place):
+            return _read(place, self.max_bytes, self._allowed)
+        host = urlsplit(place).netloc
+        if host in self._down:
+            raise InputError(f"{_name(place)}: cannot be read: {self._down[host]}")
+        try:
+            return _read(place, self.max_bytes, self._allowed)
+        except StoreError as exc:
+            self._down[host] = str(exc)
+            raise InputError(f"{_name(place)}: cannot be read: {exc}") from None
+
     def _check_image(self, place: str, data: bytes) -> None:
         """Raise InputError unless ``data`` is a whole picture of a known format and a sane size."""
-        from PIL import Image, UnidentifiedImageError
+        from wanflow.decoder import decoder
 
-        try:
-            with Image.open(BytesIO(data), formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > self.max_pixels:  # before a single pixel is decoded
-                    raise InputError(
-                        f"{place}: {width}x{height} is more than {self.max_pixels:,} pixels; make it smaller"
-                    )
-                image.load()
-        except UnidentifiedImageError:
-            raise InputError(f"{place}: {_what_is_it(data)}") from None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise InputError(
-                f"{place}: has far more than {self.max_pixels:,} pixels; make it smaller"
-            ) from None
-        except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as exc:
-            raise InputError(f"{place}: is broken or cut off ({exc}); save it again") from None
+        if not data.startswith(_IMAGE_MAGIC):
+            raise InputError(f"{place}: {_what_is_it(data)}")
+        match decoder.problem("image", data, self.max_pixels):
+            case None:
+                return
+            case "unknown", _:
+                raise InputError(f"{place}: {_what_is_it(data)}")
+            case "pixels", size:
+                is_large = f"{size} is" if size else "has far"
+                raise InputError(f"{place}: {is_large} more than {self.max_pixels:,} pixels; make it smaller")
+            case word, details:
+                raise InputError(f"{place}: {_BAD.get(word, _BAD['broken']).format(details)}; save it again")
 
 
-def read_source(source: Source, store: Store | None = None, max_bytes: int = MAX_BYTES) -> bytes:
+#: what ended a decoder, in words
+_BAD = {
+    "broken": "is broken or cut off ({})",
+    "memory": "takes too much memory to open",
+    "time": "takes longer than {} to open",
+    "crash": "crashes what opens it ({}); it is broken or made to do harm",
+}
+
+
+def read_source(
+    source: Source, store: Store | None = None, max_bytes: int = MAX_BYTES, allowed: Allowed | None = None
+) -> bytes:
     """The bytes of ``source``: from ``inputs/<digest>`` of ``store`` (the workspace) if they are there, else its URL.
 
-    InputError when they cannot be read or are no longer those that were planned with; StoreError in an outage.
+    ``allowed`` is the planning job's; without it ``source`` is one that was planned with and staged. InputError when
+    they cannot be read or are no longer those that were planned with; StoreError in an outage.
     """
     data = None
     if store is not None:
         with contextlib.suppress(FileNotFoundError):
             data = store.read(f"inputs/{source.digest}")
     if data is None:
-        data = _read(source.url, max_bytes)
+        data = _read(source.url, max_bytes, allowed)
     if hashlib.sha256(data).hexdigest() != source.digest:
         raise InputError(
             f"{source.url}: has changed since it was planned with; run again to use it as it is now"
@@ -153,12 +190,12 @@ def read_source(source: Source, store: Store | None = None, max_bytes: int = MAX
     return data
 
 
-def _read(place: str, max_bytes: int) -> bytes:
+def _read(place: str, max_bytes: int, allowed: Allowed | None = None) -> bytes:
     from wanflow.storage import read_url
     from wanflow.storage.retry import diagnose
 
     try:
-        return read_url(place, max_bytes)
+        return read_url(place, max_bytes, allowed)
     except FileNotFoundError:
         raise InputError(f"{place}: does not exist") from None
     except IsADirectoryError:
@@ -173,6 +210,17 @@ def _check_font(place: str, data: bytes) -> None:
     if data[:4] not in _FONT_MAGIC:
         kind = "a web font (WOFF); convert it" if data[:3] == b"wOF" else "not a font"
         raise InputError(f"{place}: is {kind}; use a .ttf, .otf or .ttc file")
+    from wanflow.decoder import decoder
+
+    if problem := decoder.problem("font", data):
+        words = _BAD.get(problem[0], _BAD["broken"]).format(problem[1])
+        raise InputError(f"{place}: is no font that can be used: {words}; take another file")
+
+
+def _name(place: str) -> str:
+    from wanflow.storage import redact
+
+    return redact(place)
 
 
 def _what_is_it(data: bytes) -> str:

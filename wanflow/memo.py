@@ -15,6 +15,7 @@ from wanflow.errors import StoreError
 from wanflow.parquet import dump_table, load_table
 from wanflow.storage import Store, redact
 from wanflow.storage.validators import Validators
+from wanflow.storage.web import Gate
 
 PATH = "inputs-memo.parquet"
 #: beyond this many only those of the last run are kept
@@ -50,16 +51,14 @@ class InputMemo:
                 }
         return memo
 
-    def look(self, urls: Iterable[str]) -> None:
-        """Ask the stores about ``urls`` at once, before :meth:`known` is asked for each."""
+    def look(self, urls: Iterable[str], gate: Gate | None = None) -> None:
+        """Ask the stores about ``urls`` at once, before :meth:`known` is asked for each; ``gate`` has let them pass."""
         new = [url for url in dict.fromkeys(urls) if url not in self._asked]
         self._asked.update(new)
-        self._now.update(self._validators.of(new))
+        self._now.update(self._validators.of(new, gate))
 
     def known(self, kind: str, url: str) -> str | None:
-        """The digest of the bytes at ``url`` if they are as they were when it was noted, else None."""
-        if url not in self._asked:
-            self.look([url])
+        """The digest of the bytes at ``url`` if :meth:`look` found them as they were when it was noted, else None."""
         name = _name(kind, url)
         noted = self._known.get(name)
         now = self._now.get(url)

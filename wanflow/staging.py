@@ -1,6 +1,7 @@
-"""Local inputs go into the workspace once, by hash, so that replicas on other nodes can read them.
+"""Inputs from this machine's disk and from web servers go into the workspace once, by hash.
 
-Remote inputs (s3://, https://) stay where they are: every node reads them itself and checks the digest.
+So replicas on other nodes can read the former, and none of them connects to a host that a row has named. Inputs in
+object stores stay where they are: every node reads them itself and checks the digest.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from wanflow.allowed import Allowed
 from wanflow.errors import Conflict
 from wanflow.inputs import read_source
 from wanflow.model import (
@@ -22,23 +24,27 @@ from wanflow.model import (
     TextLayer,
     Variant,
 )
-from wanflow.storage import Store, is_local, join
+from wanflow.storage import Store, is_local, is_web, join
 
 #: uploads at once
 NUM_THREADS = 8
 
 
 def stage_inputs(
-    workspace: Store, renders: Iterable[RenderClip], assemblies: Iterable[AssembleVariant]
+    workspace: Store,
+    renders: Iterable[RenderClip],
+    assemblies: Iterable[AssembleVariant],
+    allowed: Allowed | None = None,
 ) -> tuple[dict[str, RenderClip], dict[str, AssembleVariant]]:
-    """Upload what is local to ``inputs/<digest>``; return the tasks by key, their sources pointing there.
+    """Upload what is local or on the web to ``inputs/<digest>``; return the tasks by key, their sources pointing there.
 
-    Raises InputError when a file changed since planning, StoreError when the workspace cannot be written.
+    ``allowed`` is the job's: what was replaced by a link since planning is not followed. Raises InputError when a
+    file changed since planning, StoreError when the workspace cannot be written.
     """
     local: dict[Source, None] = {}
 
     def moved(source: Source) -> Source:
-        if not is_local(source.url):
+        if not (is_local(source.url) or is_web(source.url)):
             return source
         local[source] = None
         return Source(join(workspace.url, _path(source)), source.digest)
@@ -48,7 +54,7 @@ def stage_inputs(
         task.key: replace(task, variant=_variant(task.variant, moved)) for task in assemblies
     }
     with ThreadPoolExecutor(NUM_THREADS) as threads:
-        list(threads.map(lambda source: _upload(workspace, source), local))
+        list(threads.map(lambda source: _upload(workspace, source, allowed), local))
     return staged_renders, staged_assemblies
 
 
@@ -56,10 +62,10 @@ def _path(source: Source) -> str:
     return f"inputs/{source.digest}"
 
 
-def _upload(workspace: Store, source: Source) -> None:
+def _upload(workspace: Store, source: Source, allowed: Allowed | None) -> None:
     if workspace.stat(_path(source)) is None:
         try:
-            workspace.create(_path(source), read_source(source))
+            workspace.create(_path(source), read_source(source, allowed=allowed))
         except Conflict:
             return  # another run uploaded the same bytes
 

@@ -1,9 +1,9 @@
 """Templates: one line of text with a row's values in it, in sandboxed, strict Jinja2.
 
 What may be written: ``{{ column }}``, expressions with filters, ``{% if %}`` and ``{% set %}``. There are no loops,
-macros, includes or attributes, no filter that can blow a text up, and no more than :data:`MAX_CHARS` of result, so
-a template can neither reach into Python nor exhaust the driver. Nothing is escaped: the result is text, not HTML. A
-null (and a NaN) is the empty text.
+macros, includes or attributes; every text on the way to the result has at most :data:`MAX_CHARS`, every number is of
+moderate size, and nesting ends at :data:`MAX_DEPTH`, so a template can neither reach into Python nor exhaust the
+driver. Nothing is escaped: the result is text, not HTML. A null (and a NaN) is the empty text.
 
 A template made of text and plain names alone is joined directly, without Jinja2. What a row's values mean is not
 known here.
@@ -13,20 +13,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
-from typing import Any, Final, NoReturn
+from functools import lru_cache, update_wrapper
+from typing import Any, Final, NoReturn, TypeVar
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, nodes
 from jinja2.exceptions import SecurityError
+from jinja2.filters import FILTERS as JINJA_FILTERS
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import SandboxedEnvironment
 
 from wanflow.suggest import did_you_mean
 
+T = TypeVar("T")
+
 #: a prompt has 512 tokens at most and a path 300 characters
 MAX_CHARS = 20_000
+_TOO_LONG = f"the text is longer than {MAX_CHARS:,} characters"
 #: rendered texts that are remembered for each template with expressions
 MAX_REMEMBERED = 20_000
+
+#: of expressions and blocks in each other
+MAX_DEPTH = 40
+#: entries of a list that an expression makes; digits of round()
+MAX_ITEMS = 10_000
+MAX_DIGITS = 20
 
 FILTERS = (
     "abs", "capitalize", "d", "default", "first", "float", "int", "join", "last", "length", "lower", "replace",
@@ -40,14 +50,15 @@ _ALLOWED = (
 class _Environment(SandboxedEnvironment):
     """Jinja2 with names, filters and arithmetic, and nothing else."""
 
-    intercepted_binops = frozenset({"*", "**"})
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
     def __init__(self) -> None:
         super().__init__(
             undefined=StrictUndefined, autoescape=False, finalize=_shown, keep_trailing_newline=True
         )
         self.globals.clear()
-        self.filters = {name: self.filters[name] for name in FILTERS}
+        self.filters = {name: _bounded(name, self.filters[name]) for name in FILTERS}
+        self.filters[_TOGETHER] = _together
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, dict):  # a struct column
@@ -63,17 +74,68 @@ class _Environment(SandboxedEnvironment):
         raise SecurityError(f"`[{argument}]` is not available here")
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if not all(isinstance(side, int | float) and abs(side) < 1e9 for side in (left, right)) or (
-            operator == "**" and right > 16
-        ):
-            raise SecurityError(f"`{operator}` is for numbers of moderate size")
+        if operator == "+" and isinstance(left, str) and isinstance(right, str):
+            return _within(left + right)
+        if operator in ("*", "**"):
+            small = all(isinstance(side, int | float) and abs(side) < 1e9 for side in (left, right))
+            if not small or (operator == "**" and right > 16):
+                raise SecurityError(f"`{operator}` is for numbers of moderate size")
+        if any(isinstance(side, str | bytes | list | tuple | dict) for side in (left, right)):
+            raise SecurityError(f"`{operator}` is for numbers; texts are joined with ~")
         return super().call_binop(context, operator, left, right)
+
+
+#: the filter that `~` becomes
+_TOGETHER = "~"
+
+
+def _together(parts: list[Any]) -> str:
+    return _limited("".join([_limited(str(part)) for part in parts]))
+
+
+def _within(value: Any) -> Any:
+    """``value`` when it is small enough to go on with."""
+    if isinstance(value, str | list | tuple | dict):
+        if isinstance(value, str):
+            _limited(value)
+        elif len(value) > MAX_ITEMS:
+            raise SecurityError(f"a list on the way is longer than {MAX_ITEMS:,}")
+    return value
+
+
+def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that takes and gives small values only; what would be large is seen before it is made."""
+
+    def bounded(value: Any, *more: Any, **named: Any) -> Any:
+        arguments = [*(more[1:] if name in _WITH_ENVIRONMENT else more), *named.values()]
+        _within(more[0] if name in _WITH_ENVIRONMENT else value)
+        for argument in arguments:
+            _within(argument)
+        if name == "round" and any(isinstance(a, int | float) and abs(a) > MAX_DIGITS for a in arguments):
+            raise SecurityError(f"round() has at most {MAX_DIGITS} digits")
+        if name == "replace" and len(arguments) > 1:
+            old, new = str(arguments[0]), str(arguments[1])
+            text = str(more[0])
+            if len(text) + (text.count(old) if old else len(text) + 1) * len(new) > 4 * MAX_CHARS:
+                raise ValueError(_TOO_LONG)
+        if name == "join" and isinstance(more[0], list | tuple):
+            glue = max([len(a) for a in arguments if isinstance(a, str)], default=0)
+            if sum(len(str(_within(part))) + glue for part in more[0]) > 2 * MAX_CHARS:
+                raise ValueError(_TOO_LONG)
+        return _within(function(value, *more, **named))
+
+    # how Jinja2 knows that a filter wants its environment or context first
+    return update_wrapper(bounded, function)
 
 
 def _shown(value: Any) -> Any:
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
 
 
+#: filters whose first argument is Jinja2's environment or context
+_WITH_ENVIRONMENT: Final = frozenset(
+    name for name in FILTERS if hasattr(JINJA_FILTERS[name], "jinja_pass_arg")
+)
 _ENVIRONMENT: Final = _Environment()
 
 
@@ -88,12 +150,14 @@ class Template:
     def __init__(self, text: str) -> None:
         tree = _parse(text)
         self.text = text
-        self.names = frozenset(find_undeclared_variables(tree))
+        self.names = frozenset(_guarded(text, lambda: find_undeclared_variables(tree)))
         self.constant: str | None = None
         self._parts = _plain_parts(tree)
         #: of a template that is one name and nothing else: that name
         self._name = self._parts[0][0] if self._parts is not None and len(self._parts) == 1 else None
-        self._template = None if self._parts is not None else _ENVIRONMENT.from_string(tree)
+        self._template = (
+            None if self._parts is not None else _guarded(text, lambda: _ENVIRONMENT.from_string(tree))
+        )
         self._remembered: dict[tuple[Any, ...], str] = {}
         if not self.names:
             self.constant = self.render({})
@@ -134,6 +198,8 @@ class Template:
                 if length > MAX_CHARS:
                     break
         except (TemplateError, ArithmeticError, TypeError, ValueError, AttributeError, LookupError) as exc:
+            if str(exc) == _TOO_LONG:
+                raise
             raise ValueError(f"template `{_short(self.text)}`: {exc}") from None
         return _limited("".join(pieces))
 
@@ -178,17 +244,29 @@ def _text(value: Any) -> str:
 
 def _limited(text: str) -> str:
     if len(text) > MAX_CHARS:
-        raise ValueError(f"the text is longer than {MAX_CHARS:,} characters")
+        raise ValueError(_TOO_LONG)
     return text
 
 
 def _parse(text: str) -> nodes.Template:
     if len(text) > MAX_CHARS:
         raise ValueError(f"the template is longer than {MAX_CHARS:,} characters")
-    try:
+
+    def parse() -> nodes.Template:
         tree = _ENVIRONMENT.parse(text)
+        _check_depth(tree)
         _check_nodes(tree)
+        _join_within_limits(tree)
         _ENVIRONMENT.from_string(tree)  # unknown filters and tests are found when it is compiled
+        return tree
+
+    return _guarded(text, parse)
+
+
+def _guarded(text: str, action: Callable[[], T]) -> T:
+    """``action()``, which reads or compiles the template ``text``; ValueError says what is wrong with it."""
+    try:
+        return action()
     except TemplateSyntaxError as exc:
         where = f" in line {exc.lineno}" if "\n" in text.strip() else ""
         raise ValueError(
@@ -196,9 +274,36 @@ def _parse(text: str) -> nodes.Template:
         ) from None
     except (RecursionError, MemoryError, SyntaxError):
         raise ValueError(f"template `{_short(text)}`: too deeply nested") from None
-    except (TemplateError, ArithmeticError, TypeError, ValueError) as exc:
+    except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as exc:
         raise ValueError(f"template `{_short(text)}`: {exc}") from None
-    return tree
+
+
+def _check_depth(tree: nodes.Template) -> None:
+    waiting: list[tuple[nodes.Node, int]] = [(tree, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise TemplateSyntaxError(f"nested more than {MAX_DEPTH} deep", node.lineno)
+        waiting += [(child, depth + 1) for child in node.iter_child_nodes()]
+
+
+def _join_within_limits(tree: nodes.Template) -> None:
+    """``a ~ b`` becomes a filter, because Jinja2 lets nobody see that operator's operands."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, list):
+            return [changed(each) for each in value]
+        if not isinstance(value, nodes.Node):
+            return value
+        for name in value.fields:
+            setattr(value, name, changed(getattr(value, name)))
+        if not isinstance(value, nodes.Concat):
+            return value
+        parts = nodes.List(value.nodes, lineno=value.lineno)
+        return nodes.Filter(parts, _TOGETHER, [], [], None, None, lineno=value.lineno)
+
+    changed(tree)
+    tree.set_environment(_ENVIRONMENT)
 
 
 def _check_nodes(tree: nodes.Template) -> None:

@@ -21,6 +21,9 @@ from typing import NoReturn
 
 MAX_CHARS = 10_000
 MAX_DEPTH = 50
+#: conditions that one `and` or `or` joins
+MAX_PARTS = 500
+MAX_DIGITS = 300
 
 Constant = str | int | float | bool
 
@@ -122,6 +125,8 @@ def _columns(node: Node) -> list[Column]:
 
 
 def fail(text: str, at: int, problem: str) -> NoReturn:
+    if len(text) > 200:
+        text = f"...{text[max(0, at - 90) : at + 90]}..."
     raise ValueError(f"`{text}`: {problem} (at character {at + 1})")
 
 
@@ -176,13 +181,19 @@ class _Parser:
         parts = [self._all()]
         while self._take("or"):
             parts.append(self._all())
+        self._check_number(parts)
         return parts[0] if len(parts) == 1 else Or(tuple(parts))
 
     def _all(self) -> Node:
         parts = [self._one()]
         while self._take("and"):
             parts.append(self._one())
+        self._check_number(parts)
         return parts[0] if len(parts) == 1 else And(tuple(parts))
+
+    def _check_number(self, parts: list[Node]) -> None:
+        if len(parts) > MAX_PARTS:
+            fail(self.text, 0, f"joins {len(parts)} conditions; at most {MAX_PARTS}, use `column in (...)`")
 
     def _one(self) -> Node:
         self.depth += 1
@@ -247,6 +258,8 @@ class _Parser:
         kind, value, at = self._peek()
         self.next += 1
         if kind == "number":
+            if len(value) > MAX_DIGITS:
+                fail(self.text, at, f"a number has at most {MAX_DIGITS} characters")
             whole = not any(c in value for c in ".eE") and abs(int(value)) < 2**63
             return Literal(int(value) if whole else float(value), at)
         if kind == "text":

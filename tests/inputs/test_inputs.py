@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import struct
 import zlib
 from io import BytesIO
@@ -12,8 +13,10 @@ import pytest
 from PIL import Image
 
 from tests.inputs.conftest import Case
+from wanflow.allowed import locate
+from wanflow.assemble.fonts import packaged
 from wanflow.errors import InputError
-from wanflow.inputs import Inputs, locate, read_source
+from wanflow.inputs import Inputs, read_source
 from wanflow.model import Source
 
 
@@ -127,8 +130,9 @@ def test_every_url_is_read_once_and_its_failure_is_remembered(case: Case) -> Non
 
 def test_what_an_earlier_run_has_checked_is_not_decoded_again(case: Case) -> None:
     """Twenty thousand customers' own logos, unchanged since last night: hashing them is quick, decoding is not."""
-    (case.folder / "a.png").write_bytes(b"no image at all")
-    digest = hashlib.sha256(b"no image at all").hexdigest()
+    content = b"\x89PNG\r\n\x1a\n, and nothing more"
+    (case.folder / "a.png").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
     assert Inputs(case.folder, verified={digest}).image("a.png").digest == digest
 
 
@@ -182,7 +186,8 @@ def test_an_image_is_read_from_an_object_store(case: Case, s3_url: str) -> None:
 
 def test_a_font_is_a_font(tmp_path: Path) -> None:
     """ffmpeg would fall back to another font without a word."""
-    (tmp_path / "a.ttf").write_bytes(b"\0\1\0\0" + b"x" * 100)
+    shutil.copyfile(packaged("poppins/Poppins-Medium.ttf"), tmp_path / "a.ttf")
+    (tmp_path / "c.ttf").write_bytes(b"\0\1\0\0" + b"x" * 100)
     (tmp_path / "a.woff2").write_bytes(b"wOF2" + b"x" * 100)
     (tmp_path / "b.ttf").write_bytes(b"<html>")
     inputs = Inputs(tmp_path)
@@ -191,6 +196,8 @@ def test_a_font_is_a_font(tmp_path: Path) -> None:
         inputs.font("a.woff2")
     with pytest.raises(InputError, match="is not a font"):
         inputs.font("b.ttf")
+    with pytest.raises(InputError, match="is no font that can be used"):
+        inputs.font("c.ttf")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from wanflow import inputs as inputs_module
+from wanflow.allowed import Allowed
 from wanflow.errors import InputError
 from wanflow.inputs import RULES, Inputs
 from wanflow.memo import InputMemo
@@ -35,9 +36,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     real = inputs_module._read
 
-    def counted(place: str, max_bytes: int) -> bytes:
+    def counted(place: str, max_bytes: int, allowed: Allowed | None = None) -> bytes:
         found.append(place)
-        return real(place, max_bytes)
+        return real(place, max_bytes, allowed)
 
     monkeypatch.setattr(inputs_module, "_read", counted)
     return found

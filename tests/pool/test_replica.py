@@ -111,6 +111,24 @@ def test_an_order_to_save_at_any_step_loses_none(tmp_path: Path) -> None:
         assert engine.steps == [("denoise", step) for step in range(1, 7)]
 
 
+def test_an_order_to_save_between_a_step_and_its_news_loses_none(tmp_path: Path) -> None:
+    """The order comes from another thread: after the step was offered, before it was reported."""
+    for step in range(1, SAMPLING.steps + 1):
+        world = World(tmp_path / str(step))
+
+        def report(stage: str, done: int, num_steps: int, world: World = world, last: int = step) -> None:
+            world.saves = world.saves or (stage, done) == ("denoise", last)
+
+        watch = Watch(report, lambda world=world: world.saves, lambda stage, step: None)
+        world.replica(SlowEngine()).render(TASK, Attempt(1, 1), watch, 0)
+        engine = SlowEngine()
+        world.saves = False
+        world.render(engine, number=2)
+        again = [taken for stage, taken in engine.steps if stage == "denoise"]
+        # the step under way when the order came is finished, and none is taken twice
+        assert again == list(range(step + 2, SAMPLING.steps + 1))
+
+
 def test_an_order_to_save_before_the_first_step_ends_at_once(tmp_path: Path) -> None:
     """There is nothing to keep but what earlier attempts kept."""
     world, engine = World(tmp_path), SlowEngine()

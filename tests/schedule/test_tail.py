@@ -7,6 +7,7 @@ from wanflow.model import Cause
 from wanflow.schedule import Scheduler
 from wanflow.schedule.actions import Cancel, Reason, Render, RetireReplica
 from wanflow.schedule.events import (
+    AssembleFailed,
     ClipMissing,
     ClipRendered,
     RenderFailed,
@@ -45,6 +46,19 @@ def test_first_record_wins_and_the_other_copy_is_cancelled() -> None:
     s.handle(RenderFailed(200.0, *rendering(s, "replica-1"), Cause.CANCELLED, "told to stop"))
     assert not s.clips["a"].failures
     s.validate()
+
+
+def test_end_of_a_cancelled_copy_does_not_move_a_clip_that_waits_again() -> None:
+    """Its master vanished and it is staged anew, when the copy that was no longer needed says that it has ended."""
+    s = straggling()
+    s.handle(ClipRendered(190.0, *rendering(s, "replica-2")))
+    variant = s.variants["v-a.mp4"]
+    assert variant.attempt is not None
+    s.clips["a"].done_here = False
+    s.handle(AssembleFailed(191.0, variant.key, variant.attempt, Cause.STORAGE, "gone", ("a",)))
+    s.handle(RenderFailed(192.0, *rendering(s, "replica-1"), Cause.CANCELLED, "told to stop"))
+    s.validate()
+    assert len(s.clips["a"].copies) == 1
 
 
 def test_failure_of_one_copy_does_not_fail_the_clip() -> None:

@@ -14,10 +14,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from wanflow import Job, run
+from wanflow import Job, driver, run
 from wanflow.model import Clip, EngineSpec
+from wanflow.schedule import Policy
 from wanflow.testing import FakeEngine
 from wanflow.view import JsonView
+
+#: a step that takes longer hangs: nights are too short for the two minutes that a run gives it
+HANG_S = 20.0
 
 
 class SteppingEngine(FakeEngine):
@@ -69,6 +73,7 @@ def main() -> int:
     parser.add_argument("--tracks", required=True)
     parser.add_argument("--step-s", type=float, required=True)
     asked = parser.parse_args()
+    driver.Policy = functools.partial(Policy, hang_floor_s=HANG_S)  # type: ignore[assignment, misc]
     load = functools.partial(load_stepping_engine, asked.tracks, asked.step_s)
     outcome = run(Job.load(asked.job), address=asked.address, load_engine=load, view=JsonView())
     print(json.dumps({"event": "Outcome", "time_s": time.time(), **outcome.to_json()}), flush=True)

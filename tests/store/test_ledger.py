@@ -14,6 +14,7 @@ import pytest
 
 from wanflow.errors import StoreError
 from wanflow.ledger import BUFFERED_ROWS, EVENT_COLUMNS, Ledger, latest_run, new_run_id, run_ids
+from wanflow.parquet import SMALL_ROWS
 from wanflow.storage import Store
 
 _CRASH = """
@@ -146,3 +147,21 @@ def test_a_damaged_outcome_says_which_file_it_is(store_url: str) -> None:
     ledger.workspace.write("runs/run-1/outcome.json", b"{")
     with pytest.raises(StoreError, match=r"outcome\.json is damaged"):
         ledger.read_outcome()
+
+
+def test_table_of_events_reads_the_same_however_many_rows_it_has(tmp_path: Path) -> None:
+    """Small files are written plainly, large ones compressed; a reader knows no difference."""
+    rows = [
+        {"time_s": float(number), "event": "Render", "task": f"kläppe {number}", "attempt": "1.1"}
+        for number in range(SMALL_ROWS + 1)
+    ]
+    tables = []
+    for run, size in (("run-1", 1), ("run-2", len(rows))):
+        ledger = Ledger(Store(str(tmp_path)), run)
+        for number, row in enumerate(rows, 1):
+            ledger.append(row)
+            if number % size == 0:
+                ledger.flush()
+        tables.append(ledger.read_events())
+    assert tables[0].equals(tables[1])
+    assert tables[0].column("task").to_pylist() == [row["task"] for row in rows]

@@ -294,6 +294,15 @@ def test_repair_removes_what_is_broken_and_the_next_run_makes_it_again(place: Pl
     assert warned(after) == {}
 
 
+def test_a_flipped_bit_in_a_video_is_repaired_by_a_night_in_which_nothing_changed(place: Place) -> None:
+    """Size and ETag are as ever, so only --deep sees it; then the next run makes the file again, without a GPU."""
+    _flip(place.out / "ann/square.mp4")
+    repair(place.workspace, deep=True)
+    outcome = render(place.job)
+    assert (outcome.counts["published"], outcome.num_clips_rendered) == (1, 0)
+    assert broken(place.verify(deep=True)) == {}
+
+
 @pytest.mark.parametrize(
     "what", [name for name, (_, check, _) in CORRUPTIONS.items() if check in {"records", "payloads"}]
 )

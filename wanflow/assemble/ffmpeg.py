@@ -1,9 +1,9 @@
-"""The ffmpeg binary: which one, what it can do, and running it. The only place that starts a process.
+"""The ffmpeg binary: which one, what it can do, and running it. The only place that starts it.
 
 The system's is taken when it has every filter and encoder that a graph uses, else the one from the ``imageio-ffmpeg``
-wheel. A run has a time limit, no terminal, no network (protocols are whitelisted in the graph), and dies with the
-thread that started it. Limits: where ``setpriv`` is missing (not Linux), a killed worker leaves ffmpeg to end by itself
-at its limit of processor time.
+wheel. A run has a time limit, no terminal, no network (every input has a protocol whitelist), no credentials in its
+environment, and dies with the thread that started it. Limits: where ``setpriv`` is missing (not Linux), a killed worker
+leaves ffmpeg to end by itself at its limit of processor time.
 """
 
 from __future__ import annotations
@@ -26,6 +26,12 @@ FILTERS = frozenset(
      "setsar", "split", "subtitles", "tpad", "trim")
 )  # fmt: skip
 ENCODERS = frozenset({"libx264", "mjpeg"})
+_WHITELIST, _PROTOCOLS = "-protocol_whitelist", "file,pipe"
+#: what a program needs to start and to find its libraries and fonts
+_ENVIRONMENT = (
+    "PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "HOME", "TMPDIR", "XDG_CACHE_HOME", "LANG", "LC_ALL", "TZ",
+    "SYSTEMROOT",
+)  # fmt: skip
 #: How much of ffmpeg's last words goes into an error.
 _LAST_LINES = 12
 
@@ -82,8 +88,10 @@ def run(arguments: Sequence[str], *, timeout_s: float, cwd: Path | None = None) 
     Raises :class:`AssembleError` with the last lines of stderr when it fails, is killed or runs longer than that.
     """
     binary = find()
-    command = [*_leash(), binary.path, "-timelimit", str(max(1, round(timeout_s))), *arguments]
-    environment = {**os.environ, **_fontconfig(), "AV_LOG_FORCE_NOCOLOR": "1"}
+    command = [*_leash(), binary.path, "-timelimit", str(max(1, round(timeout_s))), *_fenced(arguments)]
+    # it parses what strangers sent: none of our credentials is in its reach
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    environment = {**kept, **_fontconfig(), "AV_LOG_FORCE_NOCOLOR": "1"}
     try:
         process = subprocess.Popen(
             command,
@@ -111,6 +119,19 @@ def run(arguments: Sequence[str], *, timeout_s: float, cwd: Path | None = None) 
     if code:
         raise AssembleError(f"ffmpeg ended with exit code {code}", _last(raw))
     return raw.decode("utf-8", "replace")
+
+
+def _fenced(arguments: Sequence[str]) -> list[str]:
+    """``arguments`` with files and pipes as all that each input, and whatever it points to, may be read by."""
+    fenced: list[str] = []
+    start = 0
+    for argument in arguments:
+        if argument == "-i":
+            if _WHITELIST not in fenced[start:]:
+                fenced += [_WHITELIST, _PROTOCOLS]
+            start = len(fenced) + 2
+        fenced.append(argument)
+    return fenced
 
 
 def _candidates() -> list[tuple[str, str]]:

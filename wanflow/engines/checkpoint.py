@@ -34,6 +34,7 @@ _NUM_BLOCKS = 8
 _NUM_READERS = 16
 _MAX_HEADER_BYTES = 100 << 20
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_SHARD = re.compile(r"[A-Za-z0-9_][\w.-]*\.safetensors")
 _CLASSES = {
     "transformer": "WanTransformer3DModel",
     "transformer_2": "WanTransformer3DModel",
@@ -164,6 +165,12 @@ def _weight_files(files: Files, sizes: Mapping[str, int], name: str) -> list[str
         shards = read_json(files, f"{base}.index.json").get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise EngineError(f"checkpoint {files.url}: {base}.index.json has no weight_map")
+        for shard in shards.values():
+            if not (isinstance(shard, str) and _SHARD.fullmatch(shard)):
+                raise EngineError(
+                    f"checkpoint {files.url}: {base}.index.json names {shard!r:.80}, which is no safetensors "
+                    "file beside it; other formats can run code when they are read"
+                )
         return [f"{base}.index.json", *sorted({f"{name}/{shard}" for shard in shards.values()})]
     if any(path.startswith(f"{name}/") and path.endswith((".bin", ".pt", ".pth", ".ckpt")) for path in sizes):
         raise EngineError(

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
+from wanflow.allowed import Allowed, locate
 from wanflow.errors import JobError
 from wanflow.job.fields import BUILT_INS, Matrix, Name, OptionalText
 from wanflow.job.layers import LayerEntry
@@ -26,6 +27,7 @@ from wanflow.job.sections import (
     Cascade,
     ClipSection,
     EngineSection,
+    InputsSection,
     LimitsSection,
     Manifest,
     OutputSection,
@@ -33,7 +35,7 @@ from wanflow.job.sections import (
     ResourcesSection,
     Section,
 )
-from wanflow.job.text import apply_sets, parse_yaml, substitute
+from wanflow.job.text import MAX_BYTES, apply_sets, parse_yaml, substitute
 from wanflow.model import CascadeStep
 from wanflow.templates import compile_template, is_template
 
@@ -56,6 +58,9 @@ class Job(Section):
     layers: tuple[LayerEntry, ...] = Field(default=(), description="What lies over the clip, lowest first.")
     outputs: Annotated[tuple[OutputSection, ...], Field(min_length=1)] = Field(
         default=(OutputSection(name="video"),), description="The files that every variant gets."
+    )
+    inputs: InputsSection = Field(
+        default=InputsSection(), description="Where images and fonts may come from."
     )
     limits: LimitsSection = Field(default=LimitsSection(), description="When to give up.")
     publish: PublishSection = Field(description="Where the finished videos go.")
@@ -83,7 +88,8 @@ class Job(Section):
         """
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            with path.open("rb") as file:  # parse_yaml refuses what is longer
+                text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
         except UnicodeDecodeError:
             raise JobError(f"{path}: is not UTF-8 text; is it a job file?") from None
         except OSError as exc:
@@ -120,6 +126,12 @@ class Job(Section):
     def text(self) -> str:
         """The job file as it was written, ``${VAR}`` unfilled (or the mapping as JSON, which is YAML too)."""
         return self._text
+
+    def allowed(self) -> Allowed:
+        """Which inputs may be read: ``inputs.allow``, or the default."""
+        if self.inputs.allow is None:
+            return Allowed.by_default(self.directory, self.manifest.url, self.inputs.networks)
+        return Allowed(self.inputs.allow, self.directory, self.inputs.networks)
 
     def cascade_steps(self) -> tuple[CascadeStep, ...]:
         """The cascade as written; ``wanflow.cascade.check`` fills in a method's defaults."""
@@ -172,8 +184,6 @@ def _schema() -> dict[str, Any]:
 
 
 def _workspace(job: Job, context: Any) -> str:
-    from wanflow.inputs import locate
-
     if not job.workspace:
         return f"{job.publish.url.rstrip('/')}/.wanflow"
     return locate(job.workspace, (context or {}).get("directory") or Path.cwd())

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
-from wanflow.inputs import locate
+from wanflow.allowed import check_entry, check_network, locate
 from wanflow.templates import check_template, is_template
 from wanflow.where import parse_where
 
@@ -210,7 +210,14 @@ Value = Annotated[
 ]
 Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_many, json_schema_input_type=str | list[str])]
 
-
+Places = Annotated[
+    tuple[Annotated[str, AfterValidator(check_entry)], ...],
+    BeforeValidator(_one_or_many, json_schema_input_type=str | list[str]),
+]
+Networks = Annotated[
+    tuple[Annotated[str, AfterValidator(check_network)], ...],
+    BeforeValidator(_one_or_many, json_schema_input_type=str | list[str]),
+]
 OptionalText = Annotated[
     str, BeforeValidator(lambda value: "" if value is None else value, json_schema_input_type=str | None)
 ]

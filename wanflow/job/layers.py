@@ -125,8 +125,8 @@ class LayerSection(Section):
     @field_validator("*", mode="after")
     @classmethod
     def _checked(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is None or is_template(value):
-            return value if value is None else check_template(value)
+        if value is None or is_template(check_template(value)):
+            return value
         if info.field_name in PARSERS:
             PARSERS[info.field_name](value)
         return value

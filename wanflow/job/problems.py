@@ -7,17 +7,25 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from wanflow.storage.paths import shown
 from wanflow.suggest import did_you_mean
+
+#: of one line; it may repeat what was written
+MAX_CHARS = 1000
 
 
 def describe(error: ValidationError, schema: Mapping[str, Any]) -> list[str]:
     """Every problem of ``error``; ``schema`` (JSON Schema of the model) knows the names that exist at each place."""
     lines: list[str] = []
     for item in error.errors(include_url=False):
-        path = [str(part) for part in item["loc"] if not _is_type_name(part)]
+        path = [str(part) for part in item["loc"][:-1] if not _is_type_name(part)]
+        # the user's own key may be called like a type
+        path += [
+            str(p) for p in item["loc"][-1:] if item["type"] == "extra_forbidden" or not _is_type_name(p)
+        ]
         words = _words(item, path, schema)
         lines += [f"{'.'.join(path)}: {words}"] if path else words.split("\n")
-    return list(dict.fromkeys(lines))
+    return list(dict.fromkeys(shown(line, MAX_CHARS) for line in lines))
 
 
 def keys_at(schema: Mapping[str, Any], path: Sequence[str]) -> Mapping[str, Any]:

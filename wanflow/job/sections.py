@@ -22,7 +22,9 @@ from wanflow.job.fields import (
     Count,
     Name,
     Names,
+    Networks,
     Number,
+    Places,
     Ratio,
     Seconds,
     Seed,
@@ -240,6 +242,20 @@ class OutputSection(Section):
         except JobError as exc:
             raise ValueError(str(exc).partition(": ")[2]) from None
         return self
+
+
+class InputsSection(Section):
+    """Where images and fonts may come from, whoever names them."""
+
+    allow: Places | None = Field(
+        default=None,
+        description="Folders, URL prefixes and schemes: [./, s3://dwh/, https://cdn.example.com/]; nothing else is "
+        "read. Default: the folders of job and manifest, s3://, gs://, abfs://, https://.",
+    )
+    networks: Networks = Field(
+        default=(),
+        description="Addresses that are not public and may yet be read from over http and https: 10.0.0.0/8.",
+    )
 
 
 class LimitsSection(Section):

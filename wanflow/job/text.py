@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from ruamel.yaml import YAML
-from ruamel.yaml.constructor import DuplicateKeyError, SafeConstructor
+from ruamel.yaml.constructor import ConstructorError, DuplicateKeyError, SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from wanflow.errors import JobError
@@ -22,6 +22,9 @@ MAX_BYTES = 1_000_000
 #: a job has some hundred values; far more are an alias that repeats itself
 MAX_VALUES = 100_000
 MAX_DEPTH = 50
+#: mappings that one merge key names, and pairs that a mapping has
+MAX_MERGED = 100
+MAX_PAIRS = 5_000
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{(?P<body>[^{}]*)(?P<close>\})?")
 _BODY = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<has_default>:-(?P<default>.*))?", re.DOTALL)
@@ -32,6 +35,19 @@ _PLAIN = re.compile(r"[A-Za-z0-9.+~_-]*")
 class _Constructor(SafeConstructor):
     """YAML 1.2's core values: text, numbers, true, false, null, lists, mappings."""
 
+    def flatten_mapping(self, node: Any) -> Any:
+        """Merge keys (``<<``) copy what they name, so that some lines of them can ask for billions of pairs."""
+        for key, value in node.value:
+            if key.tag == "tag:yaml.org,2002:merge" and len(value.value) > MAX_MERGED:
+                self._refuse_merge(node)
+        merged = super().flatten_mapping(node)
+        if len(node.value) > MAX_PAIRS:
+            self._refuse_merge(node)
+        return merged
+
+    def _refuse_merge(self, node: Any) -> NoReturn:
+        raise ConstructorError(None, None, "merges too much (<<); write the mapping out", node.start_mark)
+
 
 for _tag in ("timestamp", "value", "binary"):
     _Constructor.add_constructor(f"tag:yaml.org,2002:{_tag}", lambda self, node: node.value)
@@ -39,7 +55,7 @@ for _tag in ("timestamp", "value", "binary"):
 
 def parse_yaml(text: str, where: str) -> Any:
     """The value that ``text`` says. JobError with the line when it is no YAML 1.2 or says a key twice."""
-    if len(text.encode()) > MAX_BYTES:
+    if len(text.encode(errors="replace")) > MAX_BYTES:
         raise JobError(f"{where}: larger than {MAX_BYTES:,} bytes; is it a job file?")
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor

@@ -1,7 +1,9 @@
 """The file formats of a manifest: for each, how to see its columns and how to read some of them in batches.
 
 Both take an open file; batches have the columns of the schema that is asked for, in the file's own types for
-Parquet. Errors are pyarrow's own.
+Parquet, where texts may come dictionary-encoded. Errors are pyarrow's own, or ValueError.
+
+What a file says of itself is looked at before pyarrow believes it (``wanflow.manifest.bombs``).
 """
 
 from __future__ import annotations
@@ -9,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from wanflow.manifest.bombs import check_chunks, check_csv, check_json, check_parquet, check_width
 from wanflow.manifest.columns import TYPED_IN_TEXT
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH_ROWS = 4096
+#: of files with lists or structs, which are decoded whole
+NESTED_BATCH_ROWS = 256
 #: one line of a JSON file, or one row of a CSV file, must fit
 BLOCK_BYTES = 8 * 2**20
 
@@ -22,13 +27,27 @@ BLOCK_BYTES = 8 * 2**20
 def _parquet_schema(handle: Any) -> pa.Schema:
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(handle).schema_arrow
+    check_parquet(handle)
+    file = pq.ParquetFile(handle)
+    check_width(file.metadata.num_columns)
+    return file.schema_arrow
 
 
 def _parquet_batches(handle: Any, schema: pa.Schema) -> Iterator[Any]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(handle).iter_batches(BATCH_ROWS, columns=schema.names, use_threads=False)  # type: ignore[no-any-return]
+    check_parquet(handle)
+    # one long text that a million rows point to stays one text until it has been cut
+    texts = [
+        field.name
+        for field in schema
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+    ]
+    file = pq.ParquetFile(handle, read_dictionary=texts)
+    check_chunks(file.metadata, schema.names)
+    rows = NESTED_BATCH_ROWS if any(map(pa.types.is_nested, schema.types)) else BATCH_ROWS
+    return file.iter_batches(rows, columns=schema.names, use_threads=False)  # type: ignore[no-any-return]
 
 
 def _csv_reader(handle: Any, types: Mapping[str, Any], names: list[str] | None) -> Any:
@@ -52,6 +71,7 @@ def _csv_schema(handle: Any) -> pa.Schema:
     """Everything is text, but the columns that are known to be numbers."""
     import pyarrow as pa
 
+    check_csv(handle)
     names = _csv_reader(handle, {}, None).schema.names
     return pa.schema([(name, TYPED_IN_TEXT.get(name, pa.string)()) for name in names])
 
@@ -71,6 +91,7 @@ def _json_schema(handle: Any) -> pa.Schema:
     """As inferred from the first block, but dates stay the text that they are."""
     import pyarrow as pa
 
+    check_json(handle, BLOCK_BYTES)
     found = _json_reader(handle, None).schema
     return pa.schema([(f.name, pa.string() if pa.types.is_temporal(f.type) else f.type) for f in found])
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 
 from wanflow.errors import JobError
 from wanflow.job import Job
 from wanflow.model import Output
-from wanflow.storage import check_publish_path
+from wanflow.storage import check_publish_path, is_local
+from wanflow.storage.paths import folds_case, local_path
 from wanflow.templates import compile_template
 
 SUFFIX = ".mp4"
+POSTER = ".jpg"
 
 
 class OutputMaker:
@@ -21,6 +24,7 @@ class OutputMaker:
         self._template = compile_template(job.publish.path)
         self._url = job.publish.url
         self._inside = _inside(job.publish.url, job.workspace)
+        self._folds_case = is_local(job.publish.url) and folds_case(local_path(job.publish.url))
         self._applying: dict[tuple[str, ...], tuple[Output, ...] | str] = {}
         self._owners: dict[str, tuple[int, int, str]] = {}
 
@@ -43,13 +47,21 @@ class OutputMaker:
             check_publish_path(path)
             if not path.endswith(SUFFIX) or path.split("/")[-1] == SUFFIX:
                 raise ValueError(f"{path!r} must end with a name and {SUFFIX}")
+            if any(folder.lower().endswith((SUFFIX, POSTER)) for folder in path.split("/")[:-1]):
+                raise ValueError(
+                    f"{path!r} has a folder that is called like a video; it may be another row's file"
+                )
             if path.split("/")[-1].startswith("."):
                 raise ValueError(f"{path!r} is a hidden file; begin its name with another character")
             if self._inside and f"{path}/".startswith(f"{self._inside}/"):
                 raise ValueError(f"{path!r} lies in the workspace ({self._inside}/ below publish.url)")
         except ValueError as exc:
             raise ValueError(f"publish.path of output {output.name}: {exc}") from None
-        owner = self._owners.setdefault(path, (variant, row, output.name))
+        # the same letters, however they are composed; and on such file systems the same letters in another case
+        name = unicodedata.normalize("NFC", path)
+        owner = self._owners.setdefault(
+            name.casefold() if self._folds_case else name, (variant, row, output.name)
+        )
         if owner != (variant, row, output.name):
             if owner[0] == variant:
                 whose = f"output {owner[2]} of the same row"

@@ -25,7 +25,8 @@ from wanflow.manifest.outputs import OutputMaker
 from wanflow.manifest.sharing import Sharing
 from wanflow.manifest.table import Table
 from wanflow.manifest.values import aspects_of, carried, identity, priority_of
-from wanflow.model import EngineSpec, Layer, Mode, Output, Scene, Variant
+from wanflow.model import EngineSpec, Layer, Mode, Output, Scalar, Scene, Variant
+from wanflow.storage.paths import shown
 from wanflow.suggest import did_you_mean
 from wanflow.templates import compile_template, unknown_names
 
@@ -161,6 +162,7 @@ class _VariantMaker:
         reasons: list[str] = []
         no_aspects: tuple[str, ...] = ()
         no_outputs: tuple[Output, ...] = ()
+        no_carry: tuple[tuple[str, Scalar], ...] = ()
 
         def attempt(make: Callable[[], T], fallback: T) -> T:
             try:
@@ -194,11 +196,12 @@ class _VariantMaker:
             (output, attempt(partial(self._outputs.path, output, values, row, variant), ""))
             for output in (outputs if variant_id else ())
         ]
+        carry = attempt(lambda: carried(self._job.publish.carry, values), no_carry)
         if reasons:
-            return [BadRow(row, variant_id, reason) for reason in dict.fromkeys(reasons)]
+            # a reason repeats what the row says, which a terminal should not obey
+            return [BadRow(row, variant_id, reason) for reason in dict.fromkeys(map(shown, reasons))]
         if sharing is not None:
             sharing.add(values, clips)
-        carry = carried(self._job.publish.carry, values)
         return Variant(variant_id, row, (Scene(tuple(clips), tuple(layers)),), tuple(paths), priority, carry)
 
     def _prefetch(self, chunk: list[dict[str, object]]) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from wanflow.errors import ManifestError, StoreError, WanflowError
+from wanflow.manifest.bombs import bounded
 from wanflow.manifest.columns import COLUMNS, wrong_type
 from wanflow.manifest.conditions import compile_where
 from wanflow.manifest.formats import READERS, SCHEMAS
@@ -122,7 +123,7 @@ class Table:
         before = 0
         for table in self._batches(names):
             kept = [(choice.setting, choice.kept(table)) for choice in choices]
-            columns = [table.column(name).to_pylist() for name in needed]
+            columns = [self._values(table, name) for name in needed]
             for i, row in enumerate(zip(*columns, strict=True) if columns else [()] * table.num_rows):
                 for setting, rows in kept:
                     if rows is None or i in rows:
@@ -130,6 +131,15 @@ class Table:
             before += table.num_rows
         if before == 0:
             raise ManifestError(f"{self.url}: the manifest has no rows; is it the right file?")
+
+    def _values(self, table: pa.Table, name: str) -> list[Any]:
+        try:
+            return table.column(name).to_pylist()  # type: ignore[no-any-return]
+        except (ValueError, OverflowError) as exc:  # bytes that are no UTF-8, a date in the year 300000
+            problem = "is not UTF-8 text" if isinstance(exc, UnicodeDecodeError) else _first_line(exc)
+            raise ManifestError(
+                f"{self.url}: the column `{name}` has a value that cannot be read: {problem}"
+            ) from None
 
     def _batches(self, names: list[str]) -> Iterator[pa.Table]:
         import pyarrow as pa
@@ -258,8 +268,7 @@ def _fitted(batch: Any, file: _File, theirs: list[str], names: list[str], schema
     for name in theirs:
         kind = schema.field(name).type
         if name in file.schema.names:
-            column = batch.column(name)
-            columns.append(column if column.type == kind else column.cast(kind))
+            columns.append(bounded(batch.column(name), kind))
         else:
             columns.append(pa.repeat(pa.scalar(folders.get(name), kind), batch.num_rows))
     if not columns:  # a table without columns would forget how many rows it has

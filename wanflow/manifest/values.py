@@ -5,14 +5,16 @@ name.
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from wanflow.job.fields import check_ratio
 from wanflow.model import Scalar
+from wanflow.storage.paths import control_character, shown
+from wanflow.templates import MAX_CHARS
 
 MAX_ID_CHARS = 200
+MAX_PRIORITY = 2**53
 
 
 def is_null(value: object) -> bool:
@@ -28,12 +30,10 @@ def identity(value: object) -> str:
     if is_null(value):
         raise ValueError("variant_id: is empty; every row needs one")
     text = str(value)
-    if text != text.strip() or (
-        not text.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in text)
-    ):
-        raise ValueError(f"variant_id: {text!r} has spaces around it or control characters in it")
     if len(text) > MAX_ID_CHARS:
         raise ValueError(f"variant_id: has {len(text)} characters; at most {MAX_ID_CHARS} are allowed")
+    if text != text.strip() or control_character(text):
+        raise ValueError(f"variant_id: {shown(text)!r} has spaces around it or control characters in it")
     return text
 
 
@@ -55,8 +55,11 @@ def _ratios(texts: tuple[str, ...]) -> tuple[str, ...]:
 def priority_of(value: object) -> int:
     if is_null(value):
         return 0
-    number = float(str(value))
-    if not number.is_integer():
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = math.nan
+    if not number.is_integer() or abs(number) > MAX_PRIORITY:
         raise ValueError(f"priority: {value} is not a whole number")
     return int(number)
 
@@ -64,4 +67,8 @@ def priority_of(value: object) -> int:
 def carried(names: Sequence[str], values: Mapping[str, object]) -> tuple[tuple[str, Scalar], ...]:
     """The columns that results repeat; what is no plain value (a date, a list) becomes text."""
     found = ((name, values.get(name)) for name in names)
-    return tuple((n, v if v is None or isinstance(v, str | int | float | bool) else str(v)) for n, v in found)
+    kept = [(n, v if v is None or isinstance(v, str | int | float | bool) else str(v)) for n, v in found]
+    for name, value in kept:
+        if isinstance(value, str) and len(value) > MAX_CHARS:
+            raise ValueError(f"publish.carry: {name} has more than {MAX_CHARS:,} characters")
+    return tuple(kept)

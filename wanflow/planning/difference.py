@@ -76,7 +76,7 @@ def make_plan(
     # What is in the workspace was looked at when it came there: its bytes need not be decoded again.
     verified = {stat.path.rpartition("/")[2] for stat in workspace.list("inputs")}
     memo = InputMemo.load(workspace, RULES)
-    inputs = Inputs(job.directory, verified=verified, memo=memo)
+    inputs = Inputs(job.directory, verified=verified, memo=memo, allowed=job.allowed())
     for item in read_variants(job, engines, inputs, only, limit, sharing):
         if isinstance(item, BadRow):
             bad_rows.append(item)

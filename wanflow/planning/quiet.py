@@ -66,7 +66,7 @@ def find_quiet(job: Job, workspace: Store, target: Store, manifest: str | None) 
     if noted is None or manifest is None:
         return None
     memo = InputMemo()
-    memo.look(noted["inputs"])
+    memo.look(noted["inputs"], job.allowed())
     inputs = memo.seen()
     if inputs is None or len(inputs) != len(noted["inputs"]):
         return None

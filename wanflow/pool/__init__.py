@@ -83,5 +83,8 @@ class Pool(Protocol):
     def next_event(self, timeout_s: float) -> Event | None:
         """The next event, waiting up to ``timeout_s`` seconds for one."""
 
+    def more_events(self) -> list[Event]:
+        """What came together with the last event. Waits for nothing and begins nothing."""
+
     def close(self) -> None:
         """Give everything back. Safe to call twice."""

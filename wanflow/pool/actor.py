@@ -26,9 +26,11 @@ from wanflow.pool.replica import Kept, Rendered, Replica, Seconds, Watch
 from wanflow.schedule.events import DrainNoticed, StepDone, StepsKept
 
 #: progress reports of one replica are at least this far apart
-PROGRESS_EVERY_S = 0.25
+PROGRESS_EVERY_S = 1.0
 #: how long a replica holds a poll for news open
 POLL_S = 5.0
+#: news comes in bursts (one stage ends, the next begins): each costs the driver one answer
+GATHER_S = 0.1
 #: what Kubernetes leaves a pod by default between SIGTERM and SIGKILL
 SIGTERM_GRACE_S = 30.0
 
@@ -87,7 +89,7 @@ class ReplicaActor:
         def on_step(stage: str, step: int, num_steps: int) -> None:
             if attempt in self._cancelled:
                 raise Cancelled()
-            if step in (0, num_steps) or time.monotonic() - self._reported_s >= PROGRESS_EVERY_S:
+            if time.monotonic() - self._reported_s >= PROGRESS_EVERY_S:
                 self._reported_s = time.monotonic()
                 self._news.put(StepDone(0.0, name, key, attempt, stage, step, num_steps))
 
@@ -103,10 +105,11 @@ class ReplicaActor:
 
     @ray.method(concurrency_group="progress")
     def poll(self) -> list[News]:
-        """News since the last poll; waits up to POLL_S for some."""
+        """News since the last poll; waits up to POLL_S for some, and GATHER_S for what comes with it."""
         found: list[News] = []
         with suppress(queue.Empty):
             found.append(self._news.get(timeout=POLL_S))
+            time.sleep(GATHER_S)
             while True:
                 found.append(self._news.get_nowait())
         return found

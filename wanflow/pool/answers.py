@@ -39,8 +39,11 @@ class Answers:
         return len(self._waiting)
 
     def collect(self, timeout_s: float) -> list[Event]:
-        """Wait for the next answer, up to ``timeout_s``; the event that it makes, if any."""
-        ready, _ = ray.wait(list(self._waiting), num_returns=1, timeout=timeout_s)
+        """Wait for the next answer, up to ``timeout_s``; the events that it, and others that are there, make."""
+        waiting = list(self._waiting)
+        ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        if not ready:
+            ready, _ = ray.wait(waiting, num_returns=1, timeout=timeout_s)
         events = []
         for reference in ready:
             on_value, on_error, _ = self._waiting.pop(reference)

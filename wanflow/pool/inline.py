@@ -85,6 +85,9 @@ class InlinePool:
             self._work(self._orders.popleft())
         return self._events.popleft() if self._events else None
 
+    def more_events(self) -> list[Event]:
+        return []  # what comes next is work, and what the last event asks for may go before it
+
     def _work(self, order: Action) -> None:
         match order:
             case StartReplica():

@@ -128,8 +128,9 @@ class RayPool:
             case Render():
                 self._render(action)
             case Stage(replica=name, key=key):
-                if found := self._replicas.get(name):
-                    found.actor.stage.remote(self._local_context.renders[key])
+                task = self._local_context.renders[key]
+                if task.clip.image is not None and (found := self._replicas.get(name)):
+                    found.actor.stage.remote(task)
             case Cancel(replica=name, attempt=attempt):
                 if found := self._replicas.get(name):
                     found.actor.cancel.remote(attempt)
@@ -216,6 +217,11 @@ class RayPool:
             self._look_for_drains()
             self._events += self._answers.collect(min(left_s, self._nodes.next_look_s()))
         return self._events.popleft()
+
+    def more_events(self) -> list[Event]:
+        found = list(self._events)
+        self._events.clear()
+        return found
 
     def _poll(self, name: str) -> None:
         """Keep one open question for news at the replica."""

@@ -98,7 +98,7 @@ class Replica:
         def on_step(stage: str, step: int, num_steps: int) -> None:
             timer.enter(stage)
             watch.on_step(stage, step, num_steps)
-            if watch.must_save():
+            if watch.must_save() and not self._has_unsaved(stage, step):
                 raise Saved()
 
         try:
@@ -167,9 +167,16 @@ class Replica:
             on_kept=watch.on_kept,
         )
 
+    def _has_unsaved(self, stage: str, step: int) -> bool:
+        """Whether an order to save that came just now must wait for the next offer of steps, or for the record."""
+        keeper = self._keeper
+        return keeper is not None and (stage == "store" or (stage == keeper.stage and step > keeper.kept))
+
     def _kept_steps(self) -> tuple[str, int]:
         """The stage under way that has steps in the store, and how many; else an empty name."""
         keeper = self._keeper
+        if keeper is not None:
+            keeper.wait()
         return (keeper.stage, keeper.kept) if keeper is not None and keeper.kept else ("", 0)
 
     def _give_up_steps(self, cause: Cause) -> None:

@@ -128,8 +128,8 @@ class Faults:
     def settle(self, clip: ClipState) -> list[Action]:
         """Decide what becomes of a clip that may have no copy left."""
         board = self._board
-        if not clip.is_open or clip.copies or clip.status is ClipStatus.PENDING:
-            return []
+        if clip.copies or clip.status not in (ClipStatus.RUNNING, ClipStatus.PROBING):
+            return []  # another copy renders; or it waits already, or has ended: this one was no longer its own
         if clip.lost:
             clip.status = ClipStatus.PROBING
             return []

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from wanflow.errors import Conflict, StoreError
-from wanflow.storage.inputs import fetch_url, filesystem, list_url, open_url, read_url
+from wanflow.storage.inputs import fetch_url, filesystem, is_web, list_url, open_url, read_url
 from wanflow.storage.outage import at_once, outlast, wait_out
 from wanflow.storage.paths import TEMPORARY, check_path, check_publish_path, is_local, join, redact, scheme_of
 from wanflow.storage.retry import call
@@ -37,6 +37,7 @@ __all__ = [
     "fetch_url",
     "filesystem",
     "is_local",
+    "is_web",
     "join",
     "list_url",
     "open_url",

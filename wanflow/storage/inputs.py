@@ -1,6 +1,7 @@
 """Reading inputs by URL: any kind that fsspec knows, plain paths included.
 
-An absent file is FileNotFoundError, any other trouble StoreError.
+An absent file is FileNotFoundError, any other trouble StoreError. What a row names is read with a gate
+(``wanflow.allowed``), which is asked before anything is opened or connected to.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import glob as globs
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -16,17 +18,22 @@ from typing import Any, BinaryIO, TypeVar, cast
 from wanflow.errors import InputError, StoreError
 from wanflow.storage.paths import TEMPORARY, is_local, local_path, redact, scheme_of
 from wanflow.storage.retry import call
+from wanflow.storage.web import Gate, get
 
 T = TypeVar("T")
 
 _BLOCK_BYTES = 4 * 2**20
 
 
-def read_url(url: str, max_bytes: int) -> bytes:
-    """The bytes behind ``url``; InputError when there are more than ``max_bytes`` of them."""
+def read_url(url: str, max_bytes: int, gate: Gate | None = None) -> bytes:
+    """The bytes behind ``url``; InputError when there are more than ``max_bytes`` of them or ``gate`` refuses."""
+    if gate is not None:
+        gate.check(url)
 
     def load() -> bytes:
-        with _open(url) as file:
+        if gate is not None and is_web(url):
+            return get(url, max_bytes, gate)
+        with _open_gated(url, gate) if gate is not None and is_local(url) else _open(url) as file:
             data = file.read(max_bytes + 1)
         return bytes(data)
 
@@ -65,6 +72,26 @@ def list_url(url: str) -> list[str]:
     return sorted(_do("list", url, lambda: _list_local(url) if is_local(url) else _list_remote(url)))
 
 
+def is_web(url: str) -> bool:
+    """True for URLs of web servers, whose names and answers nobody vouches for."""
+    return scheme_of(url) in {"http", "https"}
+
+
+def _open_gated(url: str, gate: Gate) -> BinaryIO:
+    """A plain file, wherever links lead when it is opened; pipes and devices are refused, and not waited for."""
+    path = os.path.expanduser(local_path(url))
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    try:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise InputError(f"{path}: is a pipe or a device, not a file")
+        link = f"/proc/self/fd/{file.fileno()}"
+        gate.check_file(os.readlink(link) if os.path.islink(link) else os.path.realpath(path), path)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
 def _list_local(url: str) -> list[str]:
     path = os.path.expanduser(local_path(url))
     if os.path.isfile(path):
@@ -80,7 +107,7 @@ def _list_local(url: str) -> list[str]:
 
 def _list_remote(url: str) -> list[str]:
     fs, path = filesystem(url)
-    if globs.has_magic(path) and scheme_of(url) not in {"http", "https"}:
+    if globs.has_magic(path) and not is_web(url):
         return [fs.unstrip_protocol(name) for name in fs.glob(path) if fs.isfile(name)]
     try:
         info = fs.info(path)

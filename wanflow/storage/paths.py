@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from pathlib import Path
 from urllib.parse import urlsplit
 
 #: a path of this many characters or more is refused (object stores end at 1,024 bytes, prefix included)
@@ -20,6 +21,9 @@ TEMPORARY = ".tmp-"
 RESERVED = (".wanflow", "catalog")
 
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul", *(f"{name}{n}" for name in ("com", "lpt") for n in "123456789")}
+)
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -44,9 +48,8 @@ def _wrong(path: str) -> str:
         return "it is empty"
     if len(path) >= MAX_PATH_CHARS:
         return f"it has {len(path)} characters; fewer than {MAX_PATH_CHARS} are allowed"
-    for char in "" if path.isascii() and path.isprintable() else path:
-        if unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} or char in _BIDI:
-            return f"it contains the control character U+{ord(char):04X}"
+    if char := control_character(path):
+        return f"it contains the control character U+{ord(char):04X}"
     if "\\" in path:
         return "it contains a backslash; separate folders with /"
     if path.startswith("/"):
@@ -60,11 +63,45 @@ def _wrong(path: str) -> str:
             return f"it contains '{name}'"
         if name != name.strip():
             return f"the part {name!r} begins or ends with a space"
+        if name.endswith("."):
+            return f"the part {name!r} ends with a dot, which some file systems leave out"
+        if name.partition(".")[0].rstrip().lower() in _DEVICES:
+            return f"{name!r} is the name of a device on some file systems"
         if name.startswith(TEMPORARY):
             return f"names that begin with {TEMPORARY} are wanflow's own"
         if len(name.encode()) > MAX_NAME_BYTES:
             return f"a part has {len(name.encode())} bytes; at most {MAX_NAME_BYTES} are allowed"
     return ""
+
+
+def control_character(text: str) -> str:
+    """The first character that would hide or reorder what is shown, or that a terminal obeys; empty: there is none."""
+    if text.isascii() and text.isprintable():
+        return ""
+    return next((c for c in text if unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} or c in _BIDI), "")
+
+
+def shown(text: str, max_chars: int = 500) -> str:
+    """``text`` for a message: control characters written out, cut where it is long. Line breaks stay."""
+    text = text if len(text) <= max_chars else f"{text[: max_chars - 3]}..."
+    if not control_character(text):
+        return text
+    return "".join(ascii(c)[1:-1] if c != "\n" and control_character(c) else c for c in text)
+
+
+def folds_case(folder: str) -> bool:
+    """Whether a local ``folder`` (there or not yet) takes names that differ in case for one."""
+    path = Path(folder).absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    for part in (path, *path.parents):
+        other = part.with_name(part.name.swapcase()) if part.name else part
+        if other != part:
+            try:
+                return other.samefile(part)
+            except OSError:
+                return False
+    return False
 
 
 def scheme_of(url: str) -> str:

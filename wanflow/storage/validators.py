@@ -14,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from wanflow.errors import StoreError
-from wanflow.storage.inputs import filesystem
-from wanflow.storage.paths import is_local, local_path, scheme_of
+from wanflow.storage.inputs import filesystem, is_web
+from wanflow.storage.paths import is_local, local_path
 from wanflow.storage.retry import call
+from wanflow.storage.web import Gate, facts
 
 #: a folder is listed when so many of its files are asked for
 LIST_FILES = 256
@@ -32,8 +33,11 @@ class Validators:
     def __init__(self) -> None:
         self._listed: dict[str, Mapping[str, str]] = {}
 
-    def of(self, urls: Iterable[str]) -> dict[str, str]:
-        """URL -> validator, of those that have one. An outage counts as not knowing."""
+    def of(self, urls: Iterable[str], gate: Gate | None = None) -> dict[str, str]:
+        """URL -> validator, of those that have one. An outage counts as not knowing.
+
+        Web servers are asked only with a ``gate``.
+        """
         folders: dict[str, list[str]] = defaultdict(list)
         for url in urls:
             folders[url.rpartition("/")[0]].append(url)
@@ -47,16 +51,16 @@ class Validators:
                 continue
             found.update({url: listed[url] for url in names if url in listed})
         if len(single) < 2:
-            looked = [_look(url) for url in single]
+            looked = [_look(url, gate) for url in single]
         else:
             with ThreadPoolExecutor(PARALLEL, thread_name_prefix="validators") as pool:
-                looked = list(pool.map(_look, single))
+                looked = list(pool.map(lambda url: _look(url, gate), single))
         found.update({url: text for url, text in zip(single, looked, strict=True) if text})
         return found
 
 
 def _can_list(folder: str) -> bool:
-    return scheme_of(folder) not in {"http", "https"}
+    return not is_web(folder)
 
 
 def _list(folder: str) -> dict[str, str]:
@@ -79,8 +83,10 @@ def _scan(folder: str) -> Iterator[tuple[str, str]]:
                 yield f"{folder}/{entry.name}", text
 
 
-def _look(url: str) -> str:
+def _look(url: str, gate: Gate | None) -> str:
     try:
+        if is_web(url):
+            return _validator(facts(url, gate)) if gate else ""
         if is_local(url):
             return _local(os.stat(os.path.expanduser(local_path(url))), time.time_ns())
         fs, path = filesystem(url)

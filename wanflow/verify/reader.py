@@ -38,7 +38,8 @@ LEASE = re.compile(r"^(lease|leases/[0-9a-f]{16})$")
 EVENTS = re.compile(r"^runs/([^/]+)/events/(\d+)\.parquet$")
 #: at these places lies what no check looks into
 OTHERS = re.compile(
-    r"^(runs/[^/]+/.+|published-(own|[0-9a-f]{16})\.parquet|timings\.json|inputs-memo\.parquet|forced/.+|quiet/.+|gc/.+|index/.+|\.wanflow/.+)$"
+    r"^((runs/[^/]+|quiet|forced|gc|\.wanflow)/.+"
+    r"|published-(own|[0-9a-f]{16})\.parquet|timings\.json|inputs-memo\.parquet)$"
 )
 ATTEMPT = re.compile(r"^(\d+)\.(\d+)$")
 SHA256 = re.compile(r"^[0-9a-f]{64}$")

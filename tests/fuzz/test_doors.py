@@ -1,0 +1,397 @@
+"""Whatever is thrown at a door, only wanflow's own errors come out, and nothing is written beside the door."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.fuzz.conftest import count
+from tests.inputs.conftest import ENGINES
+from wanflow.allowed import Allowed
+from wanflow.assemble.fonts import packaged
+from wanflow.errors import BadRow, InputError, WanflowError
+from wanflow.inputs import Inputs
+from wanflow.job import Job
+from wanflow.job.text import apply_sets, parse_yaml, substitute
+from wanflow.manifest import read_variants
+from wanflow.storage import check_publish_path
+from wanflow.templates import MAX_CHARS, Template
+from wanflow.where import parse_where
+
+NASTY = st.sampled_from(
+    [
+        "",
+        " ",
+        "\0",
+        "\x1b[2J",
+        "\u202e",
+        "../",
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "https://127.0.0.1/x.png",
+        "{{ 7*7 }}",
+        "${HOME}",
+        "'",
+        '"',
+        "\\",
+        "%s",
+        "=1+1",
+        "NaN",
+        "1e999",
+        "-0",
+        "9" * 400,
+        "é",
+        "e\u0301",
+        "\ud800",
+        "con",
+        "a.mp4/b",
+        "*",
+        "http://[::1/",
+        "s3://",
+        "x" * 300,
+    ]
+)
+TEXT = st.one_of(NASTY, st.text(max_size=40), st.lists(NASTY, max_size=4).map("".join))
+SCALAR = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXT)
+VALUE = st.recursive(
+    SCALAR,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)),
+    max_leaves=8,
+)
+JOB: dict[str, Any] = {
+    "wanflow": 1,
+    "name": "fuzz",
+    "manifest": {"url": "rows.parquet"},
+    "engine": {"checkpoint": "pocket"},
+    "clip": {"prompt": "{{ prompt }}", "aspect": "16x9", "seconds": 2},
+    "layers": [
+        {"text": {"value": "{{ headline }}"}},
+        {"image": {"url": "{{ image }}"}},
+        {"box": {"color": "#fff"}},
+    ],
+    "outputs": [{"name": "wide", "preset": "linkedin"}],
+    "publish": {"url": "out", "path": "{{ variant_id }}/{{ output }}.mp4", "carry": ["headline"]},
+}
+COLUMNS = [
+    "variant_id",
+    "prompt",
+    "image",
+    "negative_prompt",
+    "seed",
+    "aspect",
+    "seconds",
+    "priority",
+    "headline",
+]
+
+
+@pytest.fixture(scope="module")
+def folder() -> Any:
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*")}
+
+
+def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(p for key, each in inner for p in paths_of(each, (*path, key)))]
+
+
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = replaced(value[path[0]], path[1:], new)
+    return copy
+
+
+@given(st.sampled_from(paths_of(JOB)[1:]), VALUE, st.one_of(st.none(), TEXT))
+def test_a_job_with_anything_anywhere_is_taken_or_refused(
+    path: tuple[Any, ...], new: Any, name: str | None
+) -> None:
+    data = replaced(JOB, path, new)
+    if name is not None and isinstance(data, dict):
+        data[name] = new
+    try:
+        job = Job.from_dict(data, "/tmp")
+        job.allowed()
+        count("job", "taken")
+    except WanflowError:
+        count("job", "refused")
+
+
+@given(
+    st.one_of(TEXT, st.text(alphabet="{}[]:-&*!|>%@`'\" \n\t#,?ab01<", max_size=200)),
+    st.lists(TEXT, max_size=2),
+)
+def test_any_text_as_yaml_and_sets(text: str, sets: list[str]) -> None:
+    try:
+        substitute(apply_sets(parse_yaml(text, "job.yaml"), sets), {})
+        count("yaml", "taken")
+    except WanflowError:
+        count("yaml", "refused")
+
+
+_ROW = st.dictionaries(st.sampled_from(COLUMNS), st.one_of(SCALAR, st.lists(TEXT, max_size=2)), max_size=9)
+
+
+@given(st.lists(_ROW, min_size=1, max_size=4))
+def test_rows_of_any_values_become_variants_or_bad_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
+    columns = {name: [row.get(name, f"v{i}") for i, row in enumerate(rows)] for name in COLUMNS}
+    try:
+        table = pa.table(columns)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        table = pa.table(
+            {n: [None if v is None else ascii(v) for v in values] for n, values in columns.items()}
+        )
+    pq.write_table(table, folder / "rows.parquet")
+    _read(folder, JOB, "rows")
+
+
+@given(st.binary(max_size=300), st.sampled_from(["json", "csv", "parquet"]), st.booleans())
+def test_files_of_any_bytes_are_taken_or_refused(folder: Path, data: bytes, kind: str, headed: bool) -> None:
+    heads = {"json": b'{"variant_id":"a","prompt":', "csv": b"variant_id,prompt\na,", "parquet": b"PAR1"}
+    (folder / f"m.{kind}").write_bytes((heads[kind] if headed else b"") + data)
+    _read(folder, {**JOB, "manifest": {"url": f"m.{kind}"}}, "file")
+
+
+@given(st.lists(VALUE, max_size=4))
+def test_json_lines_of_any_values(folder: Path, values: list[Any]) -> None:
+    lines = [json.dumps({"variant_id": f"v{i}", "prompt": v, "headline": v}) for i, v in enumerate(values)]
+    (folder / "m.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    _read(folder, {**JOB, "manifest": {"url": "m.jsonl"}}, "file")
+
+
+@given(st.data())
+def test_a_damaged_parquet_file(folder: Path, data: st.DataObject) -> None:
+    """Bits of a real file turned over: lengths, offsets, types."""
+    file = io.BytesIO()
+    pq.write_table(pa.table({name: [f"{name}{i}" for i in range(20)] for name in COLUMNS}), file)
+    content = bytearray(file.getvalue())
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    (folder / "m.parquet").write_bytes(content)
+    _read(folder, {**JOB, "manifest": {"url": "m.parquet"}}, "file")
+
+
+def _read(folder: Path, data: dict[str, Any], door: str) -> None:
+    before = names(folder)
+    try:
+        job = Job.from_dict(data, folder)
+        found = list(read_variants(job, ENGINES, Inputs(folder, allowed=job.allowed())))
+        for each in found:
+            if isinstance(each, BadRow):
+                assert len(each.reason) <= 2000
+                assert each.reason.isprintable() or "\n" in each.reason or not each.reason.isascii()
+            else:
+                for _, path in each.outputs:
+                    check_publish_path(path)
+        count(door, "refused" if any(isinstance(each, BadRow) for each in found) else "taken")
+    except WanflowError:
+        count(door, "refused")
+    assert names(folder) == before
+
+
+_WORDS = [
+    "{{ ",
+    " }}",
+    "{% ",
+    " %}",
+    "if ",
+    "endif",
+    "set ",
+    "a",
+    "b",
+    "=",
+    "~",
+    "+",
+    "*",
+    "**",
+    "%",
+    "|",
+    "upper",
+    "replace(",
+    "join(",
+    "round(",
+    "(",
+    ")",
+    "[",
+    "]",
+    ",",
+    "'x'",
+    "'__class__'",
+    ".__class__",
+    ".a",
+    "1",
+    "9999999999",
+    "not ",
+    "for ",
+    "in ",
+    "else",
+    "is ",
+    "defined",
+    "{#",
+    "#}",
+    "-",
+    "raw",
+    "\n",
+    "loop",
+    "range(",
+    ":",
+]
+
+
+@given(st.one_of(TEXT, st.lists(st.sampled_from(_WORDS), max_size=30).map("".join)), VALUE, TEXT)
+def test_any_template_gives_text_or_a_reason(text: str, a: Any, b: str) -> None:
+    try:
+        template = Template(text)
+        shown = template.render({name: {"a": a, "b": b}.get(name, b) for name in template.names})
+        assert isinstance(shown, str)
+        assert len(shown) <= MAX_CHARS
+        assert "<class" not in shown or "<class" in text + b + str(a)
+        count("template", "taken")
+    except ValueError:
+        count("template", "refused")
+
+
+_TERMS = [
+    "a",
+    '"b c"',
+    "`d`",
+    " = ",
+    " != ",
+    " < ",
+    "and ",
+    "or ",
+    "not ",
+    "in ",
+    "is ",
+    "null",
+    "true",
+    "(",
+    ")",
+    ",",
+    "'x'",
+    "''",
+    "1",
+    "-2.5",
+    "1e9",
+    "'",
+    '"',
+    ";",
+    "--",
+    "*",
+]
+
+
+@given(st.one_of(TEXT, st.lists(st.sampled_from(_TERMS), max_size=30).map(" ".join)))
+def test_any_condition_is_parsed_or_refused(text: str) -> None:
+    try:
+        parse_where(text)
+        count("where", "taken")
+    except ValueError:
+        count("where", "refused")
+
+
+def _pictures() -> list[bytes]:
+    found = []
+    for kind in ("PNG", "JPEG", "WEBP", "BMP", "TIFF"):
+        file = io.BytesIO()
+        Image.effect_noise((24, 24), 80).convert("RGB").save(file, kind)
+        found.append(file.getvalue())
+    return found
+
+
+_PICTURES = _pictures()
+_FONT = packaged("poppins/Poppins-Medium.ttf").read_bytes()
+
+
+@given(st.data())
+def test_damaged_pictures_are_taken_or_refused(folder: Path, data: st.DataObject) -> None:
+    content = bytearray(data.draw(st.sampled_from(_PICTURES)))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    end = data.draw(st.one_of(st.just(len(content)), st.integers(1, len(content))))
+    (folder / "a.png").write_bytes(content[:end])
+    try:
+        Inputs(folder).image("a.png")
+        count("image", "taken")
+    except InputError:
+        count("image", "refused")
+
+
+@given(st.data())
+def test_damaged_fonts_are_taken_or_refused(folder: Path, data: st.DataObject) -> None:
+    content = bytearray(_FONT)
+    end = data.draw(st.sampled_from([300, 2000, len(content)]))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(4, end - 1))] = data.draw(st.integers(0, 255))
+    (folder / "a.ttf").write_bytes(content)
+    try:
+        Inputs(folder).font("a.ttf")
+        count("font", "taken")
+    except InputError:
+        count("font", "refused")
+
+
+_PARTS = [
+    "https://",
+    "http://",
+    "s3://",
+    "file://",
+    "/",
+    "..",
+    "%2e%2e",
+    "@",
+    ":",
+    "[",
+    "]",
+    "::1",
+    "cdn.example.com",
+    "127.0.0.1",
+    "?",
+    "#",
+    "\\",
+    "\0",
+    "\u202e",
+    "é",
+    "a.png",
+    "~",
+    "xn--",
+    ".",
+    "//",
+    "0x7f",
+    ":99999",
+    "::",
+]
+
+
+@given(st.one_of(TEXT, st.lists(st.sampled_from(_PARTS), max_size=10).map("".join)))
+def test_any_name_of_an_input_stays_inside(folder: Path, name: str) -> None:
+    """What passes is below one of three places, whatever it is called."""
+    allowed = Allowed([str(folder), "s3://dwh/", "https://cdn.example.com/"], folder)
+    from wanflow.allowed import locate
+
+    try:
+        place = locate(name, folder)
+        allowed.check(place)
+    except InputError:
+        count("name", "refused")
+        return
+    count("name", "taken")
+    assert place.lower().startswith(
+        (str(folder).lower(), "file://", "s3://dwh", "https://cdn.example.com")
+    ), place

@@ -38,11 +38,13 @@ from benchmarks import pretended_store
 from wanflow import Job, run
 from wanflow.inputs import Inputs
 from wanflow.keys import output_key
+from wanflow.listing import weigh
 from wanflow.manifest import read_variants
 from wanflow.model import Record, StoredFile, Variant
+from wanflow.parquet import dump_table
 from wanflow.planning import make_plan, read_engines
 from wanflow.publish import poster_path, record_path
-from wanflow.records import dump_record
+from wanflow.record_table import table_of
 from wanflow.storage import Store
 from wanflow.storage.stat import Stat
 
@@ -94,19 +96,15 @@ def prepare(folder: Path, num_rows: int) -> None:
     job = job_of(folder)
     pretended_store.pretend()
     workspace, target = Store(WORKSPACE), Store(TARGET)
-    schema = pa.schema([("record", pa.string()), ("etag", pa.string()), ("body", pa.string())])
-    rows: list[tuple[str, str, str]] = []
-    with pq.ParquetWriter(folder / "index.parquet", schema, compression="zstd") as writer:
+
+    def records() -> Iterator[tuple[Record, bytes]]:
         for number, variant in enumerate(read_variants(job, read_engines(job), Inputs(folder))):
             assert isinstance(variant, Variant), variant
             [(output, path)] = variant.outputs
             record = _record(number, variant.variant_id, path, output_key(variant, output))
-            rows.append((record_path(target, workspace, path), f"r{number}", dump_record(record).decode()))
-            if len(rows) == 50_000 or number == num_rows - 1:
-                writer.write_table(
-                    pa.table(dict(zip(schema.names, zip(*rows, strict=True), strict=True)), schema)
-                )
-                rows.clear()
+            yield record, weigh(record_path(target, workspace, path), 0, record.etag)
+
+    (folder / "index.parquet").write_bytes(dump_table(table_of(records())))
 
 
 def _record(number: int, variant_id: str, path: str, key: str) -> Record:
@@ -118,7 +116,7 @@ def _record(number: int, variant_id: str, path: str, key: str) -> Record:
         "gpu_seconds": 1.5, "cost": 0.01, "job": "planning", "reason": "new", "path": path, "variant_id": variant_id,
         "output": "story", "run_id": "20261101T020000.000Z-planning-abcdef", "made_at": 1_790_000_000.0 + number,
     }  # fmt: skip
-    return Record(key, files, "1.1", tuple(info.items()))
+    return Record(key, files, "1.1", tuple(info.items()), f"r{number}")
 
 
 def measure(folder: Path, num_rows: int, changed: float) -> None:

@@ -1,4 +1,4 @@
-"""A store of millions of files that are not there: listings come from a formula, only small files are kept.
+"""A store of millions of files that are not there: listings come from a formula, only what is written is kept, on disk.
 
 ``pretend()`` makes ``pretended://...`` a kind of store for this process. It stands for what a store answers, not for
 how long it takes: a real one adds its latency, a request for every thousand files of a listing.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import hashlib
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import wanflow.storage
 from wanflow.errors import Conflict
 from wanflow.storage.stat import ABSENT, Stat
 
-_kept: dict[str, dict[str, bytes]] = {}
+#: URL -> path of each file that was written -> where it is kept: what a store holds is not memory of its client
+_kept: dict[str, dict[str, Path]] = {}
+_folder = tempfile.TemporaryDirectory(prefix="wanflow-pretended-")
 #: URL -> (prefix of a listing -> its files)
 formulas: dict[str, dict[str, Callable[[], Iterator[Stat]]]] = {}
 
@@ -31,7 +34,7 @@ class PretendedFiles:
         stat = self.stat(path)
         if stat is None:
             raise FileNotFoundError(path)
-        return self._kept[path], stat
+        return self._kept[path].read_bytes(), stat
 
     def put(
         self,
@@ -44,12 +47,14 @@ class PretendedFiles:
         held = self.stat(path)
         if condition is not None and condition != (held.etag if held else ABSENT):
             raise Conflict(path)
-        self._kept[path] = data if isinstance(data, bytes) else data.read_bytes()
-        return Stat(path, len(self._kept[path]), hashlib.md5(self._kept[path]).hexdigest())
+        held_at = Path(_folder.name, hashlib.sha256(f"{self.url} {path}".encode()).hexdigest())
+        held_at.write_bytes(data if isinstance(data, bytes) else data.read_bytes())
+        self._kept[path] = held_at
+        return _stat(path, held_at)
 
     def stat(self, path: str) -> Stat | None:
-        data = self._kept.get(path)
-        return None if data is None else Stat(path, len(data), hashlib.md5(data).hexdigest())
+        held_at = self._kept.get(path)
+        return None if held_at is None else _stat(path, held_at)
 
     def list(self, prefix: str, skip: str) -> Iterator[Stat]:
         for start, listing in formulas.get(self.url, {}).items():
@@ -73,6 +78,11 @@ class PretendedFiles:
 
     def conditional_writes(self) -> bool:
         return True
+
+
+def _stat(path: str, held_at: Path) -> Stat:
+    with held_at.open("rb") as file:
+        return Stat(path, held_at.stat().st_size, hashlib.file_digest(file, "md5").hexdigest())
 
 
 def pretend() -> None:

@@ -153,10 +153,12 @@ KNOWS: dict[str, set[str]] = {
         "wanflow.manifest",
         "wanflow.memo",
         "wanflow.model",
+        "wanflow.pins",
         "wanflow.publish",
         "wanflow.records",
         "wanflow.storage",
         "wanflow.timings",
+        "wanflow.unchanged",
     },
 }
 

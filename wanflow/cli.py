@@ -188,6 +188,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         limit=arguments.limit,
         skip_bad_rows=arguments.skip_bad_rows,
         force=arguments.force,
+        in_full=bool(arguments.diff),
     )
     whys = None
     if arguments.diff:
@@ -321,7 +322,7 @@ def plan_facts(plan: Plan, whys: Sequence[Why] | None = None, cost: Cost | None 
     facts: dict[str, Any] = {
         "event": "Plan",
         "plan_id": plan.plan_id,
-        "variants": len(plan.variants),
+        "variants": plan.num_variants,
         "variants_to_assemble": len(plan.to_assemble),
         "clips_wanted": plan.num_clips_wanted,
         "clips_shared": plan.num_clips_shared,
@@ -344,7 +345,7 @@ def _print_plan(plan: Plan, whys: Sequence[Why] | None, cost: Cost | None) -> No
     shared = f", {plan.num_clips_shared:,} saved by sharing" if plan.num_clips_shared else ""
     gpu_s = plan.expected_gpu_s
     expected = "never measured" if gpu_s is None else f"{_duration(gpu_s)} of GPU expected"
-    print(f"{len(plan.variants):,} variants of {plan.num_clips_wanted:,} clips{shared}")
+    print(f"{plan.num_variants:,} variants of {plan.num_clips_wanted:,} clips{shared}")
     print(f"to render    {len(plan.to_render):,} clips ({expected}), {len(plan.held):,} held")
     print(f"to assemble  {len(plan.to_assemble):,} variants")
     if plan.retired:

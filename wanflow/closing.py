@@ -13,7 +13,7 @@ from wanflow.planning import ClipPlan, Plan, PlannedVariant
 from wanflow.planning.cost import price_per_s
 from wanflow.planning.quiet import Quiet
 from wanflow.report.outcome import Outcome, count_statuses, write_end
-from wanflow.report.results import ResultFile, ResultRow, as_unchanged, result_files
+from wanflow.report.results import ResultFile, ResultRow, UnchangedResults, as_unchanged, result_files
 from wanflow.schedule import Scheduler
 from wanflow.schedule.state import ClipState, VariantStatus
 from wanflow.storage import Store
@@ -32,7 +32,7 @@ def close_run(
     target = Store(job.publish.url)
     broken = broken or _store_trouble(scheduler)
     rows = _rows(job, plan, scheduler, target)
-    counts = count_statuses(rows)
+    counts = count_statuses(rows, len(plan.unchanged))
     gpu_s = sum(gpu_seconds(clip) for clip in scheduler.clips.values()) if scheduler else 0.0
     outcome = Outcome(
         run_id=ledger.run_id,
@@ -58,6 +58,7 @@ def close_run(
         rows,
         carry,
         plan.published,
+        unchanged=UnchangedResults(plan.unchanged, plan.published.records.table, target.url, _cost(job, 0.0)),
         retired={retired.path for retired in plan.retired},
         cache_control=job.publish.cache_control,
     )
@@ -140,7 +141,7 @@ def _rows(job: Job, plan: Plan, scheduler: Scheduler | None, target: Store) -> l
     for each in plan.bad_rows:
         bad.setdefault((each.row, each.variant_id), []).append(each.reason)
     rows += [ResultRow(name, row, Status.FAILED, "; ".join(reasons)) for (row, name), reasons in bad.items()]
-    return sorted(rows, key=lambda each: each.row)
+    return rows
 
 
 def _row(

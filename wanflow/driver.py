@@ -20,7 +20,7 @@ from wanflow.job import Job
 from wanflow.lease import Lease, claim_epoch, holder_of
 from wanflow.ledger import Ledger, new_run_id
 from wanflow.model import AssembleVariant, Clip
-from wanflow.pins import pins_of, write_pins
+from wanflow.pins import write_pins
 from wanflow.planning import ClipPlan, Plan, make_plan
 from wanflow.planning.cost import price_per_s
 from wanflow.planning.force import begin_force, end_force
@@ -61,11 +61,14 @@ def plan(
     limit: int | None = None,
     skip_bad_rows: bool = False,
     force: str | None = None,
+    in_full: bool = False,
 ) -> Plan:
-    """What a run of ``job`` would do now, and why. Renders and writes nothing."""
-    return make_plan(
-        job, Store(str(job.workspace)), Store(job.publish.url), only, limit, skip_bad_rows, force
-    )
+    """What a run of ``job`` would do now, and why. Renders and writes nothing.
+
+    ``in_full``: unchanged variants are told with all that decides them, and not only counted.
+    """
+    workspace, target = Store(str(job.workspace)), Store(job.publish.url)
+    return make_plan(job, workspace, target, only, limit, skip_bad_rows, force, in_full)
 
 
 def run(
@@ -113,13 +116,13 @@ def run(
             end_force(workspace, job.name, only, limit)
         if whole and is_quiet(outcome):
             num_retired = outcome.num_retired - outcome.num_unpublished
-            quiet = Quiet(run_id, len(made.variants), num_retired)
+            quiet = Quiet(run_id, made.num_variants, num_retired)
             note_quiet(job, workspace, made, manifest, quiet)
         return outcome
 
     if made.is_empty and not made.to_unpublish:
         ledger.write_job(job.text)
-        _pin(ledger, made, is_part=bool(only or limit))
+        write_pins(workspace, run_id, made.pins)
         return close(None, "")
     with (
         _stop_on_signals() as stop_asked,
@@ -135,7 +138,7 @@ def run(
             if accept is None:
                 check_limits(job, made, workspace)
         ledger.write_job(job.text)
-        _pin(ledger, made, is_part=bool(only or limit))
+        write_pins(workspace, run_id, made.pins)
         ledger.write_plan(plan_table(made))
         take_away(workspace, target, made)
         if made.is_empty:
@@ -231,12 +234,6 @@ def drive(
             else:
                 pool.perform(action)
         events = [_next_event(scheduler, pool, stop_asked, clock), *pool.more_events()]
-
-
-def _pin(ledger: Ledger, made: Plan, is_part: bool) -> None:
-    """From here on ``gc`` leaves alone what the run relies on. Rows that are left out may need more than it knows."""
-    pins = pins_of((planned.variant for planned in made.variants), not is_part and not made.bad_rows)
-    write_pins(ledger.workspace, ledger.run_id, pins)
 
 
 def _remember(ledger: Ledger, action: Remember) -> None:

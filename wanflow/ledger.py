@@ -16,7 +16,6 @@ Records are the truth of what is done; the ledger is the truth of what was tried
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import secrets
@@ -27,7 +26,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from wanflow.errors import Conflict, StoreError
-from wanflow.parquet import dump_table, load_table
+from wanflow.parquet import dump_parts, dump_table, load_parts, load_table
 from wanflow.records import in_parallel
 from wanflow.storage import Store
 
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 EVENT_COLUMNS = ("time_s", "event", "task", "attempt", "replica", "reason", "data")
 #: buffered rows are written when there are this many
 BUFFERED_ROWS = 500
-#: rows of results that are held at a time while they are repeated
-PART_ROWS = 50_000
 
 
 def new_run_id(started_s: float, name: str = "") -> str:
@@ -116,28 +113,22 @@ class Ledger:
     def write_plan(self, rows: pa.Table | Iterable[Mapping[str, Any]]) -> None:
         self._write_table("plan.parquet", rows)
 
-    def write_results(self, rows: pa.Table | Iterable[Mapping[str, Any]]) -> None:
-        self._write_table("results.parquet", rows)
+    def write_results(self, schema: pa.Schema, parts: Iterable[pa.Table]) -> None:
+        """A table of ``schema`` that comes in parts: a part is held at a time."""
+        self.workspace.write(self.path("results.parquet"), dump_parts(schema, parts))
 
     def repeat_results(self, before: Ledger, num_rows: int, change: Callable[[pa.Table], pa.Table]) -> bool:
         """Write the results of ``before`` once more, ``change`` made to each part of them; a part is held at a time.
 
         False, and nothing is written, when there are none or not ``num_rows`` of them.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         data = before._read("results.parquet")
         if data is None:
             return False
-        parts = pq.ParquetFile(pa.BufferReader(data))
-        if parts.metadata.num_rows != num_rows:
+        schema, num_held, parts = load_parts(data)
+        if num_held != num_rows:
             return False
-        file = io.BytesIO()
-        with pq.ParquetWriter(file, parts.schema_arrow, compression="zstd") as writer:
-            for batch in parts.iter_batches(PART_ROWS):
-                writer.write_table(change(pa.Table.from_batches([batch])))
-        self.workspace.write(self.path("results.parquet"), file.getvalue())
+        self.write_results(schema, map(change, parts))
         return True
 
     def write_outcome(self, outcome: Mapping[str, Any]) -> None:

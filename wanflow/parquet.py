@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
 
 #: a table of so few rows is mostly its footer: compressing it would cost four times the time and save no bytes
 SMALL_ROWS = 50
+#: rows of a file that are held at a time where it is read or written in parts
+PART_ROWS = 50_000
 
 
 def dump_table(table: pa.Table) -> bytes:
@@ -19,7 +22,18 @@ def dump_table(table: pa.Table) -> bytes:
     if table.num_rows <= SMALL_ROWS:
         pq.write_table(table, file, compression="none", use_dictionary=False, write_statistics=False)
     else:
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(table, file, compression="zstd", row_group_size=PART_ROWS)
+    return file.getvalue()
+
+
+def dump_parts(schema: pa.Schema, parts: Iterable[pa.Table]) -> bytes:
+    """One file of all ``parts``, which are made one after the other; each is of ``schema``."""
+    import pyarrow.parquet as pq
+
+    file = io.BytesIO()
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for part in parts:
+            writer.write_table(part)
     return file.getvalue()
 
 
@@ -33,3 +47,20 @@ def load_table(data: bytes) -> pa.Table:
     import pyarrow.parquet as pq
 
     return pq.read_table(pa.BufferReader(data), use_threads=False, pre_buffer=False)
+
+
+def load_parts(data: bytes) -> tuple[pa.Schema, int, Iterator[pa.Table]]:
+    """Schema and number of rows of the table in ``data``, and its parts, each read when it is asked for."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(pa.BufferReader(data))
+    batches = file.iter_batches(PART_ROWS, use_threads=False)
+    return file.schema_arrow, file.metadata.num_rows, (pa.Table.from_batches([batch]) for batch in batches)
+
+
+def give_back() -> None:
+    """Return memory that Arrow keeps for later to the system: after reading, that is as much as it has read."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()

@@ -6,12 +6,12 @@ by it or held before. The pins of the newest whole run are also what its job nee
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wanflow.keys import stages
-from wanflow.model import Clip, ImageLayer, Source, TextLayer, Variant
+from wanflow.model import Clip
 from wanflow.parquet import dump_table, load_table
 from wanflow.storage import Store
 
@@ -25,27 +25,16 @@ KEY, INPUT = "key", "input"
 class Pins:
     """Keys of stages and digests of inputs."""
 
-    keys: frozenset[str]
-    inputs: frozenset[str]
+    keys: frozenset[str] = frozenset()
+    inputs: frozenset[str] = frozenset()
     #: the run looked at all rows of its manifest: what is not in here, the job no longer asks for
-    is_whole: bool
+    is_whole: bool = False
 
 
-def pins_of(variants: Iterable[Variant], is_whole: bool) -> Pins:
-    """Everything that ``variants`` need, from base latents to fonts."""
-    clips: set[Clip] = set()
-    sources: set[Source] = set()
-    for variant in variants:
-        for scene in variant.scenes:
-            clips.update(clip for _, clip in scene.clips)
-            for layer in scene.layers:
-                if isinstance(layer, ImageLayer):
-                    sources.add(layer.image)
-                elif isinstance(layer, TextLayer) and layer.font:
-                    sources.add(layer.font)
-    sources.update(clip.image for clip in clips if clip.image)
+def pins_of(clips: Collection[Clip], inputs: Iterable[str], is_whole: bool) -> Pins:
+    """Everything that variants of ``clips`` need. ``inputs``: digests of what their layers show."""
     keys = frozenset(stage.key for clip in clips for stage in stages(clip))
-    return Pins(keys, frozenset(source.digest for source in sources), is_whole)
+    return Pins(keys, frozenset([*inputs, *(clip.image.digest for clip in clips if clip.image)]), is_whole)
 
 
 def write_pins(workspace: Store, run_id: str, pins: Pins) -> None:

@@ -15,14 +15,23 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from wanflow.errors import Conflict, StoreError
+from wanflow.listing import Listing, as_weights, total_of, weigh
 from wanflow.model import Attempt, OutputFile, Record, Scalar, StoredFile
-from wanflow.parquet import dump_table, load_table
+from wanflow.parquet import dump_table, give_back, load_parts
+from wanflow.record_table import PART_ROWS, Records, in_one_piece, joined, table_of
+from wanflow.record_table import schema as record_schema
 from wanflow.records import MAX_RECORD_BYTES, digest, dump_record, in_parallel, parse_record
 from wanflow.storage import Stat, Store, check_publish_path
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
 
 #: how often an upload that met somebody else's write is tried over it
 OVERWRITES = 5
@@ -133,70 +142,72 @@ def _overwrite(target: Store, path: str, local: Path, cache_control: str | None)
     raise StoreError(f"{path}: others keep writing it; is another run publishing to {target.url}?")
 
 
-@dataclass
 class Published:
     """What is published at a target: records by path, and what was visible, as of one moment."""
 
-    #: record of each published video by its path
-    records: dict[str, Record] = field(default_factory=dict)
-    #: every visible file by path (size, ETag); the catalog and the workspace left out
-    visible: dict[str, Stat] = field(default_factory=dict)
-    #: how many record bodies the index did not have; 0 when nothing changed since it was written
-    num_read: int = 0
-    #: whether :meth:`save` would write anything new
-    unsaved: bool = True
-    #: folder of the records in the workspace
-    folder: str = ""
-    #: sum over both listings, see :func:`digest_of_listings`
-    listed: int = 0
+    def __init__(
+        self,
+        table: pa.Table | None = None,
+        visible: Listing | None = None,
+        *,
+        folder: str = "",
+        listed: int = 0,
+        num_read: int = 0,
+        unsaved: bool = True,
+    ) -> None:
+        """``table`` is of ``wanflow.record_table.schema``."""
+        #: record of each published video by its path
+        self.records = Records(table)
+        #: every visible file; the catalog and the workspace left out
+        self.visible = visible or Listing()
+        #: folder of the records in the workspace; empty: not made from listings
+        self.folder = folder
+        #: how many record bodies the index did not have; 0 when nothing changed since it was written
+        self.num_read = num_read
+        #: whether :meth:`save` would write anything new
+        self.unsaved = unsaved
+        #: sum of the weights of the records' listing
+        self._listed = listed
+        #: whether the visible files of each row of the records' table matched when they were listed
+        self._live = _all_shown(self.records.table, self.visible)
 
     @classmethod
     def load(cls, target: Store, workspace: Store) -> Published:
         """One index read and two listings, side by side; then only the bodies that the index does not know."""
-        with ThreadPoolExecutor(3, thread_name_prefix="wanflow-published") as pool:
-            index = pool.submit(_read_index, target, workspace)
-            listed = pool.submit(lambda: list(workspace.list(_folder(target, workspace))))
-            seen = pool.submit(
-                lambda: {stat.path: stat for stat in target.list(skip=_inside(target, workspace) or CATALOG)}
-            )
-            known, stats, visible = index.result(), listed.result(), seen.result()
-        bodies: list[tuple[str, str | bytes]] = []
-        unknown: list[Stat] = []
-        for stat in stats:
-            noted = known.get(stat.path)
-            if noted is not None and noted[0] == stat.etag:
-                bodies.append((stat.etag, noted[1]))
-            else:
-                unknown.append(stat)
-        bodies += [
-            body
-            for body in in_parallel(lambda stat: _body(workspace, stat.path), unknown)
-            if body is not None
-        ]
-        records = {}
-        for etag, body in bodies:
-            record = parse_record(body, etag)
-            if record is not None and record.files:
-                records[record.files[0].path] = record
-        visible = {path: stat for path, stat in visible.items() if not path.startswith(f"{CATALOG}/")}
-        return cls(
-            records,
+        folder = _folder(target, workspace)
+        with ThreadPoolExecutor(1, thread_name_prefix="wanflow-published") as pool:
+            seen = pool.submit(lambda: Listing(_visible(target, workspace)))
+            index = _read_index(target, workspace)
+            known, unknown, listed = _still_listed(index, workspace.list(folder))
+            visible = seen.result()
+        made = cls(
+            joined(known, table_of(_read_records(workspace, unknown))),
             visible,
-            len(unknown),
-            unsaved=bool(unknown) or len(known) != len(stats),
-            folder=_folder(target, workspace),
-            listed=sum(map(_record_weight, stats)) + sum(map(_weight, visible.values())),
+            folder=folder,
+            listed=listed,
+            num_read=len(unknown),
+            unsaved=bool(unknown) or known.num_rows != index.num_rows,
         )
+        del index, known
+        give_back()
+        return made
 
     @property
     def digest(self) -> str | None:
         """:func:`digest_of_listings`, were it asked for now; None when the snapshot was not made from listings."""
-        return _as_digest(self.listed) if self.folder else None
+        return _as_digest(self._listed + self.visible.total) if self.folder else None
 
     def key_of(self, path: str) -> str | None:
         """The key that is published at ``path``, if the visible files are those of its record, else None."""
-        record = self.records.get(path)
-        return record.key if record is not None and self._live(record) else None
+        added = self.records.added.get(path)
+        if added is not None:
+            return added.key if self._shows(added) else None
+        row = self.records.row_of(path)
+        return None if row is None else self.key_at(row)
+
+    def key_at(self, row: int) -> str | None:
+        """:meth:`key_of` by the row of ``records``."""
+        return self.records.key_at(row) if self._live[row] else None
 
     def reason(self, path: str) -> str:
         """Why :meth:`key_of` is what it is, in words for the plan."""
@@ -204,67 +215,73 @@ class Published:
         if record is None:
             return "file without a record" if path in self.visible else "never published"
         for file in record.files:
-            stat = self.visible.get(file.path)
             what = "file" if file.path == path else "poster"
-            if stat is None:
+            if file.path not in self.visible:
                 return f"{what} is missing"
-            if not _same(stat, file):
+            if not self.visible.shows(file.path, file.size_bytes, file.etag):
                 return f"{what} was changed by someone else"
         return "published"
 
-    def live(self) -> Iterator[tuple[str, Record]]:
-        """Every (path, record) whose visible files match."""
-        return ((path, record) for path, record in self.records.items() if self._live(record))
+    def live(self) -> pa.Table:
+        """A row of ``wanflow.record_table.schema`` for every record whose visible files match, and ``row``.
+
+        ``row`` is its number in ``records.table``; null for what was added since.
+        """
+        import numpy as np
+        import pyarrow as pa
+
+        live = self._live.copy()
+        live[list(self.records.gone)] = False
+        rows = np.flatnonzero(live)
+        held = self.records.table.filter(pa.array(live)) if len(rows) < len(live) else self.records.table
+        added = table_of(
+            (each, self._weigh(each)) for each in self.records.added.values() if self._shows(each)
+        )
+        numbers = pa.array(rows.astype(np.int64)), pa.nulls(added.num_rows, pa.int64())
+        return joined(held.append_column("row", numbers[0]), added.append_column("row", numbers[1]))
 
     def add(self, record: Record) -> None:
         """Take in what :func:`publish` has just returned."""
-        path = record.files[0].path
-        former = self.records.get(path)
-        for each, sign in ((former, -1), (record, 1)):
-            if each is not None:
-                self.listed += sign * _record_weight(Stat(f"{self.folder}/{_name(path)}", 0, each.etag))
-        self.records[path] = record
+        self._forget(record.files[0].path)
+        self.records[record.files[0].path] = record
+        self._listed += int.from_bytes(self._weigh(record), "big")
         self.unsaved = True
         for file in record.files:
-            self._show(file.path, Stat(file.path, file.size_bytes, file.etag))
+            self.visible.put(Stat(file.path, file.size_bytes, file.etag))
 
     def drop(self, record: Record) -> None:
         """Take in what :func:`unpublish` has just done."""
-        path = record.files[0].path
-        if (former := self.records.pop(path, None)) is not None:
-            self.listed -= _record_weight(Stat(f"{self.folder}/{_name(path)}", 0, former.etag))
+        self._forget(record.files[0].path)
         self.unsaved = True
         for file in record.files:
-            if _same(self.visible.get(file.path), file):
-                self._show(file.path, None)
-
-    def _show(self, path: str, stat: Stat | None) -> None:
-        if (former := self.visible.pop(path, None)) is not None:
-            self.listed -= _weight(former)
-        if stat is not None:
-            self.visible[path] = stat
-            self.listed += _weight(stat)
+            if self.visible.shows(file.path, file.size_bytes, file.etag):
+                self.visible.remove(file.path)
 
     def save(self, target: Store, workspace: Store) -> None:
         """Write the index if it would change, so that the next load reads no record that it knows."""
         if not self.unsaved:
             return
+        import numpy as np
         import pyarrow as pa
 
-        folder = _folder(target, workspace)
-        records = [(path, record) for path, record in self.records.items() if record.etag]
-        table = pa.table(
-            {
-                "record": pa.array([f"{folder}/{_name(path)}" for path, _ in records], pa.string()),
-                "etag": pa.array([record.etag for _, record in records], pa.string()),
-                "body": pa.array([dump_record(record).decode() for _, record in records], pa.string()),
-            }
-        )
-        workspace.write(_index_path(target, workspace), dump_table(table))
+        kept = np.ones(self.records.table.num_rows, bool)
+        kept[list(self.records.gone)] = False
+        held = self.records.table if kept.all() else self.records.table.filter(pa.array(kept))
+        added = ((record, self._weigh(record)) for record in self.records.added.values() if record.etag)
+        workspace.write(_index_path(target, workspace), dump_table(joined(held, table_of(added))))
         self.unsaved = False
 
-    def _live(self, record: Record) -> bool:
-        return all(_same(self.visible.get(file.path), file) for file in record.files)
+    def _forget(self, path: str) -> None:
+        former = self.records.pop(path, None)
+        if former is not None:
+            self._listed -= int.from_bytes(self._weigh(former), "big")
+
+    def _weigh(self, record: Record) -> bytes:
+        """A record's ETag says all; its size is not always at hand."""
+        return weigh(f"{self.folder}/{_name(record.files[0].path)}", 0, record.etag)
+
+    def _shows(self, record: Record) -> bool:
+        return all(self.visible.shows(file.path, file.size_bytes, file.etag) for file in record.files)
 
 
 def digest_of_listings(target: Store, workspace: Store) -> str:
@@ -273,44 +290,82 @@ def digest_of_listings(target: Store, workspace: Store) -> str:
     The sum of a 128-bit hash an entry, because no order is promised and entries come and go.
     """
     with ThreadPoolExecutor(2, thread_name_prefix="wanflow-published") as pool:
-        records = pool.submit(lambda: sum(map(_record_weight, workspace.list(_folder(target, workspace)))))
-        files = pool.submit(
-            lambda: sum(
-                _weight(stat)
-                for stat in target.list(skip=_inside(target, workspace) or CATALOG)
-                if not stat.path.startswith(f"{CATALOG}/")
-            )
-        )
+        listed = workspace.list(_folder(target, workspace))
+        records = pool.submit(lambda: total_of(Stat(stat.path, 0, stat.etag) for stat in listed))
+        files = pool.submit(lambda: total_of(_visible(target, workspace)))
         return _as_digest(records.result() + files.result())
-
-
-def _weight(stat: Stat) -> int:
-    text = f"{stat.path}\0{stat.size_bytes}\0{stat.etag}"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
-
-
-def _record_weight(stat: Stat) -> int:
-    """A record's ETag says all; its size is not always at hand."""
-    return _weight(Stat(stat.path, 0, stat.etag))
 
 
 def _as_digest(total: int) -> str:
     return f"{total % 2**128:032x}"
 
 
-def _read_index(target: Store, workspace: Store) -> dict[str, tuple[str, str]]:
+def _visible(target: Store, workspace: Store) -> Iterator[Stat]:
+    stats = target.list(skip=_inside(target, workspace) or CATALOG)
+    return (stat for stat in stats if not stat.path.startswith(f"{CATALOG}/"))
+
+
+def _all_shown(table: pa.Table, visible: Listing) -> np.ndarray[Any, Any]:
+    """Of each record of ``table`` whether every file of it is ``visible`` as it was published."""
+    import numpy as np
+
+    files = table["files"].chunk(0)
+    shown = visible.shows_each(as_weights(files.values.field("weight")))
+    before = np.concatenate([[0], np.cumsum(shown)])
+    starts = files.offsets.to_numpy()
+    counts: np.ndarray[Any, Any] = before[starts[1:]] - before[starts[:-1]]
+    same: np.ndarray[Any, Any] = counts == np.diff(starts)
+    return same
+
+
+def _still_listed(index: pa.Table, stats: Iterator[Stat]) -> tuple[pa.Table, list[Stat], int]:
+    """The rows of ``index`` that ``stats`` have with the same ETag, the stats that it lacks, and their total."""
+    import numpy as np
     import pyarrow as pa
 
+    weights = as_weights(index["weight"].chunk(0))
+    order = np.argsort(weights)
+    ordered = weights[order]
+    kept = np.zeros(len(weights), bool)
+    unknown: list[Stat] = []
+    total = 0
+    while part := list(islice(stats, PART_ROWS)):
+        asked = [weigh(stat.path, 0, stat.etag) for stat in part]
+        total += sum(int.from_bytes(weight, "big") for weight in asked)
+        joined_up = np.frombuffer(b"".join(asked), weights.dtype)
+        at = np.minimum(np.searchsorted(ordered, joined_up), max(len(ordered) - 1, 0))
+        found = ordered[at] == joined_up if len(ordered) else np.zeros(len(part), bool)
+        kept[order[at[found]]] = True
+        unknown += [part[number] for number in np.flatnonzero(~found)]
+    return index if kept.all() else index.filter(pa.array(kept)), unknown, total
+
+
+def _read_records(workspace: Store, stats: list[Stat]) -> Iterator[tuple[Record, bytes]]:
+    """The records at ``stats`` that can be read, each with its weight."""
+    for start in range(0, len(stats), PART_ROWS):
+        part = stats[start : start + PART_ROWS]
+        for stat, body in zip(part, in_parallel(lambda each: _body(workspace, each.path), part), strict=True):
+            record = parse_record(body[1], body[0]) if body is not None else None
+            if record is not None and record.files:
+                yield record, weigh(stat.path, 0, record.etag)
+
+
+def _read_index(target: Store, workspace: Store) -> pa.Table:
+    import pyarrow as pa
+
+    empty = record_schema().empty_table()
     try:
-        table = load_table(workspace.read(_index_path(target, workspace)))
-        columns = (table.column(name).to_pylist() for name in ("record", "etag", "body"))
-        return {record: (etag, body) for record, etag, body in zip(*columns, strict=True)}
+        _, _, parts = load_parts(workspace.read(_index_path(target, workspace)))
+        # the parts' list is not kept: see in_one_piece
+        return in_one_piece(
+            pa.concat_tables([part.select(empty.column_names).cast(empty.schema) for part in parts])
+        )
     except (
         FileNotFoundError,
         pa.ArrowException,
         KeyError,
     ):  # a cache: absent or damaged, all records are read
-        return {}
+        return empty
 
 
 def _body(workspace: Store, path: str) -> tuple[str, bytes] | None:

@@ -91,7 +91,7 @@ class JsonView(View):
                 "event": "Planned",
                 "time_s": time.time(),
                 "run_id": run_id,
-                "variants": len(plan.variants),
+                "variants": plan.num_variants,
                 "clips_wanted": plan.num_clips_wanted,
                 "clips_to_render": len(plan.to_render),
                 "variants_to_assemble": len(plan.to_assemble),
@@ -147,7 +147,7 @@ class TerminalView(View):
         self._num_clips, self._num_variants = len(plan.to_render), len(plan.to_assemble)
         self._prompts = {c.task.key: c.task.clip.prompt for c in plan.clips}
         self._console.print(
-            f"[bold]{run_id}[/]: {len(plan.variants)} variants of {plan.num_clips_wanted} clips; "
+            f"[bold]{run_id}[/]: {plan.num_variants} variants of {plan.num_clips_wanted} clips; "
             f"{self._num_clips} clips to render, {self._num_variants} variants to assemble"
         )
         for lint in plan.lints:

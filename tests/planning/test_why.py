@@ -163,7 +163,7 @@ def test_plan_of_a_run_that_is_gone_leaves_a_plain_reason(job: Job) -> None:
 
 
 def against(job: Job, run_id: str) -> dict[str, str]:
-    found: list[Why] = explain_against(plan(job), stores(job)[0], run_id)
+    found: list[Why] = explain_against(plan(job, in_full=True), stores(job)[0], run_id)
     return {why.id: "; ".join(map(str, why.changes)) for why in found}
 
 

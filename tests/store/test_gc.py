@@ -20,7 +20,7 @@ from wanflow.gc.needed import find_needed
 from wanflow.gc.sweep import read_marks, sweep
 from wanflow.gc.waste import find_waste
 from wanflow.ledger import new_run_id, run_ids
-from wanflow.pins import Pins, pins_of, read_pins, write_pins
+from wanflow.pins import Pins, read_pins, write_pins
 from wanflow.planning import Plan
 from wanflow.storage import Store
 from wanflow.testing import load_fake_engine
@@ -268,7 +268,7 @@ def test_pins_name_every_stage_and_input_of_everything_asked_for(tmp_path: Path,
     assert first.is_whole
     assert len(first.keys) == 4
     assert len(first.inputs) == 1
-    assert first == pins_of((planned.variant for planned in plan(job).variants), True)
+    assert first == plan(job).pins
 
 
 def test_the_command_looks_first_and_deletes_when_told(

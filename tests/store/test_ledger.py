@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from wanflow.errors import StoreError
@@ -36,7 +37,8 @@ def test_the_run_directory_has_the_files_of_its_contract(store_url: str) -> None
     ledger.write_job("wanflow: 1\n")
     ledger.write_plan([{"variant_id": "anna", "status": "left"}])
     ledger.append({"time_s": 1.0, "event": "Render", "task": "k", "attempt": "1.1", "gpu": 3})
-    ledger.write_results([{"variant_id": "anna", "status": "published"}])
+    results = pa.table({"variant_id": ["anna"], "status": ["published"]})
+    ledger.write_results(results.schema, [results])
     ledger.write_outcome({"exit_code": 0})
     assert sorted(stat.path for stat in store.list("runs/run-1")) == [
         "runs/run-1/events/000000.parquet",

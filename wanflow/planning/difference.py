@@ -1,6 +1,7 @@
 """Makes the plan: the variants that the manifest asks for, minus what the store holds.
 
-The whole plan is held in memory: about 3 kB a variant.
+Variants with nothing to do are held in columns (``Unchanged``), those to be made as objects: about 2 kB a variant, and
+half as much for each clip that is no other variant's.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from wanflow.keys import master_key, stages
 from wanflow.manifest import COLUMNS, Sharing, read_variants
 from wanflow.memo import InputMemo
 from wanflow.model import Clip, EngineSpec, Mode, OutputFile, Record, RenderClip, Status, Variant
+from wanflow.pins import pins_of
 from wanflow.planning.cost import shapes_of
 from wanflow.planning.force import forced_stages, open_request
 from wanflow.planning.plan import ClipPlan, Forced, Lint, Plan, PlannedClip, PlannedVariant
@@ -29,6 +31,7 @@ from wanflow.publish import Published
 from wanflow.records import failures, held_clips
 from wanflow.storage import Store
 from wanflow.timings import expected_s, load_timings, work_of
+from wanflow.unchanged import Unchanged
 
 
 @contextmanager
@@ -52,8 +55,11 @@ def make_plan(
     limit: int | None = None,
     skip_bad_rows: bool = False,
     force: str | None = None,
+    in_full: bool = False,
 ) -> Plan:
     """Compare ``job`` with the store. ``force``: base, cascade, master or variant is made again, once.
+
+    ``in_full``: unchanged variants are among the plan's variants, with all that decides them.
 
     Raises JobError, ManifestError (every bad row in it, unless ``skip_bad_rows``), EngineError, StoreError.
     """
@@ -63,7 +69,9 @@ def make_plan(
     forced = open_request(workspace, job.name, force, only, limit) if force else None
     wanted = WantedClips()
     variants, bad_rows = [], []
-    wanted_paths: set[str] = set()
+    unchanged = Unchanged()
+    #: of each record: whether its video is asked for
+    asked = bytearray(published.records.table.num_rows)
     plan_id = hashlib.sha256(repr(forced and (forced.stage, forced.selection)).encode())
     # What is in the workspace was looked at when it came there: its bytes need not be decoded again.
     verified = {stat.path.rpartition("/")[2] for stat in workspace.list("inputs")}
@@ -75,9 +83,16 @@ def make_plan(
             continue
         files = wanted.files_of(item)
         for file in files:
-            wanted_paths.add(file.path)
             plan_id.update(f"{file.path}\0{file.key}\n".encode())
-        variants.append(_compare(item, files, published, forced))
+        rows = [published.records.row_of(file.path) for file in files]
+        for row in rows:
+            if row is not None:
+                asked[row] = True
+        planned = _compare(item, files, rows, published, forced)
+        if planned.status is Status.UNCHANGED and not in_full:
+            unchanged.add(item, [row for row in rows if row is not None])
+        else:
+            variants.append(planned)
     if bad_rows and not skip_bad_rows:
         raise ManifestError(
             f"{len(bad_rows)} problem(s) in the manifest; nothing was rendered", tuple(bad_rows)
@@ -101,8 +116,10 @@ def make_plan(
         num_clips_shared=wanted.num_uses.total() - len(wanted.clips),
         held=held,
         published=published,
+        unchanged=unchanged,
+        pins=pins_of(wanted.clips.values(), wanted.inputs, only is None and limit is None and not bad_rows),
         plan_id=plan_id.hexdigest()[:12],
-        retired=find_retired(published, wanted_paths, job.name) if whole else (),
+        retired=find_retired(published, asked, job.name) if whole else (),
         unpublish=job.publish.unpublish,
         forced=forced,
         shapes=shapes_of(wanted, timings),
@@ -124,12 +141,16 @@ def _lints(sharing: Sharing) -> Iterator[Lint]:
 
 
 def _compare(
-    variant: Variant, wanted: Sequence[OutputFile], published: Published, forced: Forced | None
+    variant: Variant,
+    wanted: Sequence[OutputFile],
+    rows: Sequence[int | None],
+    published: Published,
+    forced: Forced | None,
 ) -> PlannedVariant:
-    """Which of a variant's files the store lacks."""
+    """Which of a variant's files the store lacks. ``rows`` are those of their records."""
     files, reasons = [], []
-    for file in wanted:
-        if published.key_of(file.path) != file.key:
+    for file, row in zip(wanted, rows, strict=True):
+        if row is None or published.key_at(row) != file.key:
             reasons.append(_why_not(file, published))
         elif forced and forced.undoes(published.records[file.path].attempt):
             reasons.append("forced")

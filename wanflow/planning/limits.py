@@ -94,4 +94,4 @@ def _num_changed(plan: Plan) -> int:
 def _num_published(plan: Plan) -> int:
     records = plan.published.records
     published = sum(any(path in records for _, path in v.variant.outputs) for v in plan.variants)
-    return published + len({retired.variant_id for retired in plan.to_unpublish})
+    return published + len(plan.unchanged) + len({retired.variant_id for retired in plan.to_unpublish})

@@ -10,7 +10,9 @@ from enum import StrEnum
 from wanflow.errors import BadRow
 from wanflow.memo import InputMemo
 from wanflow.model import EngineSpec, OutputFile, Record, RenderClip, Status, Variant
+from wanflow.pins import Pins
 from wanflow.publish import Published
+from wanflow.unchanged import Unchanged
 
 
 class ClipPlan(StrEnum):
@@ -104,6 +106,7 @@ class Shape:
 @dataclass(frozen=True, slots=True)
 class Plan:
     engines: Mapping[str, EngineSpec]
+    #: what is to be made, or failed before
     variants: tuple[PlannedVariant, ...]
     clips: tuple[PlannedClip, ...]
     bad_rows: tuple[BadRow, ...]
@@ -116,6 +119,10 @@ class Plan:
     held: Mapping[str, Record] = field(default_factory=dict)
     #: what was published when the plan was made
     published: Published = field(default_factory=Published)
+    #: the variants with nothing to do
+    unchanged: Unchanged = field(default_factory=Unchanged)
+    #: what all variants rely on in the store
+    pins: Pins = field(default_factory=Pins)
     #: digest of what will be published where once the plan is done: the same for a run that goes on with it
     plan_id: str = ""
     #: published, and no longer asked for
@@ -126,6 +133,11 @@ class Plan:
     shapes: tuple[Shape, ...] = ()
     #: what was learnt about input files; a run saves it
     memo: InputMemo = field(default_factory=InputMemo)
+
+    @property
+    def num_variants(self) -> int:
+        """All of them."""
+        return len(self.variants) + len(self.unchanged)
 
     @property
     def to_render(self) -> tuple[PlannedClip, ...]:

@@ -6,23 +6,22 @@ some rows only (``--only``, ``--limit``), or one with bad rows retires nothing.
 
 from __future__ import annotations
 
-from collections.abc import Container
-
 from wanflow.planning.plan import Plan, Retired
 from wanflow.publish import Published, unpublish
 from wanflow.records import in_parallel
 from wanflow.storage import Store
 
 
-def find_retired(published: Published, wanted: Container[str], job_name: str) -> tuple[Retired, ...]:
-    """Videos with a record of ``job_name`` at paths that are not ``wanted``, sorted by path."""
+def find_retired(published: Published, asked: bytearray, job_name: str) -> tuple[Retired, ...]:
+    """Videos with a record of ``job_name`` that are not asked for, sorted by path.
+
+    ``asked`` says of each row of the records' table whether its video is.
+    """
     found = []
-    for path, record in published.records.items():
-        if path in wanted:
-            continue
-        info = dict(record.info)
-        if info.get("job") == job_name:
-            found.append(Retired(str(info.get("variant_id", "")), path, record))
+    for row, job in enumerate(published.records.table["job"].cast("string").to_pylist()):
+        if job == job_name and not asked[row]:
+            record = published.records.at(row)
+            found.append(Retired(str(dict(record.info).get("variant_id", "")), record.files[0].path, record))
     return tuple(sorted(found, key=lambda each: each.path))
 
 

@@ -42,8 +42,6 @@ class FormerPlan:
 
     #: path of each file that it made
     files: Mapping[str, FormerFile] = field(default_factory=dict)
-    #: variant id -> the run that had published it before
-    made_by: Mapping[str, str] = field(default_factory=dict)
     #: version of each stage then
     versions: Mapping[str, int] = field(default_factory=dict)
     wanflow: str = ""
@@ -69,7 +67,26 @@ def plan_table(plan: Plan) -> pa.Table:
         ]
     )
     facts = {"wanflow": __version__, "versions": dict(VERSIONS)}
-    table = pa.Table.from_pylist(list(_rows(plan)), schema=schema)
+    unchanged = plan.unchanged
+    made_by = (
+        plan.published.records.table["run_id"].cast(pa.string()).take(pa.array(unchanged.first_records()))
+    )
+    columns: dict[str, pa.Array] = {
+        "id": pa.array(unchanged.variant_ids, pa.string()),
+        "row": pa.array(unchanged.rows, pa.int64()),
+        "made_by": made_by.fill_null(""),
+    }
+    constant = {"kind": "variant", "status": Status.UNCHANGED.value, "reason": "", "files": 0}
+    for each in schema:
+        if each.name not in columns:
+            value = pa.scalar(constant.get(each.name), each.type)
+            columns[each.name] = pa.repeat(value, len(unchanged))
+    table = pa.concat_tables(
+        [
+            pa.Table.from_pylist(list(_rows(plan)), schema=schema),
+            pa.table([columns[name] for name in schema.names], schema=schema),
+        ]
+    )
     return table.replace_schema_metadata({_METADATA: json.dumps(facts).encode()})
 
 
@@ -80,13 +97,11 @@ def former_plan(table: pa.Table | None) -> FormerPlan:
     facts = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
     clips: dict[str, Mapping[str, Any]] = {}
     details: list[Mapping[str, Any]] = []
-    made_by: dict[str, str] = {}
-    for row in table.select(["kind", "id", "made_by", "detail"]).to_pylist():
-        if row["kind"] == "variant" and row["made_by"]:
-            made_by[row["id"]] = row["made_by"]
-        elif row["detail"] and row["kind"] == "clip":
+    described = table.select(["kind", "id", "detail"]).filter(table["detail"].is_valid())
+    for row in described.to_pylist():
+        if row["kind"] == "clip":
             clips[row["id"]] = json.loads(row["detail"])
-        elif row["detail"]:
+        else:
             details.append(json.loads(row["detail"]))
     files = {
         path: FormerFile(
@@ -99,7 +114,15 @@ def former_plan(table: pa.Table | None) -> FormerPlan:
         for detail in details
         for path, file in detail["files"].items()
     }
-    return FormerPlan(files, made_by, facts.get("versions", {}), facts.get("wanflow", ""))
+    return FormerPlan(files, facts.get("versions", {}), facts.get("wanflow", ""))
+
+
+def makers_of(table: pa.Table) -> dict[str, str]:
+    """Of a table of :func:`plan_table`: variant id -> the run that had published it before, where it was unchanged."""
+    if "made_by" not in table.column_names:
+        return {}
+    found = zip(table["id"].to_pylist(), table["made_by"].to_pylist(), strict=True)
+    return {name: made_by for name, made_by in found if made_by}
 
 
 def describe_clip(clip: Clip) -> dict[str, Any]:
@@ -131,8 +154,6 @@ def describe_output(output: Output) -> dict[str, Any]:
 def _rows(plan: Plan) -> Iterator[dict[str, object]]:
     for planned in plan.variants:
         variant = planned.variant
-        record = plan.published.records.get(variant.outputs[0][1])
-        unchanged = planned.status is Status.UNCHANGED and record is not None
         yield {
             "kind": "variant",
             "id": variant.variant_id,
@@ -140,7 +161,6 @@ def _rows(plan: Plan) -> Iterator[dict[str, object]]:
             "status": planned.status.value,
             "reason": planned.reason,
             "files": len(planned.files),
-            "made_by": str(dict(record.info).get("run_id", "")) if record and unchanged else None,
             "detail": json.dumps(_detail(planned), ensure_ascii=False) if planned.files else None,
         }
     for clip in plan.clips:

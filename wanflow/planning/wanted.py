@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 from wanflow.keys import assembled_key, master_key
-from wanflow.model import Clip, OutputFile, Variant
+from wanflow.model import Clip, ImageLayer, OutputFile, TextLayer, Variant
 
 
 class WantedClips:
@@ -20,6 +20,8 @@ class WantedClips:
         self.clips: dict[str, Clip] = {}
         #: master -> how often it is shown, once a variant
         self.num_uses: Counter[str] = Counter()
+        #: digests of what layers show: pictures and fonts
+        self.inputs: set[str] = set()
         #: id -> the clip, which is kept so that its id stays its own, and its key
         self._known: dict[int, tuple[Clip, str]] = {}
 
@@ -28,6 +30,12 @@ class WantedClips:
         scenes = [
             ({a: self.key_of(clip) for a, clip in scene.clips}, scene.layers) for scene in variant.scenes
         ]
+        for scene in variant.scenes:
+            for layer in scene.layers:
+                if isinstance(layer, ImageLayer):
+                    self.inputs.add(layer.image.digest)
+                elif isinstance(layer, TextLayer) and layer.font:
+                    self.inputs.add(layer.font.digest)
         for key in {key for masters, _ in scenes for key in masters.values()}:
             self.num_uses[key] += 1
         files = []

@@ -33,6 +33,7 @@ from wanflow.planning.rows import (
     describe_layer,
     describe_output,
     former_plan,
+    makers_of,
 )
 from wanflow.storage import Store
 
@@ -95,13 +96,17 @@ def explain(plan: Plan, workspace: Store) -> list[Why]:
 
 
 def explain_against(plan: Plan, workspace: Store, run_id: str) -> list[Why]:
-    """How every file that is asked for now differs from what run ``run_id`` asked for; equal ones are left out."""
+    """How every file that is asked for now differs from what run ``run_id`` asked for; equal ones are left out.
+
+    ``plan`` is made in full.
+    """
+    assert not len(plan.unchanged), "made in full"
     table = Ledger(workspace, run_id).read_plan()
     if table is None:
         raise StoreError(
             f"{workspace.url}/runs/{run_id} has no plan: it had nothing to do, or there is no such run"
         )
-    former, then = Former(workspace), former_plan(table)
+    former, then, makers = Former(workspace), former_plan(table), makers_of(table)
     found = []
     seen = set()
     for planned in plan.variants:
@@ -109,8 +114,8 @@ def explain_against(plan: Plan, workspace: Store, run_id: str) -> list[Why]:
         seen.add(variant.variant_id)
         for file in wanted_files(variant):
             before, old = then, then.files.get(file.path)
-            if old is None and variant.variant_id in then.made_by:
-                before = former.plan(then.made_by[variant.variant_id])
+            if old is None and variant.variant_id in makers:
+                before = former.plan(makers[variant.variant_id])
                 old = before.files.get(file.path)
                 if old is None:
                     continue

@@ -6,20 +6,23 @@ jobs that publish to the same place stay in it for as long as they are live.
 
 from __future__ import annotations
 
-from collections import ChainMap
-from collections.abc import Collection, Mapping
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from wanflow.errors import Conflict, StoreError
-from wanflow.model import Record, Scalar
-from wanflow.parquet import dump_table, load_table
+from wanflow.model import Scalar
+from wanflow.parquet import PART_ROWS, dump_parts, load_parts, load_table
 from wanflow.publish import CATALOG, Published
 from wanflow.records import in_parallel
-from wanflow.report.columns import carried_columns
-from wanflow.storage import Stat, Store, join
+from wanflow.report.columns import carried_column, carried_name, carried_type
+from wanflow.storage import Stat, Store
+from wanflow.unchanged import Unchanged
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 PATH = f"{CATALOG}/files.parquet"
@@ -58,82 +61,229 @@ def build_catalog(
     published: Published,
     target_url: str,
     carry: Mapping[str, Mapping[str, Scalar]],
-    before: pa.Table | None = None,
-    visible: Mapping[str, Stat] | None = None,
+    former: Sequence[Mapping[str, Any]] = (),
+    fresh: Mapping[str, Stat] | None = None,
     retired: Collection[str] = (),
-) -> pa.Table:
-    """A row a live file, sorted by path.
+    unchanged: Unchanged | None = None,
+) -> tuple[pa.Schema, Iterator[pa.Table]]:
+    """A row a live file, sorted by path, in parts.
 
-    ``carry`` maps the path of a video to its carried columns as the manifest says them now. Paths that it lacks keep
-    those of ``before``, the former catalog, from which rows of other jobs' live files are taken over too.
-    ``visible``: what is live of those (default: ``published.visible``). ``retired``: paths of videos that the job no
-    longer asks for; what it neither asks for nor retires stays as ``before`` says.
+    ``carry`` maps the path of a video to its carried columns as the manifest says them now, ``unchanged`` has those of
+    the others that it asks for. What neither has keeps those of ``former``, rows of the former catalog, from which rows
+    of other jobs' live files are taken over too. ``fresh``: what is younger than ``published`` knows.
+    ``retired``: paths of videos that the job no longer asks for; what it neither asks for nor retires stays as
+    ``former`` says.
     """
+    import numpy as np
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     plain = schema()
-    seen = published.visible if visible is None else visible
-    former = {row["path"]: row for row in _former(published, before, carry)}
-    rows: dict[str, tuple[dict[str, Any], Mapping[str, Scalar]]] = {}
-    for path, record in published.records.items():
-        if published.key_of(path) is None:
-            continue
-        now = {_free(name, plain.names): value for name, value in carry.get(path, {}).items()}
-        was = former.get(path, {}).get("retired") or False
-        for row in _rows(target_url, record):
-            row["retired"] = path in retired or (path not in carry and was)
-            if _same(row, seen.get(row["path"])):
-                old = _carried(former.get(row["path"], {}), plain.names)
-                rows[row["path"]] = row, now if path in carry else old
-    for path, row in former.items():
+    fresh = fresh or {}
+    before = {row["path"]: row for row in former}
+    records = published.live()
+    files = _Files(records)
+    # Few rows of the former catalog matter as a rule: their paths are looked up among all, not the other way round.
+    interesting = pc.is_in(files.paths, pa.array([*before, *fresh], pa.string())).to_numpy(
+        zero_copy_only=False
+    )
+    stays = np.ones(len(files), bool)
+    place = {files.paths[i].as_py(): int(i) for i in np.flatnonzero(interesting)}
+    for path, stat in fresh.items():
+        if (i := place.get(path)) is not None:
+            stays[i] = (stat.size_bytes, stat.etag) == (files.size_of(i), files.etag_of(i))
+    others = []
+    for path, row in before.items():
         # another job's, or published by another run since the snapshot was taken
-        younger = path not in rows or _milliseconds(row["made_at"]) > (rows[path][0]["made_at"] or 0)
-        if younger and _same(row, seen.get(path)):
-            rows[path] = {name: row[name] for name in plain.names}, _carried(row, plain.names)
-    ordered = [rows[path] for path in sorted(rows)]
-    table = pa.Table.from_pylist([cells for cells, _ in ordered], schema=plain)
-    for name, column in carried_columns([carried for _, carried in ordered], plain.names).items():
-        table = table.append_column(name, column)
-    return table
+        mine = place.get(path)
+        younger = mine is None or not stays[mine] or _milliseconds(row["made_at"]) > files.made_at_ms(mine)
+        if younger and _shown(row, published, fresh):
+            others.append(row)
+            if mine is not None:
+                stays[mine] = False
+    asked, carried = _carried_of_records(records, carry, unchanged, plain.names)
+    gone = pc.is_in(records["path"], pa.array(list(retired), pa.string())).to_numpy(zero_copy_only=False)
+    is_retired = gone[files.parents]
+    kept = np.flatnonzero(stays)
+    values = {name: [column[r] for r in files.parents[kept].tolist()] for name, column in carried.items()}
+    at = {int(i): number for number, i in enumerate(kept)} if before else {}
+    for path, row in before.items():
+        mine = place.get(path)
+        if mine in at and not asked[files.parents[mine]]:
+            is_retired[mine] |= bool(row["retired"])
+            for name, value in _carried(row, plain.names).items():
+                values.setdefault(name, [None] * len(kept))[at[mine]] = value
+    for row in others:
+        for name in _carried(row, plain.names):
+            values.setdefault(name, [None] * len(kept))
+    for name, column in values.items():
+        column += [row.get(name) for row in others]
+    paths = pa.concat_arrays(
+        [files.paths.take(pa.array(kept)), pa.array([r["path"] for r in others], pa.string())]
+    )
+    order = pc.sort_indices(paths).to_numpy()
+    types = {name: carried_type(column) for name, column in values.items()}
+    whole = pa.schema([*plain, *(pa.field(name, kind) for name, kind in types.items())])
+
+    def part(numbers: np.ndarray[Any, Any]) -> pa.Table:
+        own = numbers[numbers < len(kept)]
+        tables = [files.table(kept[own], target_url, is_retired)]
+        if len(own) < len(numbers):
+            strange = [others[i - len(kept)] for i in numbers[numbers >= len(kept)].tolist()]
+            rows = [{name: row[name] for name in plain.names} for row in strange]
+            tables.append(pa.Table.from_pylist(rows, schema=plain))
+        table = pa.concat_tables(tables)
+        numbers = np.concatenate([own, numbers[numbers >= len(kept)]])
+        for name, kind in types.items():
+            column = [values[name][i] for i in numbers.tolist()]
+            table = table.append_column(name, carried_column(column, kind))
+        return table.sort_by("path") if len(tables) > 1 else table
+
+    return whole, (part(order[start : start + PART_ROWS]) for start in range(0, len(order), PART_ROWS))
+
+
+class _Files:
+    """The files of records, one after the other: of each record its video, then its poster."""
+
+    def __init__(self, records: pa.Table) -> None:
+        import numpy as np
+
+        self._records = records
+        lists = records["files"].chunk(0)
+        self._files: pa.StructArray = lists.flatten()
+        counts = lists.value_lengths().to_numpy()
+        #: row of each file's record
+        self.parents = np.repeat(np.arange(len(counts)), counts)
+        starts = np.cumsum(counts) - counts
+        self._is_video = np.arange(len(self.parents)) == starts[self.parents]
+        self.paths: pa.StringArray = self._files.field("path")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def size_of(self, number: int) -> int:
+        return int(self._files.field("size_bytes")[number].as_py())
+
+    def etag_of(self, number: int) -> str:
+        return str(self._files.field("etag")[number].as_py())
+
+    def made_at_ms(self, number: int) -> int:
+        made_at = self._records["made_at"][int(self.parents[number])].as_py()
+        return round((made_at or 0) * 1000)
+
+    def table(
+        self, numbers: np.ndarray[Any, Any], target_url: str, is_retired: np.ndarray[Any, Any]
+    ) -> pa.Table:
+        """The files ``numbers`` as rows of :func:`schema`."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        files, videos = self._files.take(pa.array(numbers)), pa.array(self._is_video[numbers])
+        records = self._records.take(pa.array(self.parents[numbers]))
+        columns: dict[str, pa.Array] = {
+            name: files.field(name) for name in ("path", "sha256", "size_bytes", "etag")
+        }
+        for name in ("key", "variant_id", "output", "run_id", "attempt", "reason"):
+            columns[name] = records[name].cast(pa.string())
+        for name in ("gpu_seconds", "cost"):  # the poster came with its video
+            columns[name] = pc.if_else(videos, records[name], None)
+        milliseconds = pc.round(pc.multiply(records["made_at"], 1000)).cast(pa.int64())
+        columns |= {
+            "url": pc.binary_join_element_wise(target_url, columns["path"], "/"),
+            "kind": pc.if_else(videos, "video", "poster"),
+            "made_at": milliseconds.cast(pa.timestamp("ms", "UTC")),
+            "retired": pa.array(is_retired[numbers]),
+        }
+        return pa.table([columns[name] for name in schema().names], schema=schema())
+
+
+def _carried_of_records(
+    records: pa.Table,
+    carry: Mapping[str, Mapping[str, Scalar]],
+    unchanged: Unchanged | None,
+    taken: list[str],
+) -> tuple[np.ndarray[Any, Any], dict[str, list[Scalar]]]:
+    """Of each record whether the manifest asks for it, and the carried columns as it says them."""
+    import numpy as np
+
+    asked = np.zeros(records.num_rows, bool)
+    carried: dict[str, list[Scalar]] = {}
+    if unchanged is not None:
+        rows = records["row"].fill_null(-1).to_numpy()
+        owners = np.append(unchanged.owners(int(rows.max(initial=-1)) + 1), -1)[rows]
+        asked = owners >= 0
+        for name, values in unchanged.carry.items():
+            carried[carried_name(name, taken)] = [
+                values[owner] if owner >= 0 else None for owner in owners.tolist()
+            ]
+    for number, path in enumerate(records["path"].to_pylist()) if carry else ():
+        if (mine := carry.get(path)) is not None:
+            asked[number] = True
+            for name, value in mine.items():
+                column = carried.setdefault(carried_name(name, taken), [None] * records.num_rows)
+                column[number] = value
+    return asked, carried
 
 
 def _former(
-    published: Published, before: pa.Table | None, carry: Mapping[str, Mapping[str, Scalar]]
+    published: Published, data: bytes, carry: Mapping[str, Mapping[str, Scalar]], unchanged: Unchanged | None
 ) -> list[dict[str, Any]]:
     """The former rows that may still matter: not those of files that are known as they are, carried columns too."""
+    import numpy as np
     import pyarrow as pa
 
-    if before is None:
-        return []
-    known = {
-        (file.path, file.etag, record.key, record.attempt)
-        for path, record in published.records.items()
-        if path in carry
-        for file in record.files
-    }
-    columns = (before[name].to_pylist() for name in ("path", "etag", "key", "attempt"))
-    keep = [row not in known for row in zip(*columns, strict=True)]
-    rows: list[dict[str, Any]] = before.filter(pa.array(keep, pa.bool_())).to_pylist()
-    return rows
+    records = published.live()
+    asked, _ = _carried_of_records(records, carry, unchanged, [])
+    known = array("q")
+    held = records.select(["files", "key", "attempt"]).filter(pa.array(asked))
+    for batch in held.to_batches(PART_ROWS):
+        files = batch["files"].flatten()
+        keys, attempts = batch["key"].to_pylist(), batch["attempt"].to_pylist()
+        counts = batch["files"].value_lengths().to_pylist()
+        of = [number for number, count in enumerate(counts) for _ in range(count)]
+        for path, etag, number in zip(
+            files.field("path").to_pylist(), files.field("etag").to_pylist(), of, strict=True
+        ):
+            known.append(hash((path, etag, keys[number], attempts[number])))
+    hashes = np.frombuffer(known, np.int64) if known else np.empty(0, np.int64)
+    found: list[dict[str, Any]] = []
+    for part in _complete(load_parts(data)[2]):
+        rows = zip(*(part[name].to_pylist() for name in ("path", "etag", "key", "attempt")), strict=True)
+        unknown = ~np.isin(np.fromiter(map(hash, rows), np.int64, part.num_rows), hashes)
+        if unknown.any():
+            found += part.filter(pa.array(unknown)).to_pylist()
+    return found
 
 
-def _now_visible(
-    target: Store, published: Published, before: pa.Table | None, carry: Mapping[str, Mapping[str, Scalar]]
-) -> Mapping[str, Stat]:
-    """The snapshot, brought up to date for rows of others that are younger than it may know."""
-    made_at = {file.path: _made_at(record) for record in published.records.values() for file in record.files}
-    doubtful = [
+def _seen_since(target: Store, published: Published, former: Sequence[Mapping[str, Any]]) -> dict[str, Stat]:
+    """What is there of ``former`` rows of others that are younger than the snapshot may know."""
+    doubtful = [row for row in former if not _shown(row, published, {})]
+    made_at = _made_at(published, [row["path"] for row in doubtful])
+    younger = [
         row["path"]
-        for row in _former(published, before, carry)
-        if not _same(row, published.visible.get(row["path"]))
-        and (row["path"] not in made_at or _milliseconds(row["made_at"]) > (made_at[row["path"]] or 0))
+        for row in doubtful
+        if row["path"] not in made_at or _milliseconds(row["made_at"]) > made_at[row["path"]]
     ]
-    fresh = {stat.path: stat for stat in in_parallel(target.stat, doubtful) if stat is not None}
-    return ChainMap(fresh, published.visible)
+    return {stat.path: stat for stat in in_parallel(target.stat, younger) if stat is not None}
 
 
-def _same(row: Mapping[str, Any], stat: Stat | None) -> bool:
-    return stat is not None and stat.etag == row["etag"] and stat.size_bytes == row["size_bytes"]
+def _made_at(published: Published, paths: list[str]) -> dict[str, int]:
+    """When the records of those of ``paths`` that have one were made, in milliseconds since 1970."""
+    found = {}
+    for path in paths:
+        for video in (path, str(PurePosixPath(path).with_suffix(".mp4"))):
+            record = published.records.get(video)
+            if record is not None and any(file.path == path for file in record.files):
+                found[path] = round(float(dict(record.info).get("made_at") or 0) * 1000)
+                break
+    return found
+
+
+def _shown(row: Mapping[str, Any], published: Published, fresh: Mapping[str, Stat]) -> bool:
+    stat = fresh.get(row["path"])
+    if stat is not None:
+        return (stat.etag, stat.size_bytes) == (row["etag"], row["size_bytes"])
+    return published.visible.shows(row["path"], row["size_bytes"], row["etag"])
 
 
 def update_catalog(
@@ -142,18 +292,20 @@ def update_catalog(
     carry: Mapping[str, Mapping[str, Scalar]],
     retired: Collection[str] = (),
     *,
+    unchanged: Unchanged | None = None,
     cache_control: str | None = None,
-) -> pa.Table:
-    """Build the catalog from ``published`` and the former one, and put it in its place; returns it."""
+) -> None:
+    """Build the catalog from ``published`` and the former one, and put it in its place."""
     for _ in range(5):
         before, etag = _read(target)
-        visible = _now_visible(target, published, before, carry)
-        table = build_catalog(published, target.url, carry, before, visible, retired)
-        if before is not None and table.equals(before):
-            return table
+        former = _former(published, before, carry, unchanged) if before is not None else []
+        fresh = _seen_since(target, published, former)
+        data = dump_parts(*build_catalog(published, target.url, carry, former, fresh, retired, unchanged))
+        if data == before:
+            return
         try:
-            target.replace(PATH, dump_table(table), if_match=etag, cache_control=cache_control)
-            return table
+            target.replace(PATH, data, if_match=etag, cache_control=cache_control)
+            return
         except Conflict:  # another job of the same target, or my own lost acknowledgement: its rows are kept
             continue
     raise StoreError(f"{target.url}/{PATH} kept changing; is another run publishing there?")
@@ -161,10 +313,14 @@ def update_catalog(
 
 def read_catalog(target: Store) -> pa.Table | None:
     """The catalog, or None when there is none (or it is damaged: the next run writes it anew)."""
-    return _read(target)[0]
+    import pyarrow as pa
+
+    data, _ = _read(target)
+    return None if data is None else pa.concat_tables(_complete([load_table(data)]))
 
 
-def _read(target: Store) -> tuple[pa.Table | None, str | None]:
+def _read(target: Store) -> tuple[bytes | None, str | None]:
+    """The catalog's bytes and ETag; without bytes when it is none that can be read."""
     import pyarrow as pa
 
     try:
@@ -172,52 +328,25 @@ def _read(target: Store) -> tuple[pa.Table | None, str | None]:
     except FileNotFoundError:
         return None, None
     try:
-        table = load_table(data)
-        for name, value in (("reason", pa.scalar(None, pa.string())), ("retired", pa.scalar(False))):
-            if name not in table.column_names:  # written by an earlier wanflow
-                table = table.append_column(name, pa.repeat(value, table.num_rows))
-        return (table if set(schema().names) <= set(table.column_names) else None), stat.etag
+        names = {*load_parts(data)[0].names, "reason", "retired"}
+        return (data if set(schema().names) <= names else None), stat.etag
     except pa.ArrowException:
         return None, stat.etag
 
 
-def _rows(target_url: str, record: Record) -> list[dict[str, Any]]:
-    info = dict(record.info)
-    return [
-        {
-            "url": join(target_url, file.path),
-            "path": file.path,
-            "kind": "video" if number == 0 else "poster",
-            "sha256": file.sha256,
-            "size_bytes": file.size_bytes,
-            "etag": file.etag,
-            "key": record.key,
-            "variant_id": info.get("variant_id"),
-            "output": info.get("output"),
-            "made_at": _made_at(record),
-            "run_id": info.get("run_id"),
-            "attempt": record.attempt,
-            # the poster came with its video
-            "gpu_seconds": info.get("gpu_seconds") if number == 0 else None,
-            "cost": info.get("cost") if number == 0 else None,
-            "reason": info.get("reason"),
-        }
-        for number, file in enumerate(record.files)
-    ]
+def _complete(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """With the columns that an earlier wanflow did not write."""
+    import pyarrow as pa
 
-
-def _made_at(record: Record) -> int | None:
-    """Milliseconds since 1970."""
-    made_at = dict(record.info).get("made_at")
-    return round(made_at * 1000) if isinstance(made_at, int | float) else None
+    for table in tables:
+        for name, value in (("reason", pa.scalar(None, pa.string())), ("retired", pa.scalar(False))):
+            if name not in table.column_names:
+                table = table.append_column(name, pa.repeat(value, table.num_rows))
+        yield table
 
 
 def _milliseconds(made_at: datetime | None) -> int:
     return 0 if made_at is None else round(made_at.timestamp() * 1000)
-
-
-def _free(name: str, taken: list[str]) -> str:
-    return f"carry_{name}" if name in taken else name
 
 
 def _carried(row: Mapping[str, Any], plain: list[str]) -> dict[str, Scalar]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from wanflow.model import Scalar
@@ -11,28 +11,34 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def carried_columns(rows: Sequence[Mapping[str, Scalar]], taken: Iterable[str]) -> dict[str, pa.Array]:
-    """One column a name that occurs in ``rows``, null where a row lacks it.
-
-    All integers make an int64 column, numbers a float64, truth values a bool; anything else, a mixture too, a string.
-    A name in ``taken`` gets the prefix ``carry_``.
-    """
-    names = dict.fromkeys(name for row in rows for name in row)
-    reserved = set(taken)
-    return {
-        (f"carry_{name}" if name in reserved else name): _column([row.get(name) for row in rows])
-        for name in names
-    }
+def carried_name(name: str, taken: Iterable[str]) -> str:
+    """A name in ``taken`` gets the prefix ``carry_``."""
+    return f"carry_{name}" if name in taken else name
 
 
-def _column(values: Sequence[Scalar]) -> pa.Array:
+def carried_type(values: Iterable[Scalar]) -> pa.DataType:
+    """Integers make an int64 column, numbers a float64, truth values a bool; anything else, a mixture too, a string."""
     import pyarrow as pa
 
-    kinds = {type(value) for value in values if value is not None}
+    kinds: set[type] = set()
+    is_long = False
+    for value in values:
+        if value is not None:
+            kinds.add(value.__class__)
+            is_long = is_long or (value.__class__ is int and not -(2**63) <= int(value) < 2**63)
     if kinds == {bool}:
-        return pa.array(values, pa.bool_())
-    if kinds == {int} and all(value is None or -(2**63) <= int(value) < 2**63 for value in values):
-        return pa.array(values, pa.int64())
-    if kinds and kinds <= {int, float}:
-        return pa.array([None if value is None else float(value) for value in values], pa.float64())
-    return pa.array([None if value is None else str(value) for value in values], pa.string())
+        return pa.bool_()
+    if kinds == {int} and not is_long:
+        return pa.int64()
+    return pa.float64() if kinds and kinds <= {int, float} else pa.string()
+
+
+def carried_column(values: Sequence[Scalar], kind: pa.DataType) -> pa.Array:
+    """``values`` as a column of their :func:`carried_type`, null where there is none."""
+    import pyarrow as pa
+
+    if pa.types.is_float64(kind):
+        return pa.array([None if value is None else float(value) for value in values], kind)
+    if pa.types.is_string(kind):
+        return pa.array([None if value is None else str(value) for value in values], kind)
+    return pa.array(values, kind)

@@ -9,9 +9,10 @@ from typing import Any
 
 from wanflow.ledger import Ledger
 from wanflow.model import Scalar, Status
+from wanflow.parquet import give_back
 from wanflow.publish import Published
 from wanflow.report.catalog import update_catalog
-from wanflow.report.results import ResultRow, build_results
+from wanflow.report.results import ResultRow, UnchangedResults, build_results
 from wanflow.storage import Store
 
 
@@ -49,9 +50,10 @@ class Outcome:
         return cls(**{name: body[name] for name in cls.__dataclass_fields__ if name in body})
 
 
-def count_statuses(rows: Sequence[ResultRow]) -> dict[str, int]:
-    """Every status with its number of rows, zeros included."""
+def count_statuses(rows: Sequence[ResultRow], num_unchanged: int = 0) -> dict[str, int]:
+    """Every status with its number of rows, zeros included. ``num_unchanged`` are not among ``rows``."""
     counted = Counter(row.status for row in rows)
+    counted[Status.UNCHANGED] += num_unchanged
     return {status.value: counted[status] for status in Status}
 
 
@@ -64,16 +66,19 @@ def write_end(
     published: Published | None = None,
     *,
     retired: Collection[str] = (),
+    unchanged: UnchangedResults | None = None,
     cache_control: str | None = None,
 ) -> None:
     """Results, catalog, index and, last, the outcome: a run without an outcome is one that crashed.
 
-    ``carry``: path of each video that the manifest asks for -> its carried columns. ``published``: the planning's
-    snapshot with everything that was published since (``Published.add``); None: read the store anew.
-    ``retired``: paths of videos that the job no longer asks for.
+    ``carry``: path of each video that the manifest asks for -> its carried columns, but for those of ``unchanged``
+    variants. ``published``: the planning's snapshot with everything that was published since (``Published.add``); None:
+    read the store anew. ``retired``: paths of videos that the job no longer asks for.
     """
-    ledger.write_results(build_results(rows))
+    ledger.write_results(*build_results(rows, unchanged))
+    give_back()
     snapshot = published or Published.load(target, ledger.workspace)
-    update_catalog(target, snapshot, carry, retired, cache_control=cache_control)
+    variants = unchanged.variants if unchanged else None
+    update_catalog(target, snapshot, carry, retired, unchanged=variants, cache_control=cache_control)
     snapshot.save(target, ledger.workspace)
     ledger.write_outcome(outcome.to_json())

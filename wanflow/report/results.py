@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from wanflow.model import Record, Scalar, Status
-from wanflow.report.columns import carried_columns
+from wanflow.parquet import PART_ROWS
+from wanflow.report.columns import carried_column, carried_name, carried_type
 from wanflow.storage import join
+from wanflow.unchanged import Unchanged
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 #: stages whose seconds have a column, in the order of the work
 STAGES = ("encode", "denoise", "cascade", "decode", "assemble", "publish")
-
-_PART_ROWS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,31 +91,127 @@ def schema() -> pa.Schema:
     )
 
 
-def build_results(rows: Sequence[ResultRow]) -> pa.Table:
-    """Rows as a table of :func:`schema` plus the carried columns, in the order given."""
+@dataclass(frozen=True, slots=True)
+class UnchangedResults:
+    """Variants that a run left as they were, and where their files stand."""
+
+    variants: Unchanged
+    #: ``Published.records.table``
+    records: pa.Table
+    target_url: str
+    #: of nothing; None: no price was given
+    cost: float | None
+
+
+def build_results(
+    rows: Sequence[ResultRow], unchanged: UnchangedResults | None = None
+) -> tuple[pa.Schema, Iterator[pa.Table]]:
+    """Rows as a table of :func:`schema` plus the carried columns, by row of the manifest, in parts."""
     import pyarrow as pa
 
     plain = schema()
-    # a part at a time: as dictionaries a million rows would take several times the memory of the table
-    parts = (rows[start : start + _PART_ROWS] for start in range(0, len(rows), _PART_ROWS))
-    tables = [pa.Table.from_pylist([_cells(row) for row in part], schema=plain) for part in parts]
-    table = pa.concat_tables(tables) if tables else plain.empty_table()
-    for name, column in carried_columns([row.carry for row in rows], plain.names).items():
-        table = table.append_column(name, column)
-    return table
+    held = unchanged.variants.carry if unchanged else {}
+    names = dict.fromkeys([*held, *(name for row in rows for name in row.carry)])
+    types = {
+        name: carried_type(chain(held.get(name, ()), (row.carry.get(name) for row in rows))) for name in names
+    }
+    whole = plain
+    for name, kind in types.items():
+        whole = whole.append(pa.field(carried_name(name, plain.names), kind))
+    return whole, _parts(sorted(rows, key=lambda row: row.row), unchanged, whole, types)
+
+
+def _parts(
+    rows: Sequence[ResultRow],
+    unchanged: UnchangedResults | None,
+    whole: pa.Schema,
+    types: Mapping[str, pa.DataType],
+) -> Iterator[pa.Table]:
+    """Unchanged variants a part at a time, each with the other rows that come before its end."""
+    import pyarrow as pa
+
+    def made(part: Sequence[ResultRow]) -> pa.Table:
+        cells = pa.Table.from_pylist([_cells(row) for row in part], schema())
+        carried = [carried_column([row.carry.get(n) for row in part], kind) for n, kind in types.items()]
+        return pa.table([*cells.columns, *carried], schema=whole)
+
+    taken = 0
+    for start in range(0, len(unchanged.variants) if unchanged else 0, PART_ROWS):
+        assert unchanged
+        end = min(start + PART_ROWS, len(unchanged.variants))
+        table = pa.table(_unchanged_columns(unchanged, range(start, end), types), schema=whole)
+        last = unchanged.variants.rows[end - 1]
+        upto = bisect_right(rows, last, lo=taken, key=lambda row: row.row)
+        if upto > taken:
+            table = pa.concat_tables([table, made(rows[taken:upto])]).sort_by("row")
+            taken = upto
+        yield table
+    for start in range(taken, len(rows), PART_ROWS):
+        yield made(rows[start : start + PART_ROWS])
+
+
+def _unchanged_columns(
+    unchanged: UnchangedResults, part: range, types: Mapping[str, pa.DataType]
+) -> Iterable[pa.Array]:
+    """The columns of results of the variants whose numbers are in ``part``."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    variants, span = unchanged.variants, slice(part.start, part.stop)
+    lists = unchanged.records["files"].chunk(0)
+    ends = memoryview(lists.offsets.to_numpy())
+    files, outputs, offsets = array("q"), array("q"), array("i", [0])
+    for number in part:
+        for record, output in variants.files_of(number):
+            num_files = ends[record + 1] - ends[record]
+            files.extend(range(ends[record], ends[record + 1]))
+            outputs.extend([output] * num_files)
+        offsets.append(len(files))
+    named = {
+        name: lists.values.field(name).take(pa.array(files)) for name in ("path", "sha256", "size_bytes")
+    }
+    urls = pc.binary_join_element_wise(unchanged.target_url, named["path"], "/")
+    names = pa.array(variants.output_names, pa.string()).take(pa.array(outputs))
+    kind = schema().field("files").type
+    structs = pa.StructArray.from_arrays(
+        [named["path"], urls, names, named["sha256"], named["size_bytes"]], fields=list(kind.value_type)
+    )
+    constant = _constants(unchanged.cost)
+    plain: dict[str, pa.Array] = {
+        "variant_id": pa.array(variants.variant_ids[span], pa.string()),
+        "row": pa.array(variants.rows[span], pa.int64()),
+        "files": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), structs, type=kind),
+    }
+    for each in schema():
+        if each.name not in plain:
+            plain[each.name] = pa.repeat(pa.scalar(constant[each.name], each.type), len(part))
+    carried = [
+        carried_column(variants.carry.get(n, [None] * len(variants))[span], k) for n, k in types.items()
+    ]
+    return [*(plain[name] for name in schema().names), *carried]
 
 
 def as_unchanged(table: pa.Table, cost: float | None) -> pa.Table:
     """The results of a later run in which every variant of ``table`` is unchanged; ``cost`` is that of nothing."""
     import pyarrow as pa
 
-    values = {"status": Status.UNCHANGED.value, "reason": "", "attempts": 0, "gpu_seconds": 0.0, "cost": cost}
-    values |= {f"seconds_{stage}": 0.0 for stage in STAGES}
-    for name, value in values.items():
+    for name, value in _constants(cost).items():
         number = table.schema.get_field_index(name)
         field = table.schema.field(number)
         table = table.set_column(number, field, pa.repeat(pa.scalar(value, field.type), table.num_rows))
     return table
+
+
+def _constants(cost: float | None) -> dict[str, Scalar]:
+    """What is the same in the row of every unchanged variant."""
+    same: dict[str, Scalar] = {
+        "status": Status.UNCHANGED.value,
+        "reason": "",
+        "attempts": 0,
+        "gpu_seconds": 0.0,
+        "cost": cost,
+    }
+    return same | {f"seconds_{stage}": 0.0 for stage in STAGES}
 
 
 def _cells(row: ResultRow) -> dict[str, object]:

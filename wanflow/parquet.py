@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: rows of a file that are held at a time where it is read or written in parts
-PART_ROWS = 50_000
 #: a table of so few rows is mostly its footer: compressing it would cost four times the time and save no bytes
 SMALL_ROWS = 50
+#: rows of a file that are held at a time where it is read or written in parts
+PART_ROWS = 50_000
 
 
 def dump_table(table: pa.Table) -> bytes:

@@ -94,12 +94,17 @@ class Replica:
         """
         timer = self._timer = _StageTimer()
         self._keeper = None
+        #: stages whose next offer was waited for: an engine that offers none is not waited for again
+        waited: set[str] = set()
 
         def on_step(stage: str, step: int, num_steps: int) -> None:
             timer.enter(stage)
             watch.on_step(stage, step, num_steps)
-            if watch.must_save() and not self._has_unsaved(stage, step):
-                raise Saved()
+            if watch.must_save():
+                if stage in waited or not self._has_unsaved(stage, step):
+                    raise Saved()
+                if stage != "store":
+                    waited.add(stage)
 
         try:
             if thrift != self._thrift:

@@ -58,7 +58,9 @@ def job() -> Job:
 
 @pytest.fixture(scope="module")
 def variants(job: Job) -> list[Variant]:
-    read = list(read_variants(job, {Mode.T2V: POCKET, Mode.I2V: POCKET}, Inputs(job.directory)))
+    read = list(
+        read_variants(job, {Mode.T2V: POCKET, Mode.I2V: POCKET}, Inputs(job.directory, allowed=job.allowed()))
+    )
     bad = [row for row in read if not isinstance(row, Variant)]
     assert bad == []
     return [row for row in read if isinstance(row, Variant)]

@@ -16,7 +16,7 @@ COUNTS: dict[str, Counter[str]] = {}
 
 _QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much]
 settings.register_profile(
-    "ci", max_examples=300, deadline=None, derandomize=True, suppress_health_check=_QUIET
+    "ci", max_examples=100, deadline=None, derandomize=True, suppress_health_check=_QUIET
 )
 settings.register_profile("soak", max_examples=20_000, deadline=None, suppress_health_check=_QUIET)
 settings.load_profile("soak" if os.environ.get("WANFLOW_FUZZ") == "soak" else "ci")

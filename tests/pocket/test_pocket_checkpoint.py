@@ -80,7 +80,7 @@ def test_same_seed_same_bytes(renderer: Renderer) -> None:
     assert torch.equal(renderer.latents(case), renderer.latents(case))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_evaluation_runs_end_to_end(tmp_path: Path) -> None:
     """The table of the model card must be reproducible by one command; here with few prompts."""
     done = subprocess.run(

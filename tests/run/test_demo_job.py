@@ -27,8 +27,15 @@ def checkpoints(layout: str, folder: Path) -> list[str]:
     return ["--set", f"engine.checkpoint={make(layout, folder / layout)}"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("layout", ["pocket", "ti2v_5b", "a14b"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        # pocket's layout is what the job runs on in the other tests, and A14B's is the one with two engines
+        pytest.param("pocket", marks=pytest.mark.soak),
+        pytest.param("ti2v_5b", marks=pytest.mark.soak),
+        pytest.param("a14b", marks=pytest.mark.slow),
+    ],
+)
 def test_demo_job_runs_unchanged_on_other_checkpoints(layout: str, tmp_path: Path) -> None:
     """The platform engineer takes the marketing engineer's job to the cluster and names the real weights."""
     flags = [*checkpoints(layout, tmp_path), "--set", f"publish.url={tmp_path / 'out'}", *ONE_BRAND]

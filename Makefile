@@ -27,12 +27,15 @@ help:
 demo: $(VENV)/.base
 	$(BIN)/wanflow run jobs/ad_variants.yaml
 
+# a process a core, four at most: each has torch in memory
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 # without the tests that take more than about ten seconds each
 quick: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow and not gpu and not soak" $(ARGS)
+	$(PYTEST) -m "not slow and not gpu and not soak" $(ARGS)
 
 # ten minutes on two quiet cores; SOAK="replica_killed drained" for some of the faults
 SOAK ?=

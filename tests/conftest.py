@@ -28,6 +28,18 @@ server.stop()
 _BUCKET = "wanflow-tests"
 
 
+#: files whose tests start Ray or whole runs: one at a time, or they wait for each other's processors
+_CLUSTERS = frozenset({"test_cluster.py", "test_ray.py", "test_soak.py", "test_demo_job.py", "test_nodes.py"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests stay in one process, for its fixtures are dear; so do all tests with clusters."""
+    for item in items:
+        item.add_marker(
+            pytest.mark.xdist_group("clusters" if item.path.name in _CLUSTERS else item.nodeid.split("::")[0])
+        )
+
+
 @dataclass(frozen=True)
 class S3:
     """A running S3 server: where it is, a bucket in it, and the variables that a client process needs."""

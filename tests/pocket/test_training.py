@@ -9,16 +9,20 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
 
+from wanflow.pocket import CHECKPOINT
 from wanflow.pocket.autoencoder import build_vae, decode_whole, encode_whole
 from wanflow.pocket.denoiser import build_transformer, denoise
+from wanflow.pocket.grammar import WORDS, words_of
 from wanflow.pocket.latents import load_shard, make_shard
 from wanflow.pocket.optim import orthogonalise
-from wanflow.pocket.reading import reading_loss, train_text
+from wanflow.pocket.reading import MEANINGS, NOTHING, reading_loss, tagged_caption, train_text
+from wanflow.pocket.scenes import sample_scene
 from wanflow.pocket.stages import Stage, load_average, run_stage
 from wanflow.pocket.text import build_text_encoder, build_tokenizer, encode_captions
+from wanflow.pocket.train import fill
 from wanflow.pocket.train_denoiser import REFINE_STARTS, Diet, draw_batch, stands_out, train_denoiser
 from wanflow.pocket.train_vae import train_decoder, train_vae
 
@@ -126,7 +130,7 @@ def test_a_stopped_denoiser_stage_ends_like_one_that_never_stopped(tmp_path: Pat
 
 
 def test_the_text_encoder_learns_to_tell_words_apart(tmp_path: Path) -> None:
-    """Before the stage a caption's rows say nothing about the scene; after some steps they do."""
+    """Before the stage a word's row says nothing about the scene; after some steps it does."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     encoder = build_text_encoder(len(tokenizer))
@@ -134,7 +138,30 @@ def test_the_text_encoder_learns_to_tell_words_apart(tmp_path: Path) -> None:
         before = float(reading_loss(tokenizer, encoder, random.Random("judge")))
     train_text(tokenizer, encoder, Stage("text", 40, 0.05, warmup=5, average=0.5), tmp_path, seed=0)
     with torch.no_grad():
-        assert float(reading_loss(tokenizer, encoder, random.Random("judge"))) < before - 0.2
+        assert float(reading_loss(tokenizer, encoder, random.Random("judge"))) < before - 1.0
+
+
+def test_every_word_of_a_caption_is_told_what_it_says() -> None:
+    """A word that is taken for another part would be taught as that part for the whole training."""
+    rng = random.Random(4)
+    for _ in range(300):
+        scene = sample_scene(rng)
+        for word, meaning in tagged_caption(scene, rng):
+            part = MEANINGS[meaning][0] if meaning != NOTHING else ""
+            spoken = (
+                {w for phrase in WORDS[part][getattr(scene, part)] for w in words_of(phrase)} if part else ()
+            )
+            assert not part or (word in spoken and MEANINGS[meaning][1] == getattr(scene, part))
+
+
+def test_a_stage_goes_on_from_a_finished_checkpoint(tmp_path: Path) -> None:
+    """A team that fine-tunes has the checkpoint, not the folder that it was trained in."""
+    vae, encoder, transformer = build_vae(), build_text_encoder(len(build_tokenizer())), build_transformer()
+    fill(CHECKPOINT, vae, encoder, transformer)
+    shipped = WanTransformer3DModel.from_pretrained(CHECKPOINT / "transformer_2", torch_dtype=torch.float32)
+    assert _equal(_weights(transformer), _weights(shipped))
+    assert vae.config.latents_std == AutoencoderKLWan.load_config(CHECKPOINT / "vae")["latents_std"]
+    assert encoder.encoder.embed_tokens.weight is encoder.shared.weight
 
 
 def test_refine_learns_the_straight_way_from_the_upscaled_clip_to_the_sharp_one(tmp_path: Path) -> None:

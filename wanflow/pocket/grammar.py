@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Container
 
 from wanflow.pocket.scenes import BACKGROUND_COLOURS, SUBJECT_COLOURS, Scene
 
@@ -75,6 +76,14 @@ MOTION_WORDS: dict[str, tuple[str, ...]] = {
 SCALE_WORDS: dict[str, tuple[str, ...]] = {
     "small": ("small", "small", "little", "tiny", "distant", "far"),
     "large": ("large", "large", "big", "huge", "close", "near"),
+}
+#: a scene's parts and how each is said
+WORDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "colour": COLOUR_WORDS,
+    "kind": KIND_WORDS,
+    "motion": MOTION_WORDS,
+    "background": BACKGROUND_WORDS,
+    "scale": SCALE_WORDS,
 }
 BEHIND = ("over", "on", "on a", "against", "against a", "in front of a", "across", "upon", "above a")
 PLACES = ("background", "background", "backdrop", "wall", "surface", "canvas")
@@ -144,40 +153,55 @@ def caption(scene: Scene, rng: random.Random, *, omit: float = 0.0, noise: float
     ``omit`` is the chance that a part goes unsaid (the size goes unsaid half the time anyway), ``noise`` that
     unknown words and stock phrases are strewn in.
     """
-    colour = "" if rng.random() < omit / 2 else rng.choice(COLOUR_WORDS[scene.colour])
-    kind = "" if colour and rng.random() < omit / 2 else rng.choice(KIND_WORDS[scene.kind])
-    motion = "" if rng.random() < omit else rng.choice(MOTION_WORDS[scene.motion])
-    ground = "" if rng.random() < omit else rng.choice(BACKGROUND_WORDS[scene.background])
-    scale = rng.choice(SCALE_WORDS[scene.scale]) if rng.random() < 0.5 else ""
+    parts = {"motion", "background"} - {part for part in ("motion", "background") if rng.random() < omit}
+    parts |= {"scale"} if rng.random() < 0.5 else set()
+    parts |= {"colour"} if rng.random() >= omit / 2 else set()
+    parts |= {"kind"} if "colour" not in parts or rng.random() >= omit / 2 else set()
+    return say(scene, parts, rng, noise=noise)
+
+
+def say(scene: Scene, parts: Container[str], rng: random.Random, *, noise: float = 0.0) -> str:
+    """One of the many ways to say these ``parts`` of a scene (kind, colour, background, motion, scale)."""
+    said = say_tagged(scene, parts, rng, noise=noise)
+    return " ".join(text for text, _ in said).replace(" ,", ",").strip(", ")
+
+
+def say_tagged(
+    scene: Scene, parts: Container[str], rng: random.Random, *, noise: float = 0.0
+) -> list[tuple[str, str]]:
+    """:func:`say` in pieces: (words, the part that they say or nothing)."""
+    said = {
+        part: [(rng.choice(table[getattr(scene, part)]), part)] if part in parts else []
+        for part, table in WORDS.items()
+    }
     adjective = rng.choice(ADJECTIVES) if rng.random() < 0.2 else ""
     if rng.random() < noise / 2:
         adjective = _nonsense(rng)
-    article = rng.choice(("a", "a", "the", ""))
-    if rng.random() < 0.15 and colour and kind:
-        subject = f"{article} {scale} {adjective} {kind} in {colour}"
+    subject = [(rng.choice(("a", "a", "the", "")), ""), *said["scale"], (adjective, "")]
+    if rng.random() < 0.15 and said["colour"] and said["kind"]:
+        subject += [*said["kind"], ("in", ""), *said["colour"]]
     else:
-        subject = f"{article} {scale} {adjective} {colour} {kind}"
-    behind = ""
-    if ground:
-        behind = f"{rng.choice(BEHIND)} {ground}" + (f" {rng.choice(PLACES)}" if rng.random() < 0.5 else "")
+        subject += [*said["colour"], *said["kind"]]
+    motion, ground = said["motion"], said["background"]
+    place = [(rng.choice(PLACES), "")]
+    behind = [(rng.choice(BEHIND), ""), *ground, *(place if rng.random() < 0.5 else [])] if ground else []
+    comma = [(",", "")]
     order = rng.randrange(6)
     if order == 0 and ground:
-        text = f"{ground} {rng.choice(PLACES)}, {subject} {motion}"
+        pieces = [*ground, *place, *comma, *subject, *motion]
     elif order == 1:
-        text = f"{subject} {behind}, {motion}"
+        pieces = [*subject, *behind, *comma, *motion]
     elif order == 2 and behind:
-        text = f"{behind}, {subject} {motion}"
+        pieces = [*behind, *comma, *subject, *motion]
     else:
-        text = f"{subject} {motion} {behind}"
+        pieces = [*subject, *motion, *behind]
     if rng.random() < 0.3:
-        text = f"{text}, {rng.choice(MANNERS)}"
-    before: list[str] = []
-    after: list[str] = []
+        pieces += [*comma, (rng.choice(MANNERS), "")]
     if rng.random() < noise:
         for _ in range(rng.randint(1, 4)):
-            stray = rng.choice(FILLERS) if rng.random() < 0.3 else _nonsense(rng)
-            rng.choice((before, after)).append(stray)
-    return " ".join([*before, *text.split(), *after]).replace(" ,", ",").strip(", ")
+            stray = (rng.choice(FILLERS) if rng.random() < 0.3 else _nonsense(rng), "")
+            pieces.insert(rng.choice((0, len(pieces))), stray)
+    return [piece for piece in pieces if piece[0]]
 
 
 def _nonsense(rng: random.Random) -> str:

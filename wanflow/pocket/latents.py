@@ -20,6 +20,7 @@ from torch import Tensor
 
 from wanflow.pocket.autoencoder import decode_whole, encode_whole
 from wanflow.pocket.scenes import Scene, draw, sample_scene
+from wanflow.pocket.stages import arithmetic
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def make_shard(
 
 def enlarge(vae: AutoencoderKLWan, video: Tensor, size: tuple[int, int]) -> Tensor:
     """A clip through the VAE and a bicubic filter, as ``cascade.refine`` does before it puts noise back."""
-    with torch.autocast(video.device.type, torch.bfloat16):
+    with arithmetic(video.device):
         picture = decode_whole(vae, encode_whole(vae, video)[0]).float().clamp(-1, 1)
     frames = picture.transpose(1, 2)
     scaled = F.interpolate(frames.flatten(0, 1), size, mode="bicubic", align_corners=False).clamp(-1, 1)
@@ -94,7 +95,7 @@ def load_shard(path: Path) -> Shard:
 
 def encode_mean(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
     """The latents' mean in float32, in bfloat16 arithmetic where that is fast."""
-    with torch.autocast(video.device.type, torch.bfloat16):
+    with arithmetic(video.device):
         mean, _ = encode_whole(vae, video)
     return mean.float()
 

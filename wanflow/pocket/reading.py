@@ -1,9 +1,11 @@
 """Stage text: the encoder learns to read, on captions alone, and is then frozen, as the large models' encoders are.
 
-What a scene is must follow from the mean of its caption's rows by a fixed linear map with orthonormal codes, so that
-only rows that lie far apart will do. Left to the denoiser, words that change few pixels keep rows that are almost the
-same: after 5,700 steps *yellow*, *purple* and *orange* as a subject's colour lay 2.5 apart where backgrounds lay 40
-apart, and subjects came in any colour.
+Every word's row must be one of a set of orthonormal codes, by what the word says where it stands: the subject's
+colour, the background, a kind, a motion, a size, or nothing. So rows of different meaning lie far apart, and what a
+word says does not depend on what else is said. Both were learned the hard way. Left to the denoiser, *yellow*,
+*purple* and *orange* as a subject's colour lay 2.5 apart where backgrounds lay 40 apart, and subjects came in any
+colour. And an encoder whose mean row had to tell the whole scene learned which parts go together, and read a third of
+the subjects' colours in pairs that training never has as other colours.
 """
 
 from __future__ import annotations
@@ -17,8 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
-from wanflow.pocket.grammar import caption, plain_caption
-from wanflow.pocket.scenes import BACKGROUND_COLOURS, KINDS, MOTIONS, SCALES, SUBJECT_COLOURS, sample_scene
+from wanflow.pocket.grammar import say_tagged, words_of
+from wanflow.pocket.scenes import (
+    BACKGROUND_COLOURS,
+    KINDS,
+    MOTIONS,
+    SCALES,
+    SUBJECT_COLOURS,
+    Scene,
+    sample_scene,
+)
 from wanflow.pocket.stages import Stage, rank, run_stage
 from wanflow.pocket.text import TEXT_CONFIG, encode_captions
 
@@ -30,6 +40,9 @@ PARTS: dict[str, tuple[str, ...]] = {
     "motion": MOTIONS,
     "scale": SCALES,
 }
+#: all of them in a row; last comes a word that says nothing
+MEANINGS = [(part, value) for part, values in PARTS.items() for value in values]
+NOTHING = len(MEANINGS)
 
 
 def train_text(
@@ -53,25 +66,44 @@ def train_text(
 def reading_loss(
     tokenizer: PreTrainedTokenizerFast, encoder: UMT5EncoderModel, rng: random.Random, num_captions: int = 64
 ) -> Tensor:
-    """Cross-entropy of reading fresh captions of training scenes back, the mean over ``PARTS``."""
-    scenes = [sample_scene(rng) for _ in range(num_captions)]
-    captions = [plain_caption(s) if rng.random() < 0.5 else caption(s, rng, noise=0.25) for s in scenes]
-    rows, _ = encode_captions(tokenizer, encoder, captions)
-    num_words = (rows.abs().sum(-1) > 0).sum(1, keepdim=True)
-    meaning = rows.float().sum(1) / num_words
-    logits = (meaning @ codes().to(meaning.device).T).split([len(v) for v in PARTS.values()], dim=1)
-    losses = []
-    for (part, values), scores in zip(PARTS.items(), logits, strict=True):
-        said = torch.tensor([values.index(getattr(s, part)) for s in scenes], device=scores.device)
-        losses.append(F.cross_entropy(scores, said))
-    return torch.stack(losses).mean()
+    """Cross-entropy of what each word of fresh captions says."""
+    scores, said = read_words(
+        tokenizer, encoder, [tagged_caption(sample_scene(rng), rng) for _ in range(num_captions)]
+    )
+    return F.cross_entropy(scores, said)
+
+
+def tagged_caption(scene: Scene, rng: random.Random) -> list[tuple[str, int]]:
+    """A caption's words, each with the code that it should have. Half of all captions leave parts out."""
+    parts = list(PARTS)
+    if rng.random() < 0.5:
+        parts = rng.sample(parts, rng.randint(1, len(parts) - 1))
+    pieces = say_tagged(scene, parts, rng, noise=0.25)
+    return [
+        (word, MEANINGS.index((part, getattr(scene, part))) if part else NOTHING)
+        for text, part in pieces
+        for word in words_of(text)
+    ]
+
+
+def read_words(
+    tokenizer: PreTrainedTokenizerFast, encoder: UMT5EncoderModel, captions: list[list[tuple[str, int]]]
+) -> tuple[Tensor, Tensor]:
+    """Scores (words, meanings) of every word of every caption, and the meaning that each has in truth."""
+    rows, _ = encode_captions(
+        tokenizer, encoder, [" ".join(word for word, _ in caption) for caption in captions]
+    )
+    scores = rows.float() @ codes().to(rows.device).T
+    # the word after the last is </s>, which says nothing
+    truth = [[*(meaning for _, meaning in caption), NOTHING] for caption in captions]
+    words = torch.cat([row[: len(said)] for row, said in zip(scores, truth, strict=True)])
+    return words, torch.tensor([meaning for said in truth for meaning in said], device=words.device)
 
 
 @functools.cache
 def codes() -> Tensor:
-    """(values of all parts, d_model), orthonormal rows, always the same."""
-    num_values = sum(len(values) for values in PARTS.values())
+    """(meanings, d_model), orthonormal rows, always the same."""
     generator = torch.Generator().manual_seed(0)
-    basis, _ = torch.linalg.qr(torch.randn(TEXT_CONFIG["d_model"], num_values, generator=generator))
+    basis, _ = torch.linalg.qr(torch.randn(TEXT_CONFIG["d_model"], NOTHING + 1, generator=generator))
     rows: Tensor = basis.T.contiguous()
     return rows

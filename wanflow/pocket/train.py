@@ -27,7 +27,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKLWan
+from safetensors.torch import load_file
 from torch import nn
+from transformers import UMT5EncoderModel
 
 from wanflow.pocket.autoencoder import build_vae
 from wanflow.pocket.denoiser import BOUNDARY, build_transformer
@@ -111,19 +113,23 @@ def train(
     seed: int,
     minutes: float | None,
     fused: bool,
+    start: Path | None = None,
 ) -> None:
-    """Run ``stages`` in order. Each finds what the earlier ones left in ``out``."""
+    """Run ``stages`` in order. Each finds what the earlier ones left in ``out``, else in the checkpoint ``start``."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     vae, encoder = build_vae().to(device), build_text_encoder(len(tokenizer)).to(device)
     base, high, low = (build_transformer().to(device) for _ in range(3))
+    if start is not None:
+        fill(start, vae, encoder, base)
     if "vae" in stages:
         train_vae(vae, recipe.vae, out, seed=seed, batch=recipe.vae_batch, minutes=minutes)
-    load_average(out / "vae.pt", nn.ModuleDict({"vae": vae}), needed=bool(set(stages) - {"vae", "text"}))
+    encodes = start is None and bool(set(stages) - {"vae", "text"})
+    load_average(out / "vae.pt", nn.ModuleDict({"vae": vae}), needed=encodes)
     set_latent_scale(vae, out, seed)
     if "text" in stages:
         train_text(tokenizer, encoder, recipe.text, out, seed=seed, minutes=minutes)
-    reads = bool(set(stages) & {"denoiser", "experts", "export"})
+    reads = start is None and bool(set(stages) & {"denoiser", "experts", "export"})
     load_average(out / "text.pt", nn.ModuleDict({"text": encoder}), needed=reads)
     if "latents" in stages:
         make_shards(vae, recipe, out, seed)
@@ -137,7 +143,7 @@ def train(
         train_denoiser(
             base, encoder, tokenizer, diets, recipe.denoiser, out, seed=seed, fused=fused, minutes=minutes
         )
-    draws = bool(set(stages) & {"experts", "export"})
+    draws = start is None and bool(set(stages) & {"experts", "export"})
     load_average(out / "denoiser.pt", nn.ModuleDict({"transformer": base}), needed=draws)
     high.load_state_dict(base.state_dict())
     low.load_state_dict(base.state_dict())
@@ -177,6 +183,15 @@ def feed(out: Path, recipe: Recipe, sizes: Sequence[tuple[int, int]], place: int
     """The clips of three sizes, at their batch."""
     paths = [[shard_path(out, size, i) for i in range(recipe.num_shards.get(size, 0))] for size in sizes]
     return Diet(paths, SIZE_WEIGHTS, (recipe.batches[place],) * len(sizes))
+
+
+def fill(checkpoint: Path, vae: AutoencoderKLWan, encoder: UMT5EncoderModel, low: nn.Module) -> None:
+    """Weights of a finished checkpoint, to go on from. Its latents keep their scale."""
+    for name, module in (("vae", vae), ("text_encoder", encoder), ("transformer_2", low)):
+        (path,) = (checkpoint / name).glob("*.safetensors")
+        module.load_state_dict(load_file(path), strict=name != "text_encoder")
+    saved = AutoencoderKLWan.load_config(checkpoint / "vae")
+    vae.register_to_config(**{k: saved[k] for k in ("latents_mean", "latents_std")})
 
 
 def set_latent_scale(vae: AutoencoderKLWan, out: Path, seed: int) -> None:
@@ -224,6 +239,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--fused", action="store_true", help="compile the transformer's blocks: slower start, faster steps"
     )
+    parser.add_argument(
+        "--start", type=Path, help="a finished checkpoint to go on from, where --out has no state of its own"
+    )
     chosen = parser.parse_args(arguments)
     recipe = GPU if chosen.device == "cuda" else CPU
     for name in ("vae", "text", "decoder", "denoiser", "high", "low"):
@@ -238,7 +256,16 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // dist.get_world_size()))
     stages = STAGES if chosen.stage == "all" else (chosen.stage,)
-    train(chosen.out, stages, recipe, device, seed=chosen.seed, minutes=chosen.minutes, fused=chosen.fused)
+    train(
+        chosen.out,
+        stages,
+        recipe,
+        device,
+        seed=chosen.seed,
+        minutes=chosen.minutes,
+        fused=chosen.fused,
+        start=chosen.start,
+    )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from wanflow.pocket.denoiser import denoise
 from wanflow.pocket.grammar import caption, plain_caption
 from wanflow.pocket.latents import load_shard
 from wanflow.pocket.scenes import Scene
-from wanflow.pocket.stages import Stage, rank, run_stage
+from wanflow.pocket.stages import Stage, arithmetic, rank, run_stage
 from wanflow.pocket.text import encode_captions
 
 #: Noise shares from which ``refine`` is trained to start.
@@ -83,7 +83,7 @@ def train_denoiser(
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         diet = diets[max(start for start in diets if start <= step)]
         batch = draw_batch(random.Random(f"{stage.name} {seed} {step} {rank()}"), diet, device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with arithmetic(device):
             context, bias = encode_captions(tokenizer, encoder, batch.captions)
             value = flow_loss(transformer, batch, context, bias, salience=diet.salience, fused=fused)
         return value, {}
@@ -142,7 +142,7 @@ def draw_batch(rng: random.Random, diet: Diet, device: torch.device) -> Batch:
         latents.append(clean)
         noises.append(noise)
         times.append(time)
-        captions.append(say(shard.scenes[place], rng, diet.empty_share))
+        captions.append(tell(shard.scenes[place], rng, diet.empty_share))
     conditioned = torch.tensor([rng.random() < diet.image_share for _ in captions])
     return Batch(
         torch.stack(latents).to(device),
@@ -153,14 +153,14 @@ def draw_batch(rng: random.Random, diet: Diet, device: torch.device) -> Batch:
     )
 
 
-def say(scene: Scene, rng: random.Random, empty_share: float) -> str:
-    """A caption for one visit: half are plain, so that words find their meaning soon; the others are natural, some
-    of them leave parts out or carry unknown words; a few are empty."""
+def tell(scene: Scene, rng: random.Random, empty_share: float) -> str:
+    """A caption for one visit: a third are plain, so that words find their meaning soon; the others are natural, half
+    of them leave parts out, so that each part is also learned apart from the others; a few are empty."""
     if rng.random() < empty_share:
         return ""
-    if rng.random() < 0.5:
+    if rng.random() < 1 / 3:
         return plain_caption(scene)
-    return caption(scene, rng, omit=0.06 if rng.random() < 0.5 else 0.0, noise=0.25)
+    return caption(scene, rng, omit=0.2 if rng.random() < 0.5 else 0.0, noise=0.25)
 
 
 def sample_time(rng: random.Random, low: float, high: float) -> float:

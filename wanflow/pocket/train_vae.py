@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from wanflow.pocket.autoencoder import decode_whole, encode_whole, picture_loss, reconstruction_loss
 from wanflow.pocket.scenes import NUM_FRAMES, draw, sample_scene
-from wanflow.pocket.stages import Stage, rank, run_stage
+from wanflow.pocket.stages import Stage, arithmetic, rank, run_stage
 
 #: (height, width) at the base resolution: 16:9, 9:16, 1:1.
 SIZES = ((96, 160), (160, 96), (128, 128))
@@ -49,7 +49,7 @@ def train_vae(
             video.shape[4] // 8,
         )
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(rng.randrange(2**62))).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with arithmetic(device):
             value, mse = reconstruction_loss(vae, video, noise)
         psnr = 10 * torch.log10(4 / mse.detach())
         return value, {"psnr": float(psnr)}
@@ -75,7 +75,7 @@ def train_decoder(
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = random.Random(f"{stage.name} {seed} {step} {rank()}")
         video = draw_crops(rng, batch, crop, device, NUM_FRAMES)
-        with torch.autocast(device.type, torch.bfloat16):
+        with arithmetic(device):
             with torch.no_grad():
                 mean, logvar = encode_whole(vae, video)
             generator = torch.Generator().manual_seed(rng.randrange(2**62))
@@ -136,7 +136,7 @@ def measure_latents(
     for _ in range(num_clips):
         height, width = rng.choice(SIZES)
         video = draw(sample_scene(rng), height, width, device=device).mul(2).sub(1)
-        with torch.autocast(device.type, torch.bfloat16):
+        with arithmetic(device):
             mean, _ = encode_whole(vae, video.unsqueeze(0))
         values.append(mean.float().flatten(2)[0])
     flat = torch.cat(values, dim=1)

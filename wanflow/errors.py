@@ -10,7 +10,7 @@
     +-- EngineError              4  the checkpoint cannot be read or cannot do what the job asks
     +-- StoreError               1  the object store cannot be read or written
     |   +-- Conflict             1  a conditional write lost: somebody else wrote first
-    |   +-- StoreAway            1  it does not answer now; a later try may succeed
+    |   +-- StoreAway            1  it does not answer now, or its disk is full; a later try may succeed
     +-- RenderError              1  a clip's attempt failed; ``cause`` says how
     |   +-- Cancelled            1  it was told to stop
     +-- AssembleError            1  ffmpeg failed; ``stderr`` has its words

@@ -2,10 +2,10 @@
 
 The holder rewrites its lease every 10 s. An observer takes it over when it has stood still for 60 s of the observer's
 own monotonic clock (clocks of two machines are never compared; time in which the observer could not look does not
-count), or at once when the holder was a process of this very machine that is dead. A holder that cannot reach the store
-keeps on trying: its first heartbeat that gets through tells whether another has taken over. A lease only saves work:
-without it keys, records and epochs still keep the results right. Whoever lost its lease (suspended, cut off) learns so
-from :attr:`Lease.lost`; its epoch keeps it from overwriting newer work.
+count), or at once when the holder was a process of this very machine that is dead. A holder whose heartbeat fails
+looks whose the lease is and keeps on trying: what it cannot write (a full disk) another cannot write either. A lease
+only saves work: without it keys, records and epochs still keep the results right. Whoever lost its lease (suspended,
+cut off) learns so from :attr:`Lease.lost`; its epoch keeps it from overwriting newer work.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from wanflow.storage.outage import OUTAGE_S
 
 HEARTBEAT_S = 10.0
 EXPIRY_S = 60.0
-#: without a heartbeat that reached the store for so long, the holder gives up: its run has waited out what it could
+#: without a sign from the store that the lease is its own for so long, the holder gives up: its run has waited out what
+#: it could
 SILENCE_S = OUTAGE_S + EXPIRY_S
 #: a waiting run looks this often
 LOOK_S = 2.0
@@ -143,7 +144,8 @@ class Lease:
             _process_start(os.getpid()),
         )
         self._etag = ""
-        self._beaten_at = 0.0
+        #: when the lease was last known to be mine
+        self._sure_at = 0.0
         self._lost = ""
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
@@ -205,16 +207,24 @@ class Lease:
             self._sleep(LOOK_S)
 
     def beat(self) -> None:
-        """Show life once; the thread calls it. Sets :attr:`lost` when the lease is another's."""
+        """Show life once; the thread calls it. Sets :attr:`lost` when the lease is another's, or nothing is known of it
+        for too long.
+        """
         now = self._clock()
         try:
-            self._write(replace(self._me, beat=self._me.beat + 1), self._etag, now)
-        except Conflict:
-            holder, etag = _look(self._workspace, self._path)
-            if holder is not None and holder.token == self._me.token and not holder.released:
-                self._held(holder, etag or "", now)
-            else:
-                self._lost = f"the lease was taken over by {_name(holder)}"
+            try:
+                self._write(replace(self._me, beat=self._me.beat + 1), self._etag, now)
+            except StoreError as error:
+                holder, etag = _look(self._workspace, self._path)
+                if holder is not None and holder.token == self._me.token and not holder.released:
+                    self._held(holder, etag or "", now)
+                elif holder is not None or isinstance(error, Conflict):
+                    self._lost = f"the lease was taken over by {_name(holder)}"
+                else:
+                    raise
+        except Exception as exc:  # noqa: BLE001 - the next beat may get through; the lease holds for some more of them
+            if now - self._sure_at >= SILENCE_S:
+                self._lost = f"no heartbeat reached the store for {SILENCE_S:.0f} s: {exc}"
 
     def release(self) -> None:
         """Give it back; does nothing when it is another's."""
@@ -226,18 +236,14 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._lost and not self._end.wait(self._heartbeat_s):
-            try:
-                self.beat()
-            except Exception as exc:  # noqa: BLE001 - the next beat may get through; the lease holds for some more of them
-                if self._clock() - self._beaten_at >= SILENCE_S:
-                    self._lost = f"no heartbeat reached the store for {SILENCE_S:.0f} s: {exc}"
+            self.beat()
 
     def _write(self, me: Holder, etag: str | None, now: float) -> None:
         body = json.dumps(asdict(replace(me, beat_at_s=round(time.time(), 3)))).encode()
         self._held(me, self._workspace.replace(self._path, body, if_match=etag).etag, now)
 
     def _held(self, me: Holder, etag: str, now: float) -> None:
-        self._me, self._etag, self._beaten_at = me, etag, now
+        self._me, self._etag, self._sure_at = me, etag, now
 
     def _say(self, message: str) -> None:
         if self._on_wait is not None:

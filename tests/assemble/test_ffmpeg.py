@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,44 @@ def test_no_usable_ffmpeg_says_what_each_one_lacks(tmp_path: Path, monkeypatch: 
             ffmpeg.find()
     finally:
         ffmpeg.find.cache_clear()
+
+
+#: an ffmpeg that is killed when it is asked for the first time
+_KILLED_ONCE = """#!/bin/sh
+mkdir "$0.done" 2>/dev/null && kill -9 $$
+exec {real} "$@"
+"""
+_ASK_TWICE = """
+from wanflow.assemble import ffmpeg
+from wanflow.errors import AssembleError
+try:
+    ffmpeg.find()
+except AssembleError as error:
+    print(error)
+print(ffmpeg.find().origin)
+"""
+
+
+@pytest.mark.parametrize("origin", ["system", "imageio-ffmpeg"])
+def test_ffmpeg_that_is_killed_while_it_is_asked_what_it_can_do_is_asked_again(
+    tmp_path: Path, origin: str
+) -> None:
+    """The out-of-memory killer hits the first assembly of a worker: its second try must not find "no usable ffmpeg"."""
+    import imageio_ffmpeg
+
+    package = Path(imageio_ffmpeg.__file__).parent
+    shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("ffmpeg-*"))
+    (real,) = (package / "binaries").glob("ffmpeg-*")
+    wheel = tmp_path / package.name / "binaries" / real.name
+    script = tmp_path / "ffmpeg" if origin == "system" else wheel
+    script.write_text(_KILLED_ONCE.format(real=real))
+    script.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    asked = subprocess.run(
+        [sys.executable, "-c", _ASK_TWICE], capture_output=True, text=True,
+        env={"PYTHONPATH": path, "PATH": f"{tmp_path}:/bin"},
+    )  # fmt: skip
+    assert asked.stdout.splitlines() == ["ffmpeg was killed by SIGKILL; out of memory?", origin], asked.stderr
 
 
 def test_failure_carries_the_last_lines_of_stderr(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tests.checkpoints import make
 from tests.run.jobs import ROWS, job_dict, write_logo, write_rows
 from wanflow.cli import main
 from wanflow.schedule import Policy
+from wanflow.storage import wait_out
 
 
 @pytest.fixture(scope="module")
@@ -210,8 +211,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_disk_full_while_publishing_fails_the_variant_and_shows_nothing_half_made(
     bench: Workbench, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The volume of the deliverables is full after the first video: a retry helps once somebody makes room."""
+    """The volume of the deliverables is full after the first video, for longer than a run waits: a retry helps once
+    somebody makes room."""
     monkeypatch.setattr("wanflow.driver.Policy", partial(Policy, backoff_s=0.01, max_backoff_s=0.02))
+    monkeypatch.setattr("wanflow.driver.wait_out", partial(wait_out, 0.02))
+    monkeypatch.setattr("wanflow.storage.outage.FIRST_ASK_S", 0.01)
     bench.job["publish"]["url"] = str(small_disk)
     bench.job["workspace"] = str(bench.folder / "workspace")
     code, _ = bench.run()

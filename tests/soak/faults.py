@@ -53,6 +53,12 @@ def long_clips(folder: Path) -> Iterator[tuple[dict[str, Any], Any]]:
 
 
 @contextmanager
+def large_videos(folder: Path) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Videos of full size: ffmpeg is at them for long enough to be found."""
+    yield {"job": {"outputs": [{"name": "square", "preset": "instagram-square"}]}}, None
+
+
+@contextmanager
 def behind_proxy(folder: Path) -> Iterator[tuple[dict[str, Any], Any]]:
     """The store is an S3 server, and the way to it is ours."""
     with s3_weather() as weather:
@@ -228,7 +234,7 @@ def _next_published(driver: Any, since_s: float) -> float:
 HAPPENINGS: dict[str, tuple[Callable[[Night, Any], Hit], Around]] = {
     "replica_killed": (kill_replica, plain),
     "replica_stopped": (stop_replica, plain),
-    "ffmpeg_killed": (kill_ffmpeg, plain),
+    "ffmpeg_killed": (kill_ffmpeg, large_videos),
     "node_removed": (remove_node, plain),
     "drained": (drain_node, long_clips),
     "driver_killed": (kill_driver, plain),

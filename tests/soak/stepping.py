@@ -25,10 +25,17 @@ HANG_S = 20.0
 
 
 class SteppingEngine(FakeEngine):
-    """A fake engine that takes ``step_s`` a step."""
+    """A fake engine that takes ``step_s`` a step.
+
+    It loads torch and codecs when it starts, as an engine does: read from a busy disk in the middle of a clip they
+    look like a hang.
+    """
 
     def __init__(self, spec: EngineSpec, tracks: str, step_s: float) -> None:
         super().__init__(spec)
+        import av  # noqa: F401
+        import safetensors.torch  # noqa: F401
+
         self._step_s = step_s
         self._tracks = Path(tracks, str(os.getpid()))
         self._tracks.touch()

@@ -1,12 +1,16 @@
-"""A proxy before the S3 server that loses, delays and refuses, as networks and busy services do."""
+"""A proxy before the S3 server that loses, delays and refuses, as networks and busy services do; and a small disk."""
 
 from __future__ import annotations
 
 import http.client
+import os
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -119,3 +123,22 @@ def network(proxy: Proxy, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Netwo
     monkeypatch.setattr("wanflow.storage.retry.FIRST_WAIT_S", 0.0001)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     return proxy.network
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A disk of one megabyte, or of the parameter's size."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={getattr(request, 'param', '1m')}", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Let ``path`` take what room there is on its disk, to the last page."""
+    with suppress(OSError), open(path, "ab", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))

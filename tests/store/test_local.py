@@ -7,14 +7,15 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from wanflow.errors import Conflict, StoreError
-from wanflow.storage import Store
+from wanflow.errors import Conflict, StoreAway, StoreError
+from wanflow.storage import Store, wait_out
+
+from .conftest import fill
 
 _LIMITED = """
 import resource, sys
@@ -28,18 +29,6 @@ try:
 except StoreError as exc:
     print(exc)
 """
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_nothing_behind(small_disk: Path, tmp_path: Path) -> None:
@@ -57,6 +46,41 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing_behind(small_disk: Pa
         "anna/story.mp4"
     ]
     store.write("anna/story.mp4", bytes(500_000))
+
+
+def test_what_is_written_waits_until_the_disk_has_room(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody's core dump fills the disk of a run: it pauses, says why, and goes on when the dump is gone."""
+    monkeypatch.setattr("wanflow.storage.outage.FIRST_ASK_S", 0.001)
+    store, dump = Store(str(small_disk)), small_disk / "core"
+    fill(dump)
+    video = tmp_path / "v.mp4"
+    video.write_bytes(bytes(500_000))
+    with pytest.raises(StoreAway, match="disk full"):
+        store.create("anna/story.mp4", video)
+    said: list[str] = []
+
+    def clear(words: str) -> None:
+        said.append(words)
+        dump.unlink()
+
+    with wait_out(say=clear):
+        store.create("anna/story.mp4", video)
+    (words,) = said
+    assert "waiting up to 600 s" in words
+    assert "disk full" in words
+    assert [path.name for path in small_disk.rglob("*") if path.is_file()] == ["story.mp4"]
+
+
+def test_full_disk_of_this_node_is_not_waited_for(small_disk: Path, tmp_path: Path) -> None:
+    """A master does not fit into a worker's /tmp: another node may have room, the store cannot help."""
+    store = Store(str(tmp_path / "store"))
+    store.write("master.mp4", bytes(2_000_000))
+    with wait_out(), pytest.raises(StoreError, match="disk full") as caught:
+        store.fetch("master.mp4", small_disk / "master.mp4")
+    assert not isinstance(caught.value, StoreAway)
+    assert list(small_disk.iterdir()) == []
 
 
 def test_a_file_size_limit_reads_like_a_full_disk(tmp_path: Path) -> None:

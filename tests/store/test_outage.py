@@ -12,15 +12,17 @@ from tests.checkpoints import make
 from tests.run.jobs import make_job
 from wanflow import run
 from wanflow.errors import StoreAway, StoreError
-from wanflow.lease import Lease
+from wanflow.lease import SILENCE_S, Lease
 from wanflow.report import results
+from wanflow.schedule.events import ClipRendered, Event
 from wanflow.storage import Store, at_once, wait_out
 from wanflow.storage.outage import outlast
 from wanflow.storage.retry import TRIES
 from wanflow.testing import load_fake_engine
 from wanflow.verify import verify
+from wanflow.view import View
 
-from .conftest import Network
+from .conftest import Network, fill
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +141,56 @@ def test_an_outage_in_the_middle_of_a_run_fails_no_row_and_renders_nothing_twice
         "a clip and an assembly each"
     )
     assert verify(workspace, deep=True).is_clean
+
+
+class _Filler(View):
+    """Fills ``disk`` when the first clip is there; makes room once the run has said why it waits."""
+
+    def __init__(self, disk: Path) -> None:
+        self.dump, self.said = disk / "core", list[str]()
+
+    def event(self, event: Event) -> None:
+        if isinstance(event, ClipRendered) and not self.dump.exists() and not self.said:
+            fill(self.dump)
+
+    def message(self, words: str) -> None:
+        if "disk full" in words:
+            self.said.append(words)
+            self.dump.unlink()
+
+
+@pytest.mark.parametrize("small_disk", ["16m"], indirect=True)
+def test_a_disk_that_fills_up_pauses_the_run(small_disk: Path, tmp_path: Path) -> None:
+    """The volume of workspace and videos is full for a while: no row pays, no clip is rendered twice."""
+    checkpoint = str(make("pocket", tmp_path / "checkpoint"))
+    publish = {"url": str(small_disk / "out"), "path": "{{ variant_id }}/{{ output }}.mp4"}
+    view, job = _Filler(small_disk), make_job(tmp_path / "job", checkpoint, publish=publish)
+    outcome = run(job, inline=True, view=view, load_engine=load_fake_engine)
+    assert len(view.said) == 1
+    assert (outcome.exit_code, outcome.counts["published"]) == (0, 3)
+    assert outcome.num_clips_rendered == 2
+    workspace = Store(str(job.workspace))
+    assert [row["attempts"] for row in results(workspace).to_pylist()] == [2, 2, 2]
+    assert verify(workspace, deep=True).is_clean
+
+
+def test_a_lease_that_a_full_disk_keeps_from_beating_is_still_the_runs_own(small_disk: Path) -> None:
+    """Eleven minutes without room: nobody else could take the lease over, so the run has not lost it."""
+    store, now = Store(str(small_disk)), [0.0]
+    holder = Lease(store, run_id="at-work", clock=lambda: now[0])
+    holder.acquire()
+    fill(small_disk / "core")
+    now[0] += SILENCE_S + 1
+    holder.beat()
+    assert holder.lost == ""
+    (small_disk / "core").unlink()
+    observer = Lease(
+        store, run_id="waits", clock=lambda: now[0], sleep=lambda s: now.__setitem__(0, now[0] + s)
+    )
+    observer.acquire()
+    fill(small_disk / "core")
+    holder.beat()
+    assert "taken over by waits" in holder.lost, "what cannot be written can still be read"
 
 
 def test_an_observer_that_could_not_look_does_not_take_over(tmp_path: Path) -> None:

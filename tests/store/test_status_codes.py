@@ -59,7 +59,7 @@ def test_a_lost_condition_is_a_conflict_however_it_is_dressed(error: Exception, 
     assert action.tries == tries
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408])
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 507, 429, 408])
 def test_a_busy_server_is_away_not_broken(status: int) -> None:
     """Whoever waits for the store needs to know that waiting may help."""
     with pytest.raises(StoreAway):

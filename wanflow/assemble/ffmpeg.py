@@ -50,12 +50,16 @@ class Binary:
 
 @lru_cache(maxsize=1)
 def find() -> Binary:
-    """The ffmpeg to use. Raises :class:`AssembleError` when none can do it all."""
+    """The ffmpeg to use. Raises :class:`AssembleError` when none can do it all, or one is killed as it is asked: what a
+    node short of memory does to it says nothing of what it can do, and is asked anew the next time.
+    """
     tried: list[str] = []
     for origin, path in _candidates():
         try:
             binary = inspect(path, origin)
         except (OSError, subprocess.SubprocessError) as error:
+            if isinstance(error, subprocess.CalledProcessError) and error.returncode < 0:
+                raise AssembleError(_killed(error.returncode)) from None
             tried.append(f"{path} does not start ({error})")
             continue
         if not binary.missing:
@@ -115,7 +119,7 @@ def run(arguments: Sequence[str], *, timeout_s: float, cwd: Path | None = None) 
         raise
     code = process.returncode
     if code < 0:
-        raise AssembleError(f"ffmpeg was killed by {_signal_name(-code)}; out of memory?", _last(raw))
+        raise AssembleError(_killed(code), _last(raw))
     if code:
         raise AssembleError(f"ffmpeg ended with exit code {code}", _last(raw))
     return raw.decode("utf-8", "replace")
@@ -136,15 +140,24 @@ def _fenced(arguments: Sequence[str]) -> list[str]:
 
 def _candidates() -> list[tuple[str, str]]:
     found = []
-    if system := shutil.which("ffmpeg"):
+    # a worker may have been started without its environment's programs on the path
+    if system := shutil.which("ffmpeg") or shutil.which("ffmpeg", path=os.path.join(sys.prefix, "bin")):
         found.append(("system", system))
+    found += [("imageio-ffmpeg", path) for path in _in_wheel()]
+    return found
+
+
+def _in_wheel() -> list[str]:
+    """The wheel's own binary. Where it lies is not asked of the wheel: it tries it out, and takes one that was killed
+    in that moment for broken as long as the process lives.
+    """
     try:
         import imageio_ffmpeg
-
-        found.append(("imageio-ffmpeg", imageio_ffmpeg.get_ffmpeg_exe()))
-    except (ImportError, RuntimeError):
-        pass  # the wheel is optional where the system's ffmpeg is complete
-    return found
+    except ImportError:
+        return []  # optional where the system's ffmpeg is complete
+    if named := os.environ.get("IMAGEIO_FFMPEG_EXE"):
+        return [named]
+    return [str(path) for path in Path(imageio_ffmpeg.__file__).with_name("binaries").glob("ffmpeg-*")]
 
 
 def _ask(path: str, flag: str) -> str:
@@ -170,6 +183,8 @@ def _leash() -> tuple[str, ...]:
     if setpriv is None:
         return ()
     probe = subprocess.run([setpriv, "--pdeathsig", "KILL", "true"], capture_output=True, check=False)
+    if probe.returncode < 0:
+        raise AssembleError(_killed(probe.returncode))  # not remembered
     return (setpriv, "--pdeathsig", "KILL") if probe.returncode == 0 else ()
 
 
@@ -183,8 +198,9 @@ def _last(raw: bytes) -> str:
     return "\n".join(lines[-_LAST_LINES:])
 
 
-def _signal_name(number: int) -> str:
+def _killed(code: int) -> str:
     try:
-        return signal.Signals(number).name
+        name = signal.Signals(-code).name
     except ValueError:
-        return f"signal {number}"
+        name = f"signal {-code}"
+    return f"ffmpeg was killed by {name}; out of memory?"

@@ -268,9 +268,13 @@ class Store:
         cache_control: str | None,
     ) -> Stat:
         kind = content_type or _CONTENT_TYPES.get(Path(path).suffix.lower())
-        return self._do("write", path, lambda: self._files.put(path, data, condition, kind, cache_control))
+        return self._do(
+            "write", path, lambda: self._files.put(path, data, condition, kind, cache_control), room=True
+        )
 
-    def _do(self, verb: str, path: str, action: Callable[[], T], *, absent: bool = False) -> T:
+    def _do(
+        self, verb: str, path: str, action: Callable[[], T], *, absent: bool = False, room: bool = False
+    ) -> T:
         check_path(path)
         doing = f"{verb} {redact(join(self.url, path))}"
-        return outlast(lambda: call(action, doing, absent=absent, tries=self._files.tries))
+        return outlast(lambda: call(action, doing, absent=absent, room=room, tries=self._files.tries))

@@ -1,5 +1,7 @@
 """A store that is away is waited for: a run pauses, it does not fail its rows one after the other.
 
+Away is also a store whose disk is full: what is read is there, and what is written waits for room.
+
 Within :func:`wait_out` a request of a :class:`~wanflow.storage.Store` that has used up its tries is tried again until
 the store answers or the patience is over. One request of a process asks at a time (the others wait for its answer), so
 that a service that comes back is not run over. Commands without the context, and inputs, fail within seconds as ever.
@@ -84,7 +86,7 @@ def _ask_until_back(action: Callable[[], T], patience: _Patience, error: StoreAw
         raise error
     try:
         if is_mine:
-            patience.say(f"the store is away, waiting up to {patience.seconds:.0f} s for it: {error}")
+            patience.say(f"the store is away, waiting up to {patience.seconds:.0f} s: {error}")
             time.sleep(wait_s * (1 + random.random()) / 2)
         # whoever waited for another's question asks at once: the store may be back
         while True:

@@ -22,7 +22,7 @@ TRIES = 5
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 5.0
 
-_TRANSIENT_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 509})
+_TRANSIENT_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 507, 509})
 _TRANSIENT_ERRNO = frozenset(
     {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET}
 )
@@ -38,7 +38,8 @@ _TRANSIENT_NAMES = frozenset(
         "ServerDisconnectedError", "ServiceRequestError", "ServiceResponseError", "TimeoutError",
     }
 )  # fmt: skip
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+#: no room on the disk; somebody may clear some
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _QUERY = re.compile(r"\?[^\s\"']+")
 
 T = TypeVar("T")
@@ -90,13 +91,15 @@ def call(
     doing: str,
     *,
     absent: bool = False,
+    room: bool = False,
     tries: int = TRIES,
     sleep: Callable[[float], None] = time.sleep,
     chance: Callable[[], float] = random.random,
 ) -> T:
     """``action()``, repeated while its error is one that passes; else StoreError, Conflict or FileNotFoundError.
 
-    StoreAway when the last error was one that passes, too.
+    StoreAway when the last error was one that passes, too, and at once when ``room`` (the disk is the store's own) and
+    it is full: nothing passes within seconds, but somebody may free space.
 
     ``doing`` names the action and the URL for the message ("read s3://b/x"). ``absent``: FileNotFoundError is an
     answer, not trouble. The wait before try n+1 is random in (0, min(5 s, 0.2 s * 2^n)).
@@ -122,7 +125,8 @@ def call(
             if not trouble.transient or tried == tries:
                 if trouble.status == 409:
                     raise Conflict(f"cannot {doing}: others keep writing it") from exc
-                error = StoreAway if trouble.transient else StoreError
+                away = trouble.transient or (room and isinstance(exc, OSError) and exc.errno in _FULL)
+                error = StoreAway if away else StoreError
                 raise error(_message(doing, exc, trouble, tried)) from exc
             sleep(chance() * min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**tried))
     raise AssertionError("unreachable")
@@ -139,7 +143,7 @@ def _is_absent(exc: BaseException, trouble: Trouble) -> bool:
 def _message(doing: str, exc: BaseException, trouble: Trouble, tried: int) -> str:
     number = exc.errno if isinstance(exc, OSError) else None
     status = f"HTTP {trouble.status} " if trouble.status else ""
-    if number in _FULL:
+    if number in _FULL or number == errno.EFBIG:
         return f"cannot {doing}: disk full ({trouble.code}); free space there and run again, nothing half-made was left"
     if trouble.code == "NoSuchBucket":
         return f"cannot {doing}: {status}the bucket does not exist; create it or correct the URL"

@@ -1,0 +1,55 @@
+"""The engine benchmark: its GPU harness runs on a toy, its operations are the published ones, its job is sound."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.engine_forwards import SHAPES, forward_flop
+from benchmarks.engine_programs import time_program, write_job
+from wanflow import Job, plan
+
+
+def test_the_gpu_harness_runs_on_a_toy_and_ends_with_its_figures() -> None:
+    """A rented GPU is no place to find out that the harness does not start."""
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "benchmarks.engine",
+        "--device",
+        "cpu",
+        "--shape",
+        "tiny",
+    ]
+    done = subprocess.run([*command, "--steps", "4", "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (size,) = json.loads(done.stdout.splitlines()[-1])["sizes"]
+    assert size["steps"] == 4
+    assert size["step_s"] > 0
+    assert size["diffusers_step_s"] > 0
+
+
+@pytest.mark.parametrize(("width", "height", "flop"), [(832, 480, 1.68e15), (1280, 720, 6.5e15)])
+def test_a_forward_of_a14b_has_the_operations_that_its_shape_says(
+    width: int, height: int, flop: float
+) -> None:
+    """The share of the ceiling is worth as much as this number."""
+    assert forward_flop(SHAPES["a14b"], width, height, 81) == pytest.approx(flop, rel=0.02)
+
+
+def test_the_compared_job_shares_its_clips_and_the_peers_get_the_same_rows(tmp_path: Path) -> None:
+    """Were a clip rendered twice by one side, the ratio would say nothing."""
+    made = plan(Job.load(str(write_job(tmp_path, 3, 12))))
+    assert (len(made.to_render), len(made.to_assemble)) == (3, 12)
+
+
+@pytest.mark.slow
+def test_the_plain_diffusers_script_leaves_a_video_a_row() -> None:
+    """A peer that fails half way would look fast."""
+    assert time_program("diffusers", 1, 1) > 0

@@ -51,6 +51,8 @@ class RunTold:
     results: pa.Table | Unreadable | None = None
     #: tasks that were seen rendered or found rendered
     rendered: set[str] = field(default_factory=set)
+    #: gc has left its plan and outcome of it only
+    is_collected: bool = False
 
 
 @dataclass
@@ -92,6 +94,7 @@ def read_history(workspace: Store, files: Collection[str]) -> History:
         match = RUN.match(run_id)
         run = RunTold(run_id, (match[1] or "") if match else run_id)
         history.runs.append(run)
+        run.is_collected = f"runs/{run_id}/job.yaml" not in files
         _read_files(workspace, history, run)
         if run.outcome is not None:
             for older in history.runs[:-1]:

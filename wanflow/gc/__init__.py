@@ -20,8 +20,9 @@ from wanflow.gc.needed import Needed, find_needed
 from wanflow.gc.runs import find_old_runs
 from wanflow.gc.sweep import read_marks, sweep, write_marks
 from wanflow.gc.waste import by_kind, due_of, find_waste
-from wanflow.lease import all_leases
+from wanflow.lease import all_leases, last_holders
 from wanflow.ledger import run_ids
+from wanflow.pins import has_pins
 from wanflow.storage import Store, redact
 
 __all__ = ["Collected", "collect", "workspace_of"]
@@ -76,8 +77,10 @@ def collect(
     Without ``delete`` nothing is written. ``forget`` names jobs that are over: their runs keep nothing.
     """
     young_s = now_s() - keep_days * DAY_S
-    with all_leases(workspace, "gc", on_wait) if delete else nullcontext():
-        runs = run_ids(workspace)
+    with all_leases(workspace, "gc", on_wait) if delete else nullcontext() as leases:
+        last = [lease.former for lease in leases] if leases is not None else last_holders(workspace)
+        # listings may lag: who was last at work is known without them
+        runs = sorted({*run_ids(workspace), *(run_id for run_id in last if has_pins(workspace, run_id))})
         needed = find_needed(workspace, runs, young_s, frozenset(forget))
         old_runs = find_old_runs(workspace, runs, needed, young_s)
         old_upload_s = now_s() - max(grace_h * HOUR_S, MIN_UPLOAD_AGE_S)

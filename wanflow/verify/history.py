@@ -134,15 +134,15 @@ def _target_url(results: pa.Table | Unreadable | None) -> str:
 
 def _read_events(workspace: Store, history: History, run: RunTold, numbers: list[int]) -> None:
     folder = f"runs/{run.run_id}/events"
-    history.problems += [
-        (f"{folder}/{number:06d}.parquet", "it is missing, and later ones are there")
-        for number in sorted(set(range(max(numbers, default=-1))) - set(numbers))
-    ]
-    place = 0
-    for number in numbers:
+    place, number, last = 0, -1, max(numbers, default=-1)
+    while True:
+        number += 1
         path = f"{folder}/{number:06d}.parquet"
         table = read_table(workspace, path)
+        if table is None and number > last:  # listings may lag: the one after the last is asked for, too
+            break
         if table is None:
+            history.problems.append((path, "it is missing, and later ones are there"))
             continue
         if isinstance(table, Unreadable) or not set(EVENT_COLUMNS) <= set(table.column_names):
             reason = table.reason if isinstance(table, Unreadable) else "it lacks columns of an event"

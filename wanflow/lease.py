@@ -94,6 +94,12 @@ def lease_holders(workspace: Store) -> list[Holder]:
     return [holder for holder in found if holder is not None and not holder.released]
 
 
+def last_holders(workspace: Store) -> list[str]:
+    """The runs that the workspace's leases name, given back or not. No listing of runs is needed to know them."""
+    found = (_look(workspace, path)[0] for path in lease_paths(workspace))
+    return [holder.run_id for holder in found if holder is not None]
+
+
 def is_dead(holder: Holder) -> bool:
     """Whether the holder is known to be dead: a process of this machine that is gone. False when unknown."""
     return holder.machine == _machine() and _process_start(holder.pid) != holder.started
@@ -151,6 +157,8 @@ class Lease:
         self._thread: threading.Thread | None = None
         #: whether another run held it first (the store may have changed meanwhile)
         self.waited = False
+        #: the run that had it before, as far as its file said
+        self.former = ""
 
     @property
     def lost(self) -> str:
@@ -198,6 +206,7 @@ class Lease:
                     )
                 with contextlib.suppress(Conflict):  # another run was faster: look again
                     self._write(replace(self._me, beat=0), etag, now)
+                    self.former = holder.run_id if holder is not None else ""
                     return
                 continue
             self.waited = True

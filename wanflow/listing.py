@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 WEIGHT_BYTES = 16
-#: numpy's kind for weights: bytes that it can sort
-_KIND = f"S{WEIGHT_BYTES}"
+#: numpy's kind for weights
+_KIND = f"V{WEIGHT_BYTES}"
+#: weights that are looked for at a time
+_PART = 100_000
 
 
 def weigh(path: str, size_bytes: int, etag: str) -> bytes:
@@ -54,6 +56,31 @@ class PathIndex:
             number += 1
 
 
+class WeightIndex:
+    """Finds weights among others by their first half, which two of them hardly share: the second one is then missed."""
+
+    def __init__(self, weights: np.ndarray[Any, Any]) -> None:
+        import numpy as np
+
+        self._halves = _halves(weights)
+        self._order = np.argsort(self._halves[:, 0])
+        self._first = self._halves[self._order, 0]
+
+    def positions(self, asked: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Of each of ``asked`` (see :func:`as_weights`) where it stands among the weights, or -1."""
+        import numpy as np
+
+        found = np.full(len(asked), -1, np.int64)
+        if not len(self._first):
+            return found
+        for start in range(0, len(asked), _PART):
+            part = _halves(asked[start : start + _PART])
+            at = np.minimum(np.searchsorted(self._first, part[:, 0]), len(self._first) - 1)
+            same = (self._halves[self._order[at]] == part).all(axis=1)
+            found[start : start + _PART][same] = self._order[at[same]]
+        return found
+
+
 class Listing:
     """The visible files of a target as they were listed, and what has been seen to change since."""
 
@@ -66,7 +93,7 @@ class Listing:
             weights += weight
             self.total += int.from_bytes(weight, "big")
         self._index = PathIndex(hashes)
-        self._weights = bytes(weights)
+        self._weights = weights
         #: path -> its weight, None when it is gone
         self._changed: dict[str, bytes | None] = {}
 
@@ -79,9 +106,8 @@ class Listing:
 
     def shows_each(self, weights: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """For each of ``weights`` (see :func:`as_weights`) whether it was listed; later changes are not looked at."""
-        import numpy as np
-
-        return np.isin(weights, _as_array(self._weights))
+        shown: np.ndarray[Any, Any] = WeightIndex(as_array(self._weights)).positions(weights) >= 0
+        return shown
 
     def put(self, stat: Stat) -> None:
         """The file is there now, in place of what was at its path."""
@@ -101,20 +127,28 @@ class Listing:
         if path in self._changed:
             return self._changed[path]
         for position in self._index.positions(path):
-            return self._weights[position * WEIGHT_BYTES : (position + 1) * WEIGHT_BYTES]
+            return bytes(self._weights[position * WEIGHT_BYTES : (position + 1) * WEIGHT_BYTES])
         return None
 
 
 def as_weights(column: pa.Array) -> np.ndarray[Any, Any]:
-    """A binary(16) column of weights, as an array that can be sorted and compared."""
+    """A binary(16) column of weights, as an array for :class:`WeightIndex`."""
     import numpy as np
 
     if not len(column):
-        return _as_array(b"")
+        return as_array(b"")
     return np.frombuffer(column.buffers()[1], _KIND)[column.offset : column.offset + len(column)]
 
 
-def _as_array(weights: bytes) -> np.ndarray[Any, Any]:
+def _halves(weights: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The two 64-bit numbers that each weight is made of."""
+    import numpy as np
+
+    return np.ascontiguousarray(weights).view(np.uint64).reshape(-1, 2)
+
+
+def as_array(weights: bytes | bytearray) -> np.ndarray[Any, Any]:
+    """Weights one after the other, as an array for :class:`WeightIndex`."""
     import numpy as np
 
     return np.frombuffer(weights, _KIND)

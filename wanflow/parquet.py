@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,6 +58,23 @@ def load_parts(data: bytes) -> tuple[pa.Schema, int, Iterator[pa.Table]]:
     file = pq.ParquetFile(pa.BufferReader(data))
     batches = file.iter_batches(PART_ROWS, use_threads=False)
     return file.schema_arrow, file.metadata.num_rows, (pa.Table.from_batches([batch]) for batch in batches)
+
+
+def read_columns(path: Path, schema: pa.Schema) -> pa.Table:
+    """The table in the file at ``path`` with the columns of ``schema``, each in one piece.
+
+    One column is read after the other, so that little more than the table itself is held. ArrowException or KeyError
+    when the file is none, or lacks a column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = []
+    with pq.ParquetFile(path) as file:
+        for field in schema:
+            column = file.read([field.name], use_threads=False)[field.name].cast(field.type)
+            columns.append(pa.chunked_array([column.unify_dictionaries().combine_chunks()], field.type))
+    return pa.table(columns, schema=schema)
 
 
 def give_back() -> None:

@@ -48,7 +48,7 @@ def write_pins(workspace: Store, run_id: str, pins: Pins) -> None:
 
 
 def has_pins(workspace: Store, run_id: str) -> bool:
-    return workspace.stat(_path(run_id)) is not None
+    return bool(run_id) and workspace.stat(_path(run_id)) is not None
 
 
 def copy_pins(workspace: Store, from_run: str, to_run: str) -> None:

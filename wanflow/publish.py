@@ -12,18 +12,20 @@ ETag the index does not know are read. The index is a cache: without it everythi
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from wanflow.errors import Conflict, StoreError
 from wanflow.listing import Listing, total_of, weigh
 from wanflow.model import Attempt, OutputFile, Record, Scalar, StoredFile
-from wanflow.parquet import dump_table, give_back, load_parts
-from wanflow.record_table import PART_ROWS, Records, all_shown, in_one_piece, joined, still_listed, table_of
+from wanflow.parquet import dump_parts, give_back, read_columns
+from wanflow.record_table import PART_ROWS, Records, all_shown, joined, still_listed, table_of
 from wanflow.record_table import schema as record_schema
 from wanflow.records import MAX_RECORD_BYTES, digest, dump_record, in_parallel, parse_record
 from wanflow.storage import Stat, Store, check_publish_path
@@ -175,7 +177,7 @@ class Published:
         folder = _folder(target, workspace)
         with ThreadPoolExecutor(1, thread_name_prefix="wanflow-published") as pool:
             seen = pool.submit(lambda: Listing(_visible(target, workspace)))
-            index = _read_index(target, workspace)
+            index = _read_index(workspace, _index_path(target, workspace))
             known, unknown, listed = still_listed(index, workspace.list(folder))
             visible = seen.result()
         made = cls(
@@ -259,14 +261,9 @@ class Published:
         """Write the index if it would change, so that the next load reads no record that it knows."""
         if not self.unsaved:
             return
-        import numpy as np
-        import pyarrow as pa
-
-        kept = np.ones(self.records.table.num_rows, bool)
-        kept[list(self.records.gone)] = False
-        held = self.records.table if kept.all() else self.records.table.filter(pa.array(kept))
         added = ((record, self._weigh(record)) for record in self.records.added.values() if record.etag)
-        workspace.write(_index_path(target, workspace), dump_table(joined(held, table_of(added))))
+        parts = chain(self.records.parts(), [table_of(added)])
+        workspace.write(_index_path(target, workspace), dump_parts(record_schema(), parts))
         self.unsaved = False
 
     def _forget(self, path: str) -> None:
@@ -280,6 +277,19 @@ class Published:
 
     def _shows(self, record: Record) -> bool:
         return all(self.visible.shows(file.path, file.size_bytes, file.etag) for file in record.files)
+
+
+def runs_that_published(workspace: Store) -> frozenset[str]:
+    """The runs that publish records of all targets name; records that the indexes know are not read."""
+    found: set[str] = set()
+    for name in workspace.folders("published"):
+        index = _read_index(workspace, f"published-{name}.parquet")
+        known, unknown, _ = still_listed(index, workspace.list(f"published/{name}"))
+        found.update(filter(None, known["run_id"].cast("string").unique().to_pylist()))
+        read = _read_records(workspace, unknown)
+        found.update(str(dict(record.info).get("run_id", "")) for record, _ in read)
+    give_back()
+    return frozenset(found)
 
 
 def digest_of_listings(target: Store, workspace: Store) -> str:
@@ -313,22 +323,17 @@ def _read_records(workspace: Store, stats: list[Stat]) -> Iterator[tuple[Record,
                 yield record, weigh(stat.path, 0, record.etag)
 
 
-def _read_index(target: Store, workspace: Store) -> pa.Table:
+def _read_index(workspace: Store, path: str) -> pa.Table:
     import pyarrow as pa
 
-    empty = record_schema().empty_table()
-    try:
-        _, _, parts = load_parts(workspace.read(_index_path(target, workspace)))
-        # the parts' list is not kept: see in_one_piece
-        return in_one_piece(
-            pa.concat_tables([part.select(empty.column_names).cast(empty.schema) for part in parts])
-        )
-    except (
-        FileNotFoundError,
-        pa.ArrowException,
-        KeyError,
-    ):  # a cache: absent or damaged, all records are read
-        return empty
+    with tempfile.TemporaryDirectory(prefix="wanflow-index-") as folder:
+        local = Path(folder, "index.parquet")
+        try:
+            workspace.fetch(path, local)
+            return read_columns(local, record_schema())
+        except (FileNotFoundError, pa.ArrowException, KeyError):
+            # a cache: absent or damaged, all records are read
+            return record_schema().empty_table()
 
 
 def _body(workspace: Store, path: str) -> tuple[str, bytes] | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from wanflow.listing import Listing, PathIndex, as_weights, weigh
+from wanflow.listing import Listing, PathIndex, WeightIndex, as_array, as_weights, weigh
 from wanflow.model import Record, Scalar, StoredFile
 from wanflow.storage import Stat
 
@@ -26,6 +26,8 @@ TEXTS = ("job", "reason", "variant_id", "output", "run_id")
 NUMBERS = ("made_at", "gpu_seconds", "cost")
 #: rows that are held as objects at a time
 PART_ROWS = 10_000
+#: rows of the table that are written at a time
+SAVED_ROWS = 50_000
 
 
 def schema() -> pa.Schema:
@@ -137,20 +139,16 @@ def still_listed(index: pa.Table, stats: Iterator[Stat]) -> tuple[pa.Table, list
     import numpy as np
     import pyarrow as pa
 
-    weights = as_weights(index["weight"].chunk(0))
-    order = np.argsort(weights)
-    ordered = weights[order]
-    kept = np.zeros(len(weights), bool)
+    known = WeightIndex(as_weights(index["weight"].chunk(0)))
+    kept = np.zeros(index.num_rows, bool)
     unknown: list[Stat] = []
     total = 0
     while part := list(islice(stats, PART_ROWS)):
         asked = [weigh(stat.path, 0, stat.etag) for stat in part]
         total += sum(int.from_bytes(weight, "big") for weight in asked)
-        joined_up = np.frombuffer(b"".join(asked), weights.dtype)
-        at = np.minimum(np.searchsorted(ordered, joined_up), max(len(ordered) - 1, 0))
-        found = ordered[at] == joined_up if len(ordered) else np.zeros(len(part), bool)
-        kept[order[at[found]]] = True
-        unknown += [part[number] for number in np.flatnonzero(~found)]
+        rows = known.positions(as_array(b"".join(asked)))
+        kept[rows[rows >= 0]] = True
+        unknown += [part[number] for number in np.flatnonzero(rows < 0)]
     return index if kept.all() else index.filter(pa.array(kept)), unknown, total
 
 
@@ -175,6 +173,16 @@ class Records(MutableMapping[str, Record]):
             if self._paths[row].as_py() == path:
                 return None if row in self.gone else row
         return None
+
+    def parts(self) -> Iterator[pa.Table]:
+        """The rows of ``table`` that count, a part at a time."""
+        import numpy as np
+        import pyarrow as pa
+
+        kept = np.ones(self.table.num_rows, bool)
+        kept[list(self.gone)] = False
+        for start in range(0, self.table.num_rows, SAVED_ROWS):
+            yield self.table.slice(start, SAVED_ROWS).filter(pa.array(kept[start : start + SAVED_ROWS]))
 
     def key_at(self, row: int) -> str:
         return str(self._keys[row].as_py())

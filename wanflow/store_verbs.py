@@ -39,7 +39,11 @@ def add_store_verbs(verb: AddVerb) -> None:
         "--delete", action="store_true", help="mark it, and delete what was marked before --grace"
     )
     collect.add_argument(
-        "--keep-days", type=float, default=7.0, metavar="N", help="keep what runs of the last N days need (7)"
+        "--keep-days",
+        type=float,
+        default=7.0,
+        metavar="N",
+        help="keep runs of the last N days, and what they need (7)",
     )
     collect.add_argument(
         "--grace", type=float, default=24.0, metavar="HOURS", help="time between mark and deletion (24)"

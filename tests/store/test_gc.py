@@ -80,7 +80,7 @@ def test_a_quiet_night_keeps_what_its_unchanged_videos_were_made_of(tmp_path: Pa
     job = make_job(tmp_path, checkpoint)
     render(job)
     render(job)
-    assert delete_all(job).deleted == {}
+    assert delete_all(job).deleted.keys() == {"runs"}
     assert len(records(job)) == 4
 
 
@@ -130,7 +130,7 @@ def test_nothing_is_deleted_before_its_grace_is_over(tmp_path: Path, checkpoint:
     workspace = workspace_of_job(job)
     now_s = time.time()
     assert collect(workspace, delete=True, keep_days=0, now_s=lambda: now_s).deleted == {}
-    assert len(read_marks(workspace)) == 4
+    assert len([path for path in read_marks(workspace) if path.startswith("clips/")]) == 4
     assert collect(workspace, delete=True, keep_days=0, now_s=lambda: now_s + DAY_S / 2).deleted == {}
     assert collect(workspace, delete=True, keep_days=0, now_s=lambda: now_s + DAY_S).deleted["clips"][0] == 4
     assert read_marks(workspace) == {}

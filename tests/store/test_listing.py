@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from wanflow.listing import Listing, total_of
+from wanflow.listing import Listing, WeightIndex, as_array, total_of, weigh
 from wanflow.model import Record, Scalar, StoredFile
 from wanflow.record_table import Records, table_of
 from wanflow.storage import Stat
@@ -26,6 +26,16 @@ def test_listing_shows_a_file_only_with_its_size_and_etag() -> None:
     assert "anna.mp4" in listing
     assert "cleo.mp4" not in listing
     assert not Listing().shows("anna.mp4", 5, "e1")
+
+
+def test_weights_are_found_among_any_number_of_others() -> None:
+    """A million of them, and none that is only half the same: its file would count as published."""
+    weights = [weigh(f"{number}.mp4", number, "e") for number in range(3000)]
+    half = weights[7][:8] + bytes(8)
+    index = WeightIndex(as_array(b"".join(weights)))
+    asked = [weights[2999], weigh("other.mp4", 1, "e"), weights[0], half, weights[7]]
+    assert index.positions(as_array(b"".join(asked))).tolist() == [2999, -1, 0, -1, 7]
+    assert WeightIndex(as_array(b"")).positions(as_array(half)).tolist() == [-1]
 
 
 def test_total_of_a_listing_is_that_of_its_entries_in_any_order_whatever_happened_since() -> None:

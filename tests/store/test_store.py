@@ -83,6 +83,9 @@ def test_listing_finds_every_file_below_a_folder_and_only_those(store_url: str) 
     )
     assert store.folders() == [".wanflow", "a", "ab", "c"]
     assert store.folders("a") == ["y"]
+    store.delete("a/y/z.mp4")
+    assert store.folders("a") == [], "a folder is what its files make of it"
+    store.write("a/y/z.mp4", b"again")
     assert sorted(stat.path for stat in store.child("a").list()) == ["x.mp4", "y/z.mp4"]
     assert store.read("c/ü/名.mp4").decode() == "c/ü/名.mp4"
 

@@ -3,8 +3,8 @@
 Needed is what the newest complete run of every job in the workspace pinned, and what runs younger than some days did.
 Two phases: what is not needed is marked with the time; what was marked long enough ago, and is still not needed, is
 deleted. Pins are read again before every batch, records go before their files, and every run of the workspace is kept
-waiting meanwhile; so the worst that can happen beside a run is that a clip which it counted on is rendered again. Run
-directories, publish records and visible files are never touched.
+waiting meanwhile; so the worst that can happen beside a run is that a clip which it counted on is rendered again.
+Directories of old runs (``runs``) go the same way. Publish records and visible files are never touched.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import Any
 
 from wanflow.errors import UsageError
 from wanflow.gc.needed import Needed, find_needed
+from wanflow.gc.runs import find_old_runs
 from wanflow.gc.sweep import read_marks, sweep, write_marks
-from wanflow.gc.waste import by_kind, find_waste
-from wanflow.lease import all_leases
+from wanflow.gc.waste import by_kind, due_of, find_waste
+from wanflow.lease import all_leases, last_holders
 from wanflow.ledger import run_ids
+from wanflow.pins import has_pins
 from wanflow.storage import Store, redact
 
 __all__ = ["Collected", "collect", "workspace_of"]
@@ -75,15 +77,19 @@ def collect(
     Without ``delete`` nothing is written. ``forget`` names jobs that are over: their runs keep nothing.
     """
     young_s = now_s() - keep_days * DAY_S
-    with all_leases(workspace, "gc", on_wait) if delete else nullcontext():
-        runs = run_ids(workspace)
+    with all_leases(workspace, "gc", on_wait) if delete else nullcontext() as leases:
+        last = [lease.former for lease in leases] if leases is not None else last_holders(workspace)
+        # listings may lag: who was last at work is known without them
+        runs = sorted({*run_ids(workspace), *(run_id for run_id in last if has_pins(workspace, run_id))})
         needed = find_needed(workspace, runs, young_s, frozenset(forget))
-        waste = find_waste(workspace, needed, now_s() - max(grace_h * HOUR_S, MIN_UPLOAD_AGE_S))
+        old_runs = find_old_runs(workspace, runs, needed, young_s)
+        old_upload_s = now_s() - max(grace_h * HOUR_S, MIN_UPLOAD_AGE_S)
+        waste = find_waste(workspace, needed, old_upload_s, old_runs)
         marks = read_marks(workspace)
         if delete:
             marks = {path: marks.get(path, now_s()) for path in waste.files}
             write_marks(workspace, marks)
-        due = [path for path in waste.files if marks.get(path, now_s()) <= now_s() - grace_h * HOUR_S]
+        due = due_of(waste, marks, now_s() - grace_h * HOUR_S)
         gone: set[str] = set()
         if delete and not needed.unknown_jobs:
             gone = set(sweep(workspace, waste, due, runs))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from wanflow.errors import UsageError
@@ -23,6 +23,8 @@ class Needed:
     runs: tuple[str, ...]
     #: jobs of which no run says what it needs; while there are any, nothing is deleted
     unknown_jobs: tuple[str, ...] = ()
+    #: job -> its newest complete run
+    complete: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_needed(
@@ -41,29 +43,39 @@ def find_needed(
             f"no run of {', '.join(sorted(missing))} here; the jobs are {', '.join(sorted(by_job))}"
         )
     found: dict[str, Pins] = {}
-    unknown = []
+    unknown: list[str] = []
+    complete: dict[str, str] = {}
     for job, ids in by_job.items():
-        pinned = {} if job in forgotten else dict(_pins_back_to_a_whole_run(workspace, ids, young_s))
+        pinned = {}
+        for run_id, pins, is_complete in _pins_back_to_a_whole_run(workspace, ids, young_s):
+            pinned[run_id] = pins
+            if is_complete:
+                complete.setdefault(job, run_id)
+        if job in forgotten:
+            continue
         found.update(pinned)
-        if not pinned and job not in forgotten:
+        if not pinned:
             unknown.append(job or "(no name)")
     keys = frozenset().union(*(pins.keys for pins in found.values()))
     inputs = frozenset().union(*(pins.inputs for pins in found.values()))
-    return Needed(keys, inputs, tuple(sorted(found)), tuple(sorted(unknown)))
+    return Needed(keys, inputs, tuple(sorted(found)), tuple(sorted(unknown)), complete)
 
 
 def _pins_back_to_a_whole_run(
     workspace: Store, runs: list[str], young_s: float
-) -> Iterator[tuple[str, Pins]]:
-    """Newest first, to the first one that ended and looked at the whole manifest, and to the last young one."""
+) -> Iterator[tuple[str, Pins, bool]]:
+    """Newest first, to the first one that is complete (it ended, and looked at the whole manifest) and to the last
+    young one: each run that has pins, and whether it is complete.
+    """
     is_reached = False
     for run_id in reversed(runs):
         if is_reached and started_s(run_id) < young_s:
             return
         pins = read_pins(workspace, run_id)
         if pins is not None:
-            yield run_id, pins
-            is_reached = is_reached or (pins.is_whole and Ledger(workspace, run_id).has_ended())
+            is_complete = pins.is_whole and Ledger(workspace, run_id).has_ended()
+            yield run_id, pins, is_complete
+            is_reached = is_reached or is_complete
 
 
 def started_s(run_id: str) -> float:

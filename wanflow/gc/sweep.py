@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from wanflow.gc.waste import UNFINISHED, Waste, is_record, key_of
+from wanflow.gc.waste import UNFINISHED, Waste, goes_first, key_of
 from wanflow.ledger import run_ids
 from wanflow.parquet import dump_table, load_table
 from wanflow.pins import read_pins
@@ -54,8 +54,8 @@ def sweep(workspace: Store, waste: Waste, due: Iterable[str], runs: Collection[s
             if path in writes:
                 workspace.discard(writes[path])
         files = [path for path in batch if not path.startswith(UNFINISHED)]
-        in_parallel(workspace.delete, [path for path in files if is_record(path)])
-        in_parallel(workspace.delete, [path for path in files if not is_record(path)])
+        in_parallel(workspace.delete, [path for path in files if goes_first(path)])
+        in_parallel(workspace.delete, [path for path in files if not goes_first(path)])
         gone += batch
     return gone
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from wanflow.gc.needed import Needed
+from wanflow.gc.runs import OldRuns
 from wanflow.records import clip_record, in_parallel
 from wanflow.storage import Stat, Store
 
@@ -20,8 +21,12 @@ class Waste:
     kept: Counter[str] = field(default_factory=Counter)
 
 
-def find_waste(workspace: Store, needed: Needed, old_upload_s: float) -> Waste:
-    """Everything in ``clips/``, ``steps/`` and ``inputs/`` that is not needed, and uploads that never ended."""
+def find_waste(
+    workspace: Store, needed: Needed, old_upload_s: float, old_runs: OldRuns | None = None
+) -> Waste:
+    """Everything in ``clips/``, ``steps/``, ``inputs/`` and of ``old_runs`` that is not needed, and uploads that never
+    ended.
+    """
     waste = Waste()
     clips = list(workspace.list("clips"))
     recorded = {key_of(stat.path) for stat in clips if is_record(stat.path)}
@@ -45,8 +50,11 @@ def find_waste(workspace: Store, needed: Needed, old_upload_s: float) -> Waste:
             waste.files[stat.path] = ("inputs", stat.size_bytes)
         else:
             waste.kept["inputs"] += stat.size_bytes
-    for stat in workspace.list("runs"):
-        waste.kept["runs"] += stat.size_bytes
+    for stat in sorted(workspace.list("runs"), key=lambda stat: not goes_first(stat.path)):
+        if old_runs is not None and old_runs.wants(stat.path):
+            waste.files[stat.path] = ("runs", stat.size_bytes)
+        else:
+            waste.kept["runs"] += stat.size_bytes
     for write in workspace.unfinished():
         if write.since_s < old_upload_s:
             waste.files[f"{UNFINISHED}{write.path}#{write.upload_id}"] = ("unfinished", write.size_bytes)
@@ -84,6 +92,22 @@ def by_kind(waste: Waste, paths: Iterable[str]) -> dict[str, tuple[int, int]]:
 
 def is_record(path: str) -> bool:
     return path.startswith("clips/") and path.count("/") == 2
+
+
+def goes_first(path: str) -> bool:
+    """Whether the file says that others are there: it is deleted before them."""
+    return is_record(path) or (path.startswith("runs/") and path.endswith("/outcome.json"))
+
+
+def due_of(waste: Waste, marks: Mapping[str, float], before_s: float) -> list[str]:
+    """What was marked before then. A run's directory goes as one: a file that came since keeps the others."""
+    waiting = {path for path in waste.files if marks.get(path, before_s + 1) > before_s}
+    written = {_run_of(path) for path in waiting} - {""}
+    return [path for path in waste.files if path not in waiting and _run_of(path) not in written]
+
+
+def _run_of(path: str) -> str:
+    return path.split("/")[1] if path.startswith("runs/") else ""
 
 
 def key_of(path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from array import array
 from collections.abc import Mapping
 
 from wanflow.errors import JobError
@@ -26,7 +27,11 @@ class OutputMaker:
         self._inside = _inside(job.publish.url, job.workspace)
         self._folds_case = is_local(job.publish.url) and folds_case(local_path(job.publish.url))
         self._applying: dict[tuple[str, ...], tuple[Output, ...] | str] = {}
-        self._owners: dict[str, tuple[int, int, str]] = {}
+        self._numbers = {section.name: number for number, section in enumerate(job.outputs)}
+        #: path -> whose it is: number of the variant times number of outputs, plus number of the output
+        self._owners: dict[str, int] = {}
+        #: row of each variant, as far as they have come
+        self._rows = array("q")
 
     def applying(self, aspects: tuple[str, ...]) -> tuple[Output, ...]:
         """The outputs whose aspect is among ``aspects``; ValueError when none is."""
@@ -59,18 +64,21 @@ class OutputMaker:
             raise ValueError(f"publish.path of output {output.name}: {exc}") from None
         # the same letters, however they are composed; and on such file systems the same letters in another case
         name = unicodedata.normalize("NFC", path)
-        owner = self._owners.setdefault(
-            name.casefold() if self._folds_case else name, (variant, row, output.name)
-        )
-        if owner != (variant, row, output.name):
-            if owner[0] == variant:
-                whose = f"output {owner[2]} of the same row"
-            else:
-                whose = (
-                    f"row {owner[1]}" if owner[1] != row else "the same row with other values of the matrix"
-                )
+        if variant >= len(self._rows):
+            self._rows.extend([row] * (variant + 1 - len(self._rows)))
+        number = variant * len(self._sections) + self._numbers[output.name]
+        owner = self._owners.setdefault(name.casefold() if self._folds_case else name, number)
+        if owner != number:
+            whose = self._whose(owner, row, variant)
             raise ValueError(f"publish.path: {whose} is published at {path} too; make the path differ")
         return path
+
+    def _whose(self, owner: int, row: int, variant: int) -> str:
+        its_variant, its_output = divmod(owner, len(self._sections))
+        if its_variant == variant:
+            return f"output {self._sections[its_output].name} of the same row"
+        its_row = self._rows[its_variant]
+        return f"row {its_row}" if its_row != row else "the same row with other values of the matrix"
 
     def _find(self, aspects: tuple[str, ...]) -> tuple[Output, ...] | str:
         found, problems, wanted = [], [], []

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,15 @@ def find_quiet(job: Job, workspace: Store, target: Store, manifest: str | None) 
     if noted["digest"] != _digest(job, manifest, listings, weights, inputs):
         return None
     return Quiet(noted["run_id"], noted["num_variants"], noted["num_retired"])
+
+
+def quiet_runs(workspace: Store) -> frozenset[str]:
+    """The runs whose results the next quiet night of some job would repeat."""
+    found = set()
+    for stat in workspace.list("quiet"):
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            found.add(str(json.loads(workspace.read(stat.path))["run_id"]))
+    return frozenset(found)
 
 
 def _digest(job: Job, manifest: str, listings: str, weights: list[str], inputs: Mapping[str, str]) -> str:

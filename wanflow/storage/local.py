@@ -118,9 +118,11 @@ class LocalFiles:
     def folders(self, prefix: str) -> builtins.list[str]:
         try:
             with os.scandir(os.path.join(self._root, prefix)) as entries:
-                return [entry.name for entry in entries if entry.is_dir()]
+                found = [entry.name for entry in entries if entry.is_dir()]
         except (FileNotFoundError, NotADirectoryError):
             return []
+        # a directory whose files are gone is no folder of a store
+        return [name for name in found if any(True for _ in self.list(f"{prefix}{name}/", ""))]
 
     def conditional_writes(self) -> bool:
         return True

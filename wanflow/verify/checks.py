@@ -29,6 +29,7 @@ from wanflow.verify.reader import (
     RecordRead,
     Unreadable,
     read_json,
+    read_record,
 )
 
 
@@ -87,9 +88,9 @@ def check_payloads(evidence: Evidence) -> Checked:
 
 
 def _payload_trouble(evidence: Evidence, file: NamedFile, folder: str) -> str:
-    stat = evidence.files.get(file.path)
     if not file.path.startswith(folder):
         return f"it does not lie in {folder}, the folder of the attempt that its record names"
+    stat = evidence.file(file.path, file.size_bytes)
     if stat is None:
         return "it is missing"
     if stat.size_bytes != file.size_bytes:
@@ -135,10 +136,11 @@ def check_visible(evidence: Evidence) -> Checked:
                 continue
             for file in record.files:
                 number += 1
-                stat, url = target.visible.get(file.path), join(target.store.url, file.path)
+                url = join(target.store.url, file.path)
+                stat = target.file(file.path, file.size_bytes, file.etag)
                 if stat is None:
                     found.append(Finding(url, "it is missing; its record is there", todo=NEXT_RUN))
-                elif target.file(file) is None:
+                elif not target.is_as_named(file):
                     was, now = (file.size_bytes, file.etag), (stat.size_bytes, stat.etag)
                     reason = f"it was changed: {_facts(now)}; its record says {_facts(was)}"
                     found.append(Finding(url, reason, todo=NEXT_RUN))
@@ -164,7 +166,9 @@ def check_foreign(evidence: Evidence) -> Checked:
         }
         for path, stat in target.visible.items():
             number += 1
-            if path not in target.by_path and others.get(path) != (stat.size_bytes, stat.etag):
+            if others.get(path) == (stat.size_bytes, stat.etag) or target.record_of(path) is not None:
+                continue
+            if target.store.stat(path) is not None:
                 todo = "whose is it? publish puts nothing there without a record: move or delete it, or run the job"
                 found.append(Finding(join(target.store.url, path), "it has no publish record", todo=todo))
     return number, found
@@ -199,7 +203,7 @@ def check_catalog(evidence: Evidence) -> Checked:
         rows = {row["path"]: row for row in _catalog_rows(target)}
         number += len(rows)
         for path, row in rows.items():
-            stat = target.visible.get(path)
+            stat = target.file(path, row["size_bytes"], row["etag"])
             if stat is None or (stat.size_bytes, stat.etag) != (row["size_bytes"], row["etag"]):
                 what = "is not there" if stat is None else "is another file now"
                 found.append(Finding(url, f"it lists {path}, which {what}", todo=NEXT_RUN))
@@ -217,7 +221,7 @@ def check_catalog(evidence: Evidence) -> Checked:
 
 def _live(target: Target) -> Iterator[RecordRead]:
     for record in target.records.values():
-        if isinstance(record, RecordRead) and all(target.file(file) for file in record.files):
+        if isinstance(record, RecordRead) and all(map(target.is_as_named, record.files)):
             yield record
 
 
@@ -279,13 +283,33 @@ def check_leftovers(evidence: Evidence) -> Checked:
             record = keys.get(match[2])
             if record is None or path not in {file.path for file in record.files}:
                 losers[path.rpartition("/")[0]].append(path)
+    steps = {folder: _still_there(evidence, paths) for folder, paths in steps.items()}
+    losers = {
+        folder: _still_there(evidence, paths)
+        for folder, paths in losers.items()
+        if not _is_named(evidence, folder)
+    }
     for folder, paths in steps.items():
         reason = f"steps of a finished clip, {len(paths)} file(s)"
-        found.append(Finding(folder, reason, is_warning=True, remove=tuple(paths)))
+        found += [Finding(folder, reason, is_warning=True, remove=tuple(paths))] if paths else []
     for folder, paths in losers.items():
         reason = f"files of an attempt that no record names, {len(paths)}"
-        found.append(Finding(folder, reason, is_warning=True, remove=tuple(paths)))
+        found += [Finding(folder, reason, is_warning=True, remove=tuple(paths))] if paths else []
     return number, found
+
+
+def _still_there(evidence: Evidence, paths: list[str]) -> list[str]:
+    """Those that are not only listed."""
+    return [path for path in paths if evidence.workspace.stat(path) is not None]
+
+
+def _is_named(evidence: Evidence, folder: str) -> bool:
+    """Whether a record that was not listed names the attempt of this folder."""
+    path = f"{folder.rpartition('/')[0]}.json"
+    if path in evidence.clips:
+        return False
+    record = read_record(evidence.workspace, path)
+    return isinstance(record, RecordRead) and any(file.path.startswith(f"{folder}/") for file in record.files)
 
 
 def check_layout(evidence: Evidence) -> Checked:

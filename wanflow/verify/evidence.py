@@ -1,6 +1,7 @@
 """Everything that the checks look at, read once: the workspace's listing and records, what is visible, the catalogs.
 
-The whole listing is held in memory, about half a kilobyte a file. Runs are read by ``history``, one after the other.
+The whole listing is held in memory, about half a kilobyte a file. A listing may lag behind what was written and
+deleted: where it contradicts a record, the file itself is asked for. Runs are read by ``history``, one after the other.
 Publish targets that the caller does not name are found in the results of the workspace's runs.
 """
 
@@ -10,6 +11,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from wanflow.errors import UsageError
@@ -38,6 +40,9 @@ class Target:
     """One place to publish to, and this workspace's records of it."""
 
     store: Store
+    workspace: Store
+    #: of ``published/`` in the workspace, where its records lie
+    folder: str
     #: every file below it, catalog and workspaces left out
     visible: dict[str, Stat]
     #: path of the record in the workspace -> what it says
@@ -46,6 +51,8 @@ class Target:
     unfinished: list[Unfinished]
     #: path -> SHA-256 of what is visible; empty unless it was asked for
     hashes: dict[str, str] = field(default_factory=dict)
+    _asked: dict[str, Stat | None] = field(default_factory=dict)
+    _asked_records: dict[str, RecordRead | None] = field(default_factory=dict)
 
     @cached_property
     def by_path(self) -> dict[str, RecordRead]:
@@ -53,11 +60,35 @@ class Target:
         good = (record for record in self.records.values() if isinstance(record, RecordRead))
         return {file.path: record for record in good for file in record.files}
 
-    def file(self, named: NamedFile) -> Stat | None:
-        """What is visible at the path of ``named``, if its size and ETag are those of the record."""
-        stat = self.visible.get(named.path)
-        same = stat is not None and (stat.size_bytes, stat.etag) == (named.size_bytes, named.etag)
-        return stat if same else None
+    def file(self, path: str, size_bytes: int, etag: str) -> Stat | None:
+        """What is visible at ``path``: as it was listed, or as it is now where that is not of this size and ETag."""
+        stat = self.visible.get(path)
+        if stat is None or (stat.size_bytes, stat.etag) != (size_bytes, etag):
+            return self._now(path)
+        return stat
+
+    def is_as_named(self, named: NamedFile) -> bool:
+        """Whether the file is visible as its record names it."""
+        stat = self.file(named.path, named.size_bytes, named.etag)
+        return stat is not None and (stat.size_bytes, stat.etag) == (named.size_bytes, named.etag)
+
+    def record_of(self, path: str) -> RecordRead | None:
+        """The publish record that names the file at ``path``; one that was not listed is asked for."""
+        if path in self.by_path or path in self._asked_records:
+            return self.by_path.get(path) or self._asked_records[path]
+        found = None
+        for video in (path, str(PurePosixPath(path).with_suffix(".mp4"))):
+            name = hashlib.sha256(video.encode()).hexdigest()
+            record = read_record(self.workspace, f"published/{self.folder}/{name[:2]}/{name}.json")
+            if isinstance(record, RecordRead) and any(file.path == path for file in record.files):
+                found = record
+        self._asked_records[path] = found
+        return found
+
+    def _now(self, path: str) -> Stat | None:
+        if path not in self._asked:
+            self._asked[path] = self.store.stat(path)
+        return self._asked[path]
 
 
 @dataclass
@@ -75,7 +106,14 @@ class Evidence:
     #: path in the workspace -> SHA-256, of clips' files and inputs; empty unless it was asked for
     hashes: dict[str, str] = field(default_factory=dict)
 
-    @property
+    def file(self, path: str, size_bytes: int | None = None) -> Stat | None:
+        """A file of the workspace: as it was listed, or as it is now where that is not of this size."""
+        stat = self.files.get(path)
+        if stat is None or size_bytes not in (None, stat.size_bytes):
+            return self.workspace.stat(path)
+        return stat
+
+    @cached_property
     def keys(self) -> dict[str, RecordRead]:
         """Clip records that can be read, by the key that their path says."""
         found = {}
@@ -145,7 +183,7 @@ def _target(
     }
     mine = {path: record for path, record in records.items() if path.startswith(f"published/{folder}/")}
     unfinished = [each for each in store.unfinished() if not each.path.startswith((".wanflow/", *below))]
-    return Target(store, visible, mine, read_table(store, CATALOG), unfinished)
+    return Target(store, workspace, folder, visible, mine, read_table(store, CATALOG), unfinished)
 
 
 def _hash_all(evidence: Evidence) -> None:

@@ -51,6 +51,8 @@ class RunTold:
     results: pa.Table | Unreadable | None = None
     #: tasks that were seen rendered or found rendered
     rendered: set[str] = field(default_factory=set)
+    #: gc has left its plan and outcome of it only
+    is_collected: bool = False
 
 
 @dataclass
@@ -92,6 +94,7 @@ def read_history(workspace: Store, files: Collection[str]) -> History:
         match = RUN.match(run_id)
         run = RunTold(run_id, (match[1] or "") if match else run_id)
         history.runs.append(run)
+        run.is_collected = f"runs/{run_id}/job.yaml" not in files
         _read_files(workspace, history, run)
         if run.outcome is not None:
             for older in history.runs[:-1]:
@@ -131,15 +134,15 @@ def _target_url(results: pa.Table | Unreadable | None) -> str:
 
 def _read_events(workspace: Store, history: History, run: RunTold, numbers: list[int]) -> None:
     folder = f"runs/{run.run_id}/events"
-    history.problems += [
-        (f"{folder}/{number:06d}.parquet", "it is missing, and later ones are there")
-        for number in sorted(set(range(max(numbers, default=-1))) - set(numbers))
-    ]
-    place = 0
-    for number in numbers:
+    place, number, last = 0, -1, max(numbers, default=-1)
+    while True:
+        number += 1
         path = f"{folder}/{number:06d}.parquet"
         table = read_table(workspace, path)
+        if table is None and number > last:  # listings may lag: the one after the last is asked for, too
+            break
         if table is None:
+            history.problems.append((path, "it is missing, and later ones are there"))
             continue
         if isinstance(table, Unreadable) or not set(EVENT_COLUMNS) <= set(table.column_names):
             reason = table.reason if isinstance(table, Unreadable) else "it lacks columns of an event"

@@ -19,6 +19,8 @@ from wanflow.verify.reader import EPOCH, LEASE, RecordRead, Unreadable, read_jso
 STATUSES = {"published", "unchanged", "held", "failed", "left"}
 #: a holder that has not shown life for so long is taken over from
 LEASE_S = 60.0
+#: gc writes it before it deletes anything
+MARKS = "gc/marks.parquet"
 #: clocks of two machines may differ by this
 CLOCK_SLACK_S = 30.0
 
@@ -33,7 +35,7 @@ def check_ledger(evidence: Evidence) -> Checked:
         )
     for run in history.runs:
         told = run.outcome.get("num_clips_rendered", 0) if isinstance(run.outcome, dict) else 0
-        if told > len(run.rendered):
+        if told > len(run.rendered) and not run.is_collected:
             reason = f"its outcome counts {told} rendered clips, its events {len(run.rendered)}"
             found.append(Finding(f"runs/{run.run_id}", reason))
     unknown: Counter[int] = Counter()
@@ -46,6 +48,8 @@ def check_ledger(evidence: Evidence) -> Checked:
         elif render is None or (record.info.get("stage") == "master" and render.task != record.key):
             attempt = f"{record.attempt[0]}.{record.attempt[1]}"
             found.append(Finding(path, f"no ledger says that its attempt {attempt} was ordered"))
+    if MARKS in evidence.files:  # gc has been at work, and takes the directories of old runs
+        unknown.clear()
     for epoch, number in sorted(unknown.items()):
         reason = f"{number} record(s) are of a run whose ledger is gone"
         found.append(Finding(f"epochs/{epoch:08d}", reason, is_warning=True))
@@ -97,7 +101,11 @@ def check_epochs(evidence: Evidence) -> Checked:
         **{path: r for target in evidence.targets for path, r in target.records.items()},
     }
     for path, record in records.items():
-        if isinstance(record, RecordRead) and record.attempt[0] not in claimed:
+        if not isinstance(record, RecordRead) or record.attempt[0] in claimed:
+            continue
+        if evidence.file(f"epochs/{record.attempt[0]:08d}") is not None:
+            claimed.add(record.attempt[0])
+        else:
             found.append(Finding(path, f"it is of epoch {record.attempt[0]}, which nobody claimed"))
     return len(claimed), found
 
@@ -166,8 +174,9 @@ def _row_trouble(evidence: Evidence, run: RunTold, row: dict[str, Any]) -> Itera
         if target is None:
             yield f"{file['url']} lies at no place that this workspace publishes to"
             continue
-        stat = target.visible.get(file["path"])
-        record = target.by_path.get(file["path"])
+        record = target.record_of(file["path"])
+        named = next((f for f in record.files if f.path == file["path"]), None) if record else None
+        stat = target.file(file["path"], file["size_bytes"], named.etag if named else "")
         if record is not None and str(record.info.get("run_id")) > run.run_id:
             continue  # published again since, by a younger run
         if stat is None:

@@ -129,7 +129,8 @@ def measured_clips(
 
     The second list has the clips whose trunk was there already.
     """
-    whole, sharing = [], []
+    whole: list[tuple[Clip, float]] = []
+    sharing: list[tuple[Clip, float]] = []
     for planned in plan.to_render:
         clip, state = planned.task.clip, scheduler.clips[planned.task.key]
         if planned.num_steps and state.done_here and state.num_attempts == 1 and gpu_seconds(state) > 0:

@@ -40,7 +40,8 @@ class FromBranch:
     """Goes on from ``trunk``, unless ``keep`` has steps beyond it."""
 
     def __init__(self, trunk: Unfinished, keep: Keep | None) -> None:
-        self.start = keep.start if keep is not None and keep.start is not None else trunk
+        kept = keep.start if keep is not None else None
+        self.start: Unfinished | None = trunk if kept is None else kept
         self._keep = keep
 
     def offer(self, step: int, num_steps: int, take: Callable[[], Unfinished]) -> None:

@@ -56,10 +56,13 @@ class ClipMaker:
             spec.weights: job.engine.sampling(spec.sampling) for spec in self._engines.values()
         }
         #: of each checkpoint, the steps of the trunk; nothing where the job has no branch
-        self._branch_steps = {
-            spec.weights: branch_steps(spec, self._samplings[spec.weights], job.clip.branch.at)
-            for spec in (self._engines.values() if job.clip.branch else ())
-        }
+        self._branch_steps: dict[str, int] = {}
+        if job.clip.branch is not None:
+            at = job.clip.branch.at
+            self._branch_steps = {
+                spec.weights: branch_steps(spec, self._samplings[spec.weights], at)
+                for spec in self._engines.values()
+            }
         given = {**default_templates(columns), **job.clip_templates()}
         texts = (*_TEXTS, "branch.on") if job.clip.branch else _TEXTS
         self._templates = {name: compile_template(given[f"clip.{name}"]) for name in texts}

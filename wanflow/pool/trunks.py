@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from wanflow.engines import Engine, Unfinished, dump_unfinished, load_unfinished
 from wanflow.errors import EngineError
-from wanflow.model import Attempt, Clip, Record
+from wanflow.model import Attempt, Clip, Record, Scalar
 from wanflow.records import file_of, forget_clip, put_clip
 from wanflow.storage import Store
 
@@ -36,6 +36,6 @@ def put_trunk(
     """Put ``state`` on record. Returns the trunk to go on from: another attempt's where that was first, so that all
     clips of a group descend from the one on record.
     """
-    info = {"stage": "trunk", "step": state.step, "maker": state.maker}
+    info: dict[str, Scalar] = {"stage": "trunk", "step": state.step, "maker": state.maker}
     record, is_mine = put_clip(store, key, attempt, {TRUNK: dump_unfinished(state)}, info)
     return state if is_mine else load_trunk(store, engine, clip, record) or state

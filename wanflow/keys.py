@@ -5,9 +5,10 @@ stage's code. Each stage's key contains the key of the stage before: a change re
 Execution choices (GPU, batch, tiling, ffmpeg build), URLs, names and paths stay out. Raise a version in ``VERSIONS``
 only when the stage's code makes different pixels: everybody's results of that stage are then made again.
 
-Encoded texts and images have no key: they are not stored (a replica keeps those of its latest clips in memory), and all
-that decides them, prompt, image bytes and weights, is in the key of the base latents. ``tests/golden_keys.json`` holds
-keys of many jobs, so that none of them changes unnoticed.
+A trunk's key has all that decides the steps which clips share; the base's, behind one, follows from it and the clip's
+own prompt. Encoded texts and images have no key: they are not stored (a replica keeps those of its latest clips in
+memory), and all that decides them, prompt, image bytes and weights, is in the key of the latents. The keys of many jobs
+are in ``tests/golden_keys.json``, so that none of them changes unnoticed.
 """
 
 from __future__ import annotations

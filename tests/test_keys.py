@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from wanflow import keys
 from wanflow.cascade import METHODS
 from wanflow.model import (
+    Branch,
     CascadeStep,
     Clip,
     ImageLayer,
@@ -168,3 +169,40 @@ def test_every_cascade_method_has_a_version() -> None:
 def test_what_has_no_value_has_no_key() -> None:
     with pytest.raises(TypeError, match="object"):
         keys.digest(object())
+
+
+BRANCHED = replace(CLIP, branch=Branch("waves", 6))
+
+
+def test_a_trunk_is_shared_by_what_differs_behind_it_only() -> None:
+    """A variant's own prompt, cascade and frame rate are no part of the composition; all else is."""
+
+    def trunk(**changes: object) -> str:
+        return keys.stages(replace(BRANCHED, **changes))[0].key  # type: ignore[arg-type]
+
+    first = keys.stages(BRANCHED)[0]
+    assert first.name == "trunk"
+    for same in ({"prompt": "red waves"}, {"cascade": ()}, {"fps": 16.0}):
+        assert trunk(**same) == first.key
+    others = [
+        {"mode": Mode.T2V}, {"weights": "x" * 64}, {"negative_prompt": "text"}, {"image": None}, {"seed": 1},
+        {"width": 176}, {"height": 112}, {"num_frames": 21}, {"sampling": replace(CLIP.sampling, steps=13)},
+        {"branch": Branch("sea", 6)}, {"branch": Branch("waves", 7)},
+    ]  # fmt: skip
+    assert len({first.key, *(trunk(**other) for other in others)}) == len(others) + 1
+
+
+def test_the_base_behind_a_trunk_follows_from_it_and_the_clips_own_prompt() -> None:
+    bases = [
+        keys.base_key(clip)
+        for clip in (
+            CLIP,
+            BRANCHED,
+            replace(BRANCHED, prompt="red waves"),
+            replace(BRANCHED, branch=Branch("sea", 6)),
+            replace(BRANCHED, branch=Branch("waves", 7)),
+            replace(BRANCHED, seed=1),
+        )
+    ]
+    assert len(set(bases)) == len(bases)
+    assert [stage.name for stage in keys.stages(BRANCHED)] == ["trunk", "base", "cascade-1", "master"]

@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--json", action="store_true", help="end with one machine-readable line")
         sub.add_argument(
-            "--force", metavar="STAGE", help="make again, once, from: base, cascade, master or variant"
+            "--force", metavar="STAGE", help="make again, once, from: trunk, base, cascade, master or variant"
         )
     plan.add_argument(
         "--why", action="store_true", help="list everything that would be made, with what changed: old -> new"
@@ -329,6 +329,9 @@ def plan_facts(plan: Plan, whys: Sequence[Why] | None = None, cost: Cost | None 
         "clips_held": len(plan.held),
         "clips_to_render": len(plan.to_render),
         "expected_gpu_s": plan.expected_gpu_s,
+        "trunks_to_make": plan.num_trunks,
+        "base_steps": plan.num_steps,
+        "base_steps_shared": plan.num_steps_shared,
         "bad_rows": len(plan.bad_rows),
         "retired": [retired.path for retired in plan.retired],
         "to_unpublish": len(plan.to_unpublish),
@@ -347,6 +350,11 @@ def _print_plan(plan: Plan, whys: Sequence[Why] | None, cost: Cost | None) -> No
     expected = "never measured" if gpu_s is None else f"{_duration(gpu_s)} of GPU expected"
     print(f"{plan.num_variants:,} variants of {plan.num_clips_wanted:,} clips{shared}")
     print(f"to render    {len(plan.to_render):,} clips ({expected}), {len(plan.held):,} held")
+    if plan.num_trunks or plan.num_steps_shared:
+        print(
+            f"branching    {plan.num_trunks:,} trunks to make; {plan.num_steps:,} base steps to take, "
+            f"{plan.num_steps_shared:,} shared"
+        )
     print(f"to assemble  {len(plan.to_assemble):,} variants")
     if plan.retired:
         what = "to unpublish" if plan.unpublish else "retired     "
@@ -362,8 +370,7 @@ def _print_plan(plan: Plan, whys: Sequence[Why] | None, cost: Cost | None) -> No
         print()
         print_table(
             ("what", "id", "why"),
-            [(w.kind, w.id[:12] if w.kind == "clip" else w.path or w.id, "; ".join(map(str, w.changes)))
-             for w in whys],
+            [(w.kind, w.id[:12] if w.kind == "clip" else w.path or w.id, str(w)) for w in whys],
             len(whys),
         )  # fmt: skip
     else:
@@ -394,6 +401,8 @@ def _print_cost(cost: Cost) -> None:
         )
     print(f"saved        {priced(cost.saved_by_sharing_s)} by sharing clips")
     print(f"             {priced(cost.saved_by_holding_s)} by what the store holds")
+    if cost.saved_by_branching_s:
+        print(f"             {priced(cost.saved_by_branching_s)} by branching")
 
 
 def _shape(planned: PlannedClip) -> str:

@@ -9,7 +9,7 @@ from wanflow.job import Job
 from wanflow.ledger import Ledger, new_run_id
 from wanflow.model import Cause, Clip, Scalar, Status, Variant
 from wanflow.pins import copy_pins, has_pins
-from wanflow.planning import ClipPlan, Plan, PlannedVariant
+from wanflow.planning import Plan, PlannedVariant
 from wanflow.planning.cost import price_per_s
 from wanflow.planning.quiet import Quiet
 from wanflow.report.outcome import Outcome, count_statuses, write_end
@@ -19,7 +19,7 @@ from wanflow.schedule.state import ClipState, VariantStatus
 from wanflow.storage import Store
 
 #: stages of a render that keep a GPU busy
-GPU_STAGES = ("encode", "denoise", "cascade", "decode")
+GPU_STAGES = ("encode", "trunk", "denoise", "cascade", "decode")
 
 
 def close_run(
@@ -122,16 +122,21 @@ def gpu_seconds(clip: ClipState) -> float:
     return sum(value for stage, value in clip.seconds.items() if stage.partition("-")[0] in GPU_STAGES)
 
 
-def measured_clips(plan: Plan, scheduler: Scheduler) -> list[tuple[Clip, float]]:
-    """(clip, seconds) of what was rendered whole in one attempt: what estimates are made of."""
-    return [
-        (planned.task.clip, gpu_seconds(state))
-        for planned in plan.to_render
-        if planned.decision is ClipPlan.RENDER
-        and (state := scheduler.clips[planned.task.key]).done_here
-        and state.num_attempts == 1
-        and gpu_seconds(state) > 0
-    ]
+def measured_clips(
+    plan: Plan, scheduler: Scheduler
+) -> tuple[list[tuple[Clip, float]], list[tuple[Clip, float]]]:
+    """(clip, seconds) of what was rendered from its first step on in one attempt: what estimates are made of.
+
+    The second list has the clips whose trunk was there already.
+    """
+    whole: list[tuple[Clip, float]] = []
+    sharing: list[tuple[Clip, float]] = []
+    for planned in plan.to_render:
+        clip, state = planned.task.clip, scheduler.clips[planned.task.key]
+        if planned.num_steps and state.done_here and state.num_attempts == 1 and gpu_seconds(state) > 0:
+            found_trunk = clip.branch is not None and "trunk" not in state.seconds
+            (sharing if found_trunk else whole).append((clip, gpu_seconds(state)))
+    return whole, sharing
 
 
 def _rows(job: Job, plan: Plan, scheduler: Scheduler | None, target: Store) -> list[ResultRow]:

@@ -87,8 +87,8 @@ def run(
     """Render and publish what the job asks for and the store lacks.
 
     ``address`` joins a Ray cluster (``auto``, ``ray://host:port``); None starts Ray on this machine, and nothing at all
-    when there is nothing to do. ``inline`` works in this process without Ray. ``force`` (base, cascade, master or
-    variant) makes done work again from that stage on, once. ``accept`` is the id of a plan that may go beyond the job's
+    when there is nothing to do. ``inline`` works in this process without Ray. ``force`` (trunk, base, cascade, master
+    or variant) makes done work again from there on, once. ``accept`` is the id of a plan that may go beyond the job's
     limits. Raises JobError, ManifestError, EngineError, StoreError or Refused before anything is rendered; what goes
     wrong later is in the Outcome.
     """
@@ -159,7 +159,7 @@ def run(
             raise
         finally:
             pool.close()
-        save_timings(workspace, measured_clips(made, scheduler))
+        save_timings(workspace, *measured_clips(made, scheduler))
         return close(scheduler, broken)
 
 
@@ -173,8 +173,9 @@ def _scheduler(job: Job, made: Plan, context: RunContext, pool: Pool, started_s:
                 clip.work,
                 clip.expected_s,
                 group=_group(clip.task.clip),
-                kind=shape_key(clip.task.clip),
+                kind=shape_key(clip.task.clip, clip.makes_trunk),
                 held=clip.decision is ClipPlan.HELD,
+                makes_trunk=clip.makes_trunk,
             )
             for clip in clips
         ],

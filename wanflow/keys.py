@@ -5,9 +5,10 @@ stage's code. Each stage's key contains the key of the stage before: a change re
 Execution choices (GPU, batch, tiling, ffmpeg build), URLs, names and paths stay out. Raise a version in ``VERSIONS``
 only when the stage's code makes different pixels: everybody's results of that stage are then made again.
 
-Encoded texts and images have no key: they are not stored (a replica keeps those of its latest clips in memory), and all
-that decides them, prompt, image bytes and weights, is in the key of the base latents. ``tests/golden_keys.json`` holds
-keys of many jobs, so that none of them changes unnoticed.
+A trunk's key has all that decides the steps which clips share; the base's, behind one, follows from it and the clip's
+own prompt. Encoded texts and images have no key: they are not stored (a replica keeps those of its latest clips in
+memory), and all that decides them, prompt, image bytes and weights, is in the key of the latents. The keys of many jobs
+are in ``tests/golden_keys.json``, so that none of them changes unnoticed.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
-from wanflow.model import Clip, ImageLayer, Layer, Output, Placement, Source, Stage, Variant
+from wanflow.model import Branch, Clip, ImageLayer, Layer, Output, Placement, Source, Stage, Variant
 
 #: of every stage; a cascade step's is under the name of its method
-VERSIONS: Mapping[str, int] = {"base": 1, "refine": 1, "master": 1, "output": 1}
+VERSIONS: Mapping[str, int] = {"trunk": 1, "base": 1, "refine": 1, "master": 1, "output": 1}
 
 
 def canonical(value: object) -> bytes:
@@ -100,13 +101,25 @@ def digest(*parts: object) -> str:
 
 
 def base_key(clip: Clip) -> str:
-    """Key of the base latents: all of the clip but its cascade and its frame rate."""
-    return digest(
-        "base",
-        VERSIONS["base"],
+    """Key of the base latents: all of the clip but its cascade and its frame rate. Behind a trunk, its key and the
+    clip's own prompt: the trunk's has the rest.
+    """
+    if clip.branch is not None:
+        return digest("base", VERSIONS["base"], trunk_key(clip, clip.branch), clip.prompt)
+    return digest("base", VERSIONS["base"], *_denoised(clip, clip.prompt))
+
+
+def trunk_key(clip: Clip, branch: Branch) -> str:
+    """Key of the first steps, which clips that differ only in their prompt, cascade and frame rate share."""
+    return digest("trunk", VERSIONS["trunk"], *_denoised(clip, branch.prompt), branch.steps)
+
+
+def _denoised(clip: Clip, prompt: str) -> tuple[object, ...]:
+    """What decides latents that are denoised from noise with ``prompt``."""
+    return (
         clip.mode,
         clip.weights,
-        clip.prompt,
+        prompt,
         clip.negative_prompt,
         clip.image,
         clip.seed,
@@ -119,9 +132,10 @@ def base_key(clip: Clip) -> str:
 
 @lru_cache(maxsize=100_000)
 def stages(clip: Clip) -> tuple[Stage, ...]:
-    """Every stage of a clip with its key: ``base``, ``cascade-1`` ..., ``master``."""
+    """Every stage of a clip with its key: ``trunk`` where it has one, ``base``, ``cascade-1`` ..., ``master``."""
     key = base_key(clip)
-    chain = [Stage("base", key)]
+    trunk = [] if clip.branch is None else [Stage("trunk", trunk_key(clip, clip.branch))]
+    chain = [*trunk, Stage("base", key)]
     for number, step in enumerate(clip.cascade, 1):
         key = digest("cascade", VERSIONS[step.method], key, step)
         chain.append(Stage(f"cascade-{number}", key))

@@ -114,6 +114,16 @@ class CascadeStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Branch:
+    """Where a clip leaves its trunk: the first steps, which all clips with an equal branch share."""
+
+    #: what the trunk is denoised with; cleaned
+    prompt: str
+    #: steps of the trunk, at least one and fewer than ``Sampling.steps``
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """One generation on the GPU. Equal clips are the same clip, whoever asked for them."""
 
@@ -131,6 +141,8 @@ class Clip:
     fps: float
     sampling: Sampling
     cascade: tuple[CascadeStep, ...] = ()
+    #: None: every step is the clip's own
+    branch: Branch | None = None
 
     @property
     def seconds(self) -> float:
@@ -278,7 +290,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One keyed step of a clip: ``base``, ``cascade-1`` ..., ``master``. Each result has a record of its own."""
+    """One keyed step of a clip: ``trunk`` where it has a branch, ``base``, ``cascade-1`` ..., ``master``.
+
+    Each result has a record of its own.
+    """
 
     name: str
     key: str

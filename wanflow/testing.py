@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wanflow.engines import Unfinished
+from wanflow.engines.trunk import FromBranch
 from wanflow.errors import RenderError
 from wanflow.fake_pool import FakePool, Faults
 from wanflow.model import Cause, Clip, EngineSpec
@@ -44,6 +45,8 @@ class FakeEngine:
         self.failures = dict(failures or {})
         #: prompts in the order in which they were rendered
         self.rendered: list[str] = []
+        #: the same of trunks
+        self.trunks: list[str] = []
         #: rung of the memory ladder
         self.thrift = 0
 
@@ -54,10 +57,23 @@ class FakeEngine:
         for part, cause in self.failures.items():
             if part in clip.prompt:
                 raise RenderError(f"failed on purpose: {part!r} is in the prompt", cause)
+        trunk = ""
+        if clip.branch is not None:
+            keep = FromBranch((keep and keep.start) or self.trunk(clip, image, on_step), keep)
+            trunk = f" {clip.branch}"
         self._take_steps(clip, "denoise", clip.sampling.steps, on_step, keep)
         self.rendered.append(clip.prompt)
-        colour = hashlib.sha256(f"{clip.prompt} {clip.seed} {len(image or b'')}".encode()).digest()[:3]
+        colour = hashlib.sha256(f"{clip.prompt} {clip.seed} {len(image or b'')}{trunk}".encode()).digest()[:3]
         return _fake_latents(tuple(colour), clip.num_frames, clip.height // 8, clip.width // 8)
+
+    def trunk(self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None) -> Unfinished:
+        assert clip.branch is not None
+        self._take_steps(clip, "trunk", clip.branch.steps, on_step, keep)
+        self.trunks.append(clip.branch.prompt)
+        return _fake_state(clip.branch.steps, clip.sampling.steps, None)
+
+    def can_go_on(self, clip: Clip, state: Unfinished) -> bool:
+        return (state.maker, state.num_steps) == ("fake", clip.sampling.steps)
 
     def refine(
         self,

@@ -20,8 +20,12 @@ PATH = "timings.json"
 NEWEST = 0.3
 
 
-def shape_key(clip: Clip) -> str:
-    """Clips with the same key should take the same time on the same hardware."""
+def shape_key(clip: Clip, makes_trunk: bool = True) -> str:
+    """Clips with the same key should take the same time on the same hardware.
+
+    ``makes_trunk``: of a clip with a branch, whether its trunk's steps are among what it takes.
+    """
+    branch = () if clip.branch is None else (clip.branch.steps, makes_trunk)
     return digest(
         "shape",
         clip.weights,
@@ -31,14 +35,15 @@ def shape_key(clip: Clip) -> str:
         clip.num_frames,
         clip.sampling,
         clip.cascade,
+        *branch,
     )
 
 
-def expected_s(clip: Clip, timings: Mapping[str, float]) -> float | None:
+def expected_s(clip: Clip, timings: Mapping[str, float], makes_trunk: bool = True) -> float | None:
     """Seconds that ``clip`` should take: as measured, else by its engine's pace; None when that was never measured."""
-    measured = timings.get(shape_key(clip))
+    measured = timings.get(shape_key(clip, makes_trunk))
     pace = timings.get(_pace_key(clip))
-    return measured if measured is not None or pace is None else pace * work_of(clip)
+    return measured if measured is not None or pace is None else pace * work_of(clip, makes_trunk)
 
 
 def load_timings(workspace: Store) -> dict[str, float]:
@@ -50,15 +55,21 @@ def load_timings(workspace: Store) -> dict[str, float]:
         return {}  # an estimate that cannot be read is no estimate
 
 
-def save_timings(workspace: Store, measured: Iterable[tuple[Clip, float]]) -> None:
-    """Fold ``measured`` (clip, seconds) into the file. Estimates are not worth failing a run for."""
-    measured = list(measured)
-    if not measured:
+def save_timings(
+    workspace: Store, measured: Iterable[tuple[Clip, float]], sharing: Iterable[tuple[Clip, float]] = ()
+) -> None:
+    """Fold ``measured`` (clip, seconds) into the file. Estimates are not worth failing a run for.
+
+    ``sharing``: the same of clips whose trunk was there already.
+    """
+    all_measured = [*((True, *each) for each in measured), *((False, *each) for each in sharing)]
+    if not all_measured:
         return
     with suppress(StoreError):
         timings = load_timings(workspace)
-        for clip, seconds in measured:
-            for key, value in ((shape_key(clip), seconds), (_pace_key(clip), seconds / work_of(clip))):
+        for makes_trunk, clip, seconds in all_measured:
+            pace = seconds / work_of(clip, makes_trunk)
+            for key, value in ((shape_key(clip, makes_trunk), seconds), (_pace_key(clip), pace)):
                 timings[key] = timings.get(key, value) * (1 - NEWEST) + value * NEWEST
         workspace.write(PATH, json.dumps(timings, sort_keys=True).encode())
 
@@ -67,8 +78,9 @@ def _pace_key(clip: Clip) -> str:
     return digest("pace", clip.weights)
 
 
-def work_of(clip: Clip) -> float:
-    """Relative cost of rendering a clip: forwards times tokens, attention's square included.
+def work_of(clip: Clip, makes_trunk: bool = True) -> float:
+    """Relative cost of rendering a clip: forwards times tokens, attention's square included. Without
+    ``makes_trunk``, the steps of the trunk that it shares are somebody else's.
 
     Tokens are 16 x 16 pixels and four frames, as in the Wan family; a cascade step counts at its own size. Only the
     ratios matter: they order the work until real seconds are known.
@@ -79,7 +91,8 @@ def work_of(clip: Clip) -> float:
         return forwards * tokens * (1 + tokens / 30_000)
 
     guided = 2 if clip.sampling.guidance > 1 else 1
-    total = cost(clip.width, clip.height, clip.sampling.steps * guided)
+    shared = 0 if clip.branch is None or makes_trunk else clip.branch.steps
+    total = cost(clip.width, clip.height, (clip.sampling.steps - shared) * guided)
     scale = 1.0
     for step in clip.cascade:
         params = dict(step.params)

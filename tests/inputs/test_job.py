@@ -276,3 +276,30 @@ def test_what_is_no_mapping_is_no_job(data: Any) -> None:
     """A YAML list in place of a job must not end in a traceback."""
     with pytest.raises(JobError, match="not a mapping"):
         Job.from_dict(data)
+
+
+def test_a_branch_point_is_the_boundary_or_a_share_of_the_steps() -> None:
+    for at, found in (("boundary", "boundary"), (0.6, 0.6), ("0.6", 0.6), ("60%", 0.6), ("12.5 %", 0.125)):
+        job = Job.from_dict(job_dict(clip={"branch": {"at": at, "on": "{{ base }}"}}), "/jobs")
+        assert job.clip.branch is not None
+        assert job.clip.branch.at == found
+    assert job.clip_templates()["clip.branch.on"] == "{{ base }}"
+    assert Job.from_dict(job_dict(), "/jobs").clip.branch is None
+
+
+@pytest.mark.parametrize(
+    ("branch", "words"),
+    [
+        ({"at": 1, "on": "x"}, "clip.branch.at: `1` of the steps is out of range; a share is above 0 and below 1"),
+        ({"at": "0%", "on": "x"}, "clip.branch.at: `0%` of the steps is out of range"),
+        ({"at": "nan", "on": "x"}, "clip.branch.at: `nan` of the steps is out of range"),
+        ({"at": "boundry", "on": "x"}, "is neither boundary nor a share of the steps; write boundary, 0.6 or 60%"),
+        ({"at": True, "on": "x"}, "is neither boundary nor a share of the steps"),
+        ({"at": 0.5}, "clip.branch.on: is missing; Template of the prompt that the shared steps follow"),
+        ({"at": 0.5, "on": "{{ x"}, "clip.branch.on: "),
+        ({"at": 0.5, "on": "x", "in": 1}, "clip.branch.in: unknown key"),
+        ("boundary", "clip.branch: `boundary` is text; write a mapping with keys such as at, on"),
+    ],
+)  # fmt: skip
+def test_a_mistaken_branch_is_answered_with_what_to_write(branch: Any, words: str) -> None:
+    assert words in problems(job_dict(clip={"branch": branch}))

@@ -15,7 +15,7 @@ from tests.inputs.conftest import ENGINES, SPEC, Case
 from wanflow.errors import BadRow, EngineError, JobError, ManifestError
 from wanflow.inputs import Inputs
 from wanflow.manifest import Sharing, clean_prompt, read_variants, template_columns
-from wanflow.model import BoxLayer, CascadeStep, ImageLayer, Mode, TextLayer, Variant
+from wanflow.model import BoxLayer, Branch, CascadeStep, ImageLayer, Mode, TextLayer, Variant
 
 BOTH = [{"name": "tall", "preset": "instagram-story"}, {"name": "wide", "preset": "linkedin"}]
 
@@ -396,3 +396,42 @@ def test_rows_are_streamed(case: Case) -> None:
     first = next(variants)
     assert not isinstance(first, BadRow)
     assert first.row == 1
+
+
+def test_rows_of_one_base_prompt_have_one_branch(case: Case) -> None:
+    """The same words, whatever their spacing; a clip's own prompt stays its own."""
+    rows = [
+        {"variant_id": "a", "prompt": "red", "base": "an orange  star"},
+        {"variant_id": "b", "prompt": "blue", "base": " an orange star"},
+        {"variant_id": "c", "prompt": "blue", "base": "a heart"},
+    ]
+    case.rows(rows)
+    clips = [
+        variant.scenes[0].clips[0][1]
+        for variant in case.variants(clip={"branch": {"at": 0.5, "on": "{{ base }}"}})
+    ]
+    assert [clip.branch for clip in clips] == [
+        Branch("an orange star", 6),
+        Branch("an orange star", 6),
+        Branch("a heart", 6),
+    ]
+    assert [clip.prompt for clip in clips] == ["red", "blue", "blue"]
+
+
+def test_a_base_prompt_is_a_template_as_strict_as_the_prompt(case: Case) -> None:
+    case.rows([{"variant_id": "a", "prompt": "red", "base": ""}])
+    with pytest.raises(
+        ManifestError, match=r"clip\.branch\.on: there is no column `bse`; did you mean `base`"
+    ):
+        case.read(clip={"branch": {"at": 0.5, "on": "{{ bse }}"}})
+    (bad,) = case.read(clip={"branch": {"at": 0.5, "on": "{{ base }}"}})
+    assert isinstance(bad, BadRow)
+    assert bad.reason == "branch.on: is empty, and there is no image either"
+    job = case.job(clip={"branch": {"at": 0.5, "on": "{{ base }}"}})
+    assert template_columns(job)["clip.branch.on"] == {"base"}
+
+
+def test_a_branch_that_the_engine_cannot_do_is_told_before_the_first_row(case: Case) -> None:
+    case.rows([{"variant_id": "a", "prompt": "red"}])
+    with pytest.raises(EngineError, match="pocket has one expert and so no boundary"):
+        case.read(clip={"branch": {"at": "boundary", "on": "star"}})

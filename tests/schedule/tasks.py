@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from wanflow.model import (
     AssembleVariant,
     Attempt,
+    Branch,
     Clip,
     Mode,
     Output,
@@ -19,11 +22,14 @@ from wanflow.schedule.actions import Action, RequestCapacity
 from wanflow.schedule.events import Event, ReplicaReady, RunStarted
 
 
-def render(key: str, weights: str = "w") -> RenderClip:
+def render(key: str, weights: str = "w", trunk: str = "") -> RenderClip:
+    """``trunk``: the name of one that it shares, half of its steps."""
     clip = Clip(
         Mode.T2V, weights, key, "", None, 0, 64, 64, 5, 8.0, Sampling(4, 1.0, None, 3.0, "unipc", None)
     )
-    return RenderClip(clip, (Stage("master", key),))
+    if not trunk:
+        return RenderClip(clip, (Stage("master", key),))
+    return RenderClip(replace(clip, branch=Branch(trunk, 2)), (Stage("trunk", trunk), Stage("master", key)))
 
 
 def assembly(name: str, *masters: str) -> AssembleVariant:

@@ -47,6 +47,8 @@ class World:
     keep_every: int
     num_nodes: int
     stop_at_s: float | None
+    #: the name of a trunk that clips of an engine share, or nothing
+    trunks: dict[str, str]
 
     @property
     def used(self) -> list[str]:
@@ -119,7 +121,15 @@ def draw_world(seed: int) -> World:
         keep_every=draw.choice([0, 1, 2]),
         num_nodes=draw.randint(1, 3),
         stop_at_s=draw.uniform(0, 200) if draw.random() < 0.15 else None,
+        trunks=_draw_trunks(seed, keys),
     )
+
+
+def _draw_trunks(seed: int, keys: list[str]) -> dict[str, str]:
+    """Of its own draws, so that a seed's world is otherwise what it was without any."""
+    draw = random.Random(f"trunks of {seed}")
+    names = draw.choice([[""], ["t1"], ["", "t1", "t2"]])
+    return {key: draw.choice(names) for key in keys}
 
 
 def kind(world: World) -> World:
@@ -143,16 +153,21 @@ def play(
         num_nodes=world.num_nodes,
         held=world.held - world.vanished,
     )
+    makers: dict[tuple[str, str], str] = {}
+    for key in world.used:
+        if world.trunks[key] and key not in world.held:
+            makers.setdefault((world.weights[key], world.trunks[key]), key)
     scheduler = Scheduler(
         [
             PlannedRender(
-                render(key, world.weights[key]),
+                render(key, world.weights[key], world.trunks[key] and world.weights[key] + world.trunks[key]),
                 world.priorities[key],
                 world.lengths[key],
                 world.expected[key],
                 world.groups[key],
                 world.groups[key] + world.weights[key],
                 key in world.held,
+                key in makers.values(),
             )
             for key in world.used
         ],

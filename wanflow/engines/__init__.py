@@ -1,9 +1,9 @@
 """One engine a model family, behind one small protocol; torch is imported only when an engine is loaded.
 
 ``read_spec`` (torch-free) says what a checkpoint can do; ``load_engine`` loads its weights; ``generate``
-makes a clip's base latents, a method of ``cascade`` climbs from there with the engine's primitives,
-``decode`` yields frames in chunks. Latents travel between stages as safetensors bytes. Engines know clips;
-they do not know jobs, rows, stores or Ray.
+makes a clip's base latents (``trunk`` those of its steps that other clips share), a method of ``cascade``
+climbs from there with the engine's primitives, ``decode`` yields frames in chunks. Latents travel between
+stages as safetensors bytes. Engines know clips; they do not know jobs, rows, stores or Ray.
 
 A new family is a module with ``load(spec, directory, device, num_threads)`` and a line in ``load_engine``.
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from wanflow.engines.checkpoint import local_copy
 from wanflow.engines.spec import check_frames, check_size, frames_for, parse_aspect, read_spec, size_for
+from wanflow.engines.timesteps import branch_steps
 from wanflow.engines.unfinished import Keep, Unfinished, dump_unfinished, load_unfinished
 from wanflow.errors import EngineError
 from wanflow.model import Clip, EngineSpec
@@ -37,6 +38,7 @@ __all__ = [
     "Keep",
     "OnStep",
     "Unfinished",
+    "branch_steps",
     "check_frames",
     "check_size",
     "dump_latents",
@@ -68,9 +70,18 @@ class Engine(Protocol):
         """Base latents of ``clip``. Calls ``on_step`` for the stages ``encode`` and ``denoise``, with step 0
         at a start, or the step that it goes on from.
 
-        ``image`` is the source file's bytes for an image-to-video clip. Raises RenderError (its cause says
-        whether another try can help), and whatever ``on_step`` and ``keep`` raise.
+        ``image`` is the source file's bytes for an image-to-video clip. A clip with a branch goes on from
+        ``keep.start``, its trunk or later; without one its trunk is made first. Raises RenderError (its cause
+        says whether another try can help), and whatever ``on_step`` and ``keep`` raise.
         """
+
+    def trunk(self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None) -> Unfinished:
+        """The first steps of a clip with a branch, denoised with the branch's prompt: where ``generate`` goes
+        on from. Calls ``on_step`` for the stages ``encode`` and ``trunk``; raises as ``generate`` does.
+        """
+
+    def can_go_on(self, clip: Clip, state: Unfinished) -> bool:
+        """Whether ``generate`` can go on from ``state``: it is of this clip's schedule, as this engine makes it."""
 
     def refine(
         self,

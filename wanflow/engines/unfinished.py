@@ -71,12 +71,17 @@ def take(schedule: Any, latents: torch.Tensor, step: int) -> Unfinished:
     return Unfinished(step, len(schedule.timesteps), _maker(schedule), tensors, numbers)
 
 
+def fits(schedule: Any, state: Unfinished) -> bool:
+    """Whether ``restore`` takes ``state`` for ``schedule``, its timesteps set."""
+    return (state.maker, state.num_steps) == (_maker(schedule), len(schedule.timesteps))
+
+
 def restore(schedule: Any, state: Unfinished, device: torch.device) -> torch.Tensor:
     """Give ``schedule``, its timesteps set, the memory of ``state``; return the latents.
 
     EngineError when the state is not of this schedule.
     """
-    if (state.maker, state.num_steps) != (_maker(schedule), len(schedule.timesteps)):
+    if not fits(schedule, state):
         raise EngineError(
             f"steps of {state.maker} (step {state.step} of {state.num_steps}) cannot be gone on from with "
             f"{_maker(schedule)} of {len(schedule.timesteps)} steps"

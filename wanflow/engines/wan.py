@@ -16,6 +16,8 @@ import gc
 import json
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,8 @@ from wanflow.engines.denoise import Condition, denoise, draw_noise, make_schedul
 from wanflow.engines.picture import open_cover, to_pixels
 from wanflow.engines.residence import Residence
 from wanflow.engines.text import TextEncoder
+from wanflow.engines.trunk import BranchReached, FromBranch, ToBranch
+from wanflow.engines.unfinished import fits
 from wanflow.engines.video import VideoCoder
 from wanflow.errors import EngineError, RenderError
 from wanflow.model import Cause, Clip, EngineSpec, Mode
@@ -40,7 +44,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from wanflow.engines import OnStep
-    from wanflow.engines.unfinished import Keep
+    from wanflow.engines.unfinished import Keep, Unfinished
 
 
 def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int | None) -> WanEngine:
@@ -109,6 +113,35 @@ class WanEngine:
     def generate(
         self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None
     ) -> torch.Tensor:
+        if clip.branch is not None and (keep is None or keep.start is None):
+            keep = FromBranch(self.trunk(clip, image, on_step), keep)
+        return self._denoise(clip, image, "denoise", on_step, keep)
+
+    def trunk(self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None) -> Unfinished:
+        assert clip.branch is not None, "the clip has no branch"
+        of = clip.branch.steps
+        end = ToBranch(of, keep)
+
+        def on_trunk(stage: str, step: int, num_steps: int) -> None:
+            on_step(stage, step, of if stage == "trunk" else num_steps)
+
+        if end.reached is None:
+            with suppress(BranchReached):
+                shared = replace(clip, prompt=clip.branch.prompt, branch=None)
+                self._denoise(shared, image, "trunk", on_trunk, end)
+        assert end.reached is not None
+        if not bool(torch.isfinite(end.reached.latents).all()):
+            raise RenderError("denoising gave NaN or infinite latents", Cause.BAD_OUTPUT)
+        on_step("trunk", of, of)
+        return end.reached
+
+    def can_go_on(self, clip: Clip, state: Unfinished) -> bool:
+        return fits(make_schedule(clip.sampling, self._scheduler_config, torch.device("cpu")), state)
+
+    def _denoise(
+        self, clip: Clip, image: bytes | None, stage: str, on_step: OnStep, keep: Keep | None
+    ) -> torch.Tensor:
+        """Base latents with the clip's own prompt, from noise or from ``keep.start``."""
         self._check(clip, image)
         with torch.inference_mode(), self._memory_errors:
             on_step("encode", 0, 1)
@@ -119,7 +152,7 @@ class WanEngine:
             noise = draw_noise(clip.seed, self._shape(clip)).to(self.device)
             return denoise(
                 self._experts, self._predict, schedule, clip.sampling, noise, prompts, condition,
-                lambda step, of: on_step("denoise", step, of), keep,
+                lambda step, of: on_step(stage, step, of), keep,
             )  # fmt: skip
 
     def refine(

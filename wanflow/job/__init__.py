@@ -143,7 +143,10 @@ class Job(Section):
             f"clip.{name}": value
             for name in ("prompt", "negative_prompt", "image", "seconds", "seed")
             if isinstance(value := getattr(self.clip, name), str)
-        } | {f"clip.aspect.{i}": aspect for i, aspect in enumerate(self.clip.aspect)}
+        } | {
+            **{f"clip.aspect.{i}": aspect for i, aspect in enumerate(self.clip.aspect)},
+            **({"clip.branch.on": self.clip.branch.on} if self.clip.branch else {}),
+        }
 
     def layer_templates(self) -> dict[str, str]:
         """Place (``layers.0.text.value``) to template, of everything that is laid over a clip."""

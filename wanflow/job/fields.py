@@ -7,9 +7,10 @@ Checks raise ValueError in the user's words; ``problems`` adds the place. Number
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
@@ -76,6 +77,24 @@ def parse_seconds(value: object) -> float:
     if not 0 < number <= 3600:
         raise ValueError(f"{number:g} seconds is out of range; it is above 0 and at most 3600")
     return number
+
+
+def parse_branch_point(value: object) -> float | Literal["boundary"]:
+    """``boundary``, or a share of the steps as 0.6 or 60%; ValueError unless above 0 and below 1."""
+    if value == "boundary":
+        return "boundary"
+    share = None
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        text = str(value).strip()
+        with suppress(ValueError):
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    if share is None:
+        raise ValueError(
+            f"`{value}` is neither boundary nor a share of the steps; write boundary, 0.6 or 60%"
+        )
+    if not 0 < share < 1:
+        raise ValueError(f"`{value}` of the steps is out of range; a share is above 0 and below 1")
+    return share
 
 
 def _whole(value: float) -> int:
@@ -229,6 +248,10 @@ Sizes = Annotated[
     dict[str, str] | None, BeforeValidator(_sizes, json_schema_input_type=str | dict[str, str] | None)
 ]
 Seconds = Annotated[float | str | None, _or_template(parse_seconds)]
+BranchPoint = Annotated[
+    float | Literal["boundary"],
+    BeforeValidator(parse_branch_point, json_schema_input_type=float | str),
+]
 Seed = Annotated[int | str, _or_template(parse_seed)]
 Where = Annotated[str, AfterValidator(_where)]
 Ratio = Annotated[str, AfterValidator(check_ratio)]

@@ -18,6 +18,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from wanflow.errors import JobError
 from wanflow.job.fields import (
     Aspects,
+    BranchPoint,
     Checkpoint,
     Count,
     Name,
@@ -128,6 +129,18 @@ class EngineSection(Section):
         return dataclasses.replace(default, **given)
 
 
+class BranchSection(Section):
+    """Clips that share their first steps: one composition, and many variants of it."""
+
+    at: BranchPoint = Field(
+        description="Where the clips part: `boundary` (where the low-noise expert takes over) or a share of the steps, "
+        "0.6 or 60%."
+    )
+    on: Template = Field(
+        description="Template of the prompt that the shared steps follow; rows for which it is the same share them."
+    )
+
+
 class ClipSection(Section):
     """What is generated: only these lines, the engine and the cascade cost GPU time."""
 
@@ -154,6 +167,11 @@ class ClipSection(Section):
     )
     seed: Seed = Field(
         default=0, description="Seed of the noise, 0 or more. A row's `seed` comes first. Never random."
+    )
+
+    branch: BranchSection | None = Field(
+        default=None,
+        description="Share the first steps between clips: {at: boundary, on: '{{ base_prompt }}'}.",
     )
 
     @model_validator(mode="after")

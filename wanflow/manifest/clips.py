@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache, partial
 
 from wanflow.cascade import check as check_cascade
+from wanflow.engines import branch_steps
 from wanflow.engines.spec import check_frames, check_size, frames_for, size_for
 from wanflow.errors import EngineError, InputError, JobError
 from wanflow.inputs import Inputs
@@ -16,7 +17,7 @@ from wanflow.job import Job
 from wanflow.job.fields import check_size_text, parse_seconds, parse_seed
 from wanflow.manifest.prompts import clean_prompt
 from wanflow.manifest.values import is_null
-from wanflow.model import Clip, EngineSpec, Mode
+from wanflow.model import Branch, Clip, EngineSpec, Mode
 from wanflow.templates import Template, compile_template
 
 #: distinct clips that are remembered; a job with more is slower, not wrong
@@ -39,7 +40,7 @@ def default_templates(columns: frozenset[str]) -> dict[str, str]:
 
 
 class ClipMaker:
-    """Makes the clips of one job; raises EngineError at once when an engine cannot do the job's cascade."""
+    """Makes the clips of one job; raises EngineError at once when an engine cannot do the job's cascade or branch."""
 
     def __init__(
         self, job: Job, engines: Mapping[Mode, EngineSpec], inputs: Inputs, columns: frozenset[str]
@@ -54,8 +55,17 @@ class ClipMaker:
         self._samplings = {
             spec.weights: job.engine.sampling(spec.sampling) for spec in self._engines.values()
         }
+        #: of each checkpoint, the steps of the trunk; nothing where the job has no branch
+        self._branch_steps: dict[str, int] = {}
+        if job.clip.branch is not None:
+            at = job.clip.branch.at
+            self._branch_steps = {
+                spec.weights: branch_steps(spec, self._samplings[spec.weights], at)
+                for spec in self._engines.values()
+            }
         given = {**default_templates(columns), **job.clip_templates()}
-        self._templates = {name: compile_template(given[f"clip.{name}"]) for name in _TEXTS}
+        texts = (*_TEXTS, "branch.on") if job.clip.branch else _TEXTS
+        self._templates = {name: compile_template(given[f"clip.{name}"]) for name in texts}
         self._seed, self._seconds = (
             compile_template(value) if isinstance(value, str) else value
             for value in (job.clip.seed, job.clip.seconds)
@@ -130,7 +140,7 @@ class ClipMaker:
         return found
 
     def _build(self, aspect: str, texts: tuple[str, ...], seed: object, seconds: object) -> Clip | list[str]:
-        prompt, negative, image = texts
+        prompt, negative, image, *on = texts
         reasons: list[str] = []
         source = None
         mode = Mode.I2V if image.strip() else Mode.T2V
@@ -151,6 +161,9 @@ class ClipMaker:
         cleaned = clean_prompt(prompt)
         if not cleaned and mode is Mode.T2V:
             reasons.append("prompt: is empty, and there is no image either")
+        base_prompt = clean_prompt(on[0]) if on else ""
+        if on and not base_prompt and mode is Mode.T2V:
+            reasons.append("branch.on: is empty, and there is no image either")
         spec = self._engines.get(mode)
         if spec is None:
             reasons.append(self._no_engine(mode))
@@ -180,6 +193,7 @@ class ClipMaker:
             fps=spec.fps,
             sampling=self._samplings[spec.weights],
             cascade=self._cascades[spec.weights],
+            branch=Branch(base_prompt, self._branch_steps[spec.weights]) if on else None,
         )
 
     def _no_engine(self, mode: Mode) -> str:

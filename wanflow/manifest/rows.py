@@ -71,7 +71,8 @@ def template_columns(job: Job) -> dict[str, frozenset[str]]:
             found[place] = set()
     for place, text in given.items():
         section = "clip.aspect" if place.startswith("clip.aspect") else place
-        found[section] |= compile_template(text).names - ({"aspect"} if section != "clip.aspect" else set())
+        names = compile_template(text).names - ({"aspect"} if section != "clip.aspect" else set())
+        found.setdefault(section, set()).update(names)
     return {place: frozenset(names) for place, names in found.items()}
 
 

@@ -69,10 +69,27 @@ def compare_clips(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Ch
                 yield from (change(Reason.ENGINE, field, was, now) for field in differing(was, now))
             case "cascade":
                 yield Change(Reason.CASCADE, "", _steps(old.get(name)), _steps(new.get(name)))
+            case "branch":
+                yield from _branches(old.get(name), new.get(name))
             case "mode":  # follows from the image
                 continue
             case _:
                 yield change(Reason.CLIP, name, old, new)
+
+
+def _branches(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> Iterator[Change]:
+    """The trunk's own prompt, or where it is left; or that there is one now, or no more."""
+    if not old or not new:
+        yield Change(Reason.CLIP, "branch", _branch(old), _branch(new))
+        return
+    if old.get("prompt") != new.get("prompt"):
+        yield Change(Reason.PROMPT, "of the trunk", _shown(old.get("prompt")), _shown(new.get("prompt")))
+    if old.get("steps") != new.get("steps"):
+        yield Change(Reason.CLIP, "steps of the trunk", str(old.get("steps")), str(new.get("steps")))
+
+
+def _branch(branch: Mapping[str, Any] | None) -> str:
+    return f"after {branch.get('steps')} steps of {_shown(branch.get('prompt'))}" if branch else ""
 
 
 def compare_layers(old: list[Mapping[str, Any]], new: list[dict[str, Any]]) -> Iterator[Change]:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wanflow.job import Job
-from wanflow.model import Scalar
+from wanflow.keys import trunk_key
+from wanflow.model import Clip, Scalar
 from wanflow.planning.plan import Plan, Shape
 from wanflow.planning.wanted import WantedClips
 from wanflow.timings import expected_s, shape_key
@@ -25,6 +26,8 @@ class Cost:
     saved_by_sharing_s: float
     #: what rendering every clip anew would take on top
     saved_by_holding_s: float
+    #: what it would take on top if each clip to render took all of its steps itself
+    saved_by_branching_s: float
     #: price of a second of one replica; None: the job has no ``resources.gpu_hour``
     price_per_s: float | None
 
@@ -41,6 +44,8 @@ class Cost:
             "saved_by_sharing": self.price(self.saved_by_sharing_s),
             "saved_by_holding_s": round(self.saved_by_holding_s, 3),
             "saved_by_holding": self.price(self.saved_by_holding_s),
+            "saved_by_branching_s": round(self.saved_by_branching_s, 3),
+            "saved_by_branching": self.price(self.saved_by_branching_s),
         }
 
 
@@ -56,6 +61,7 @@ def cost_of(plan: Plan, job: Job) -> Cost:
         num_never_measured=measured.count(None),
         saved_by_sharing_s=unshared_s - once_s,
         saved_by_holding_s=max(0.0, once_s - gpu_s),
+        saved_by_branching_s=sum(clip.shared_s or 0.0 for clip in plan.to_render),
         price_per_s=price_per_s(job),
     )
 
@@ -71,10 +77,21 @@ def shapes_of(wanted: WantedClips, timings: Mapping[str, float]) -> tuple[Shape,
     clips: Counter[str] = Counter()
     uses: Counter[str] = Counter()
     seconds: dict[str, float | None] = {}
-    for master, clip in wanted.clips.items():
-        key = shape_key(clip)
-        clips[key] += 1
-        uses[key] += wanted.num_uses[master]
+    trunks: set[str] = set()
+
+    def count(clip: Clip, num_clips: int, num_uses: int, makes_trunk: bool) -> None:
+        key = shape_key(clip, makes_trunk)
+        clips[key] += num_clips
+        uses[key] += num_uses
         if key not in seconds:
-            seconds[key] = expected_s(clip, timings)
+            seconds[key] = expected_s(clip, timings, makes_trunk)
+
+    for master, clip in wanted.clips.items():
+        num_uses = wanted.num_uses[master]
+        if clip.branch is not None and (trunk := trunk_key(clip, clip.branch)) not in trunks:
+            trunks.add(trunk)
+            count(clip, 1, 1, makes_trunk=True)
+            count(clip, 0, num_uses - 1, makes_trunk=False)
+        else:
+            count(clip, 1, num_uses, makes_trunk=clip.branch is None)
     return tuple(Shape(number, uses[key], seconds[key]) for key, number in clips.items())

@@ -22,6 +22,7 @@ from wanflow.manifest import COLUMNS, Sharing, read_variants
 from wanflow.memo import InputMemo
 from wanflow.model import Clip, EngineSpec, Mode, OutputFile, Record, RenderClip, Status, Variant
 from wanflow.pins import pins_of
+from wanflow.planning.branching import share_trunks
 from wanflow.planning.cost import shapes_of
 from wanflow.planning.force import forced_stages, open_request
 from wanflow.planning.plan import ClipPlan, Forced, Lint, Plan, PlannedClip, PlannedVariant
@@ -57,7 +58,7 @@ def make_plan(
     force: str | None = None,
     in_full: bool = False,
 ) -> Plan:
-    """Compare ``job`` with the store. ``force``: base, cascade, master or variant is made again, once.
+    """Compare ``job`` with the store. ``force``: trunk, base, cascade, master or variant is made again, once.
 
     ``in_full``: unchanged variants are among the plan's variants, with all that decides them.
 
@@ -186,7 +187,8 @@ def _plan_clips(
     open_clips = [clip for clip in users if master_key(clip) not in held]
     if forced:
         open_clips, undone = _undo(workspace, users, held, forced)
-    partly = held_clips(workspace, [stage.key for clip in open_clips for stage in stages(clip)[:-1]])
+    parts = dict.fromkeys(stage.key for clip in open_clips for stage in stages(clip)[:-1])
+    partly = held_clips(workspace, parts.keys())
     failed = failures(workspace) if open_clips else {}
 
     planned_clips = []
@@ -213,10 +215,12 @@ def _plan_clips(
                 work=work_of(clip),
                 expected_s=expected_s(clip, timings),
                 forced=forced_keys,
+                makes_trunk=clip.branch is not None and not done,
+                num_steps=clip.sampling.steps if done in ([], ["trunk"]) else 0,
             )
         )
     planned_clips.sort(key=lambda c: (-c.priority, -c.work))
-    return planned_clips, held
+    return share_trunks(planned_clips, timings), held
 
 
 def _undo(
@@ -227,7 +231,8 @@ def _undo(
         clip: [stage.key for stage in stages(clip) if stage.name.partition("-")[0] in forced_stages(forced)]
         for clip in clips
     }
-    records = held_clips(workspace, [key for keys in again.values() for key in keys[:-1]]) | held
+    parts = dict.fromkeys(key for keys in again.values() for key in keys[:-1])
+    records = held_clips(workspace, parts.keys()) | held
     undone = {
         clip: tuple(key for key in keys if key in records and forced.undoes(records[key].attempt))
         for clip, keys in again.items()

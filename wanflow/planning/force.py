@@ -22,7 +22,7 @@ from wanflow.records import forget_clip, in_parallel
 from wanflow.storage import Store
 
 #: each forces those after it too
-STAGES = ("base", "cascade", "master", "variant")
+STAGES = ("trunk", "base", "cascade", "master", "variant")
 _MAX_BYTES = 100_000
 
 
@@ -56,7 +56,8 @@ def begin_force(workspace: Store, target: Store, job_name: str, plan: Plan, epoc
         if plan.published.key_of(file.path) == file.key
     ]
     in_parallel(lambda path: forget_published(target, workspace, path), paths)
-    in_parallel(lambda key: forget_clip(workspace, key), [key for clip in plan.clips for key in clip.forced])
+    forced = dict.fromkeys(key for clip in plan.clips for key in clip.forced)
+    in_parallel(lambda key: forget_clip(workspace, key), forced)
 
 
 def end_force(workspace: Store, job_name: str, only: str | None = None, limit: int | None = None) -> None:

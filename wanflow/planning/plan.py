@@ -39,6 +39,13 @@ class PlannedClip:
     expected_s: float | None
     #: records of its stages that a force makes count as undone
     forced: tuple[str, ...] = ()
+    #: ``work`` and ``expected_s`` have the steps of its trunk in them: it has one, and is the first to need it
+    makes_trunk: bool = False
+    #: base steps to take, and those of a trunk that another clip makes or the store holds
+    num_steps: int = 0
+    num_steps_shared: int = 0
+    #: GPU seconds that the latter would take; None: never measured
+    shared_s: float | None = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,7 @@ class Retired:
 class Forced:
     """A request to make done work again: records of ``stages`` older than ``epoch`` count as undone."""
 
-    #: what was asked for: base, cascade, master or variant
+    #: what was asked for: trunk, base, cascade, master or variant
     stage: str
     #: which rows: the ``--only`` and ``--limit`` that it came with
     selection: str
@@ -142,6 +149,21 @@ class Plan:
     @property
     def to_render(self) -> tuple[PlannedClip, ...]:
         return tuple(c for c in self.clips if c.decision in (ClipPlan.RENDER, ClipPlan.RESUME))
+
+    @property
+    def num_steps(self) -> int:
+        """Base steps to take."""
+        return sum(clip.num_steps for clip in self.to_render)
+
+    @property
+    def num_steps_shared(self) -> int:
+        """What branching spares: steps of trunks that other clips make, or the store holds."""
+        return sum(clip.num_steps_shared for clip in self.to_render)
+
+    @property
+    def num_trunks(self) -> int:
+        """Trunks to make."""
+        return sum(clip.makes_trunk for clip in self.to_render)
 
     @property
     def to_assemble(self) -> tuple[PlannedVariant, ...]:

@@ -139,6 +139,7 @@ def describe_clip(clip: Clip) -> dict[str, Any]:
         "weights": clip.weights,
         "sampling": _plain(clip.sampling),
         "cascade": [{"method": step.method, **dict(step.params)} for step in clip.cascade],
+        **({"branch": _plain(clip.branch)} if clip.branch else {}),
     }
 
 

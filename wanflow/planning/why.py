@@ -15,7 +15,7 @@ from typing import Any
 from wanflow import __version__
 from wanflow.errors import StoreError
 from wanflow.ledger import Ledger
-from wanflow.model import OutputFile, Status, Variant
+from wanflow.model import Clip, OutputFile, Status, Variant
 from wanflow.planning.changes import (
     Change,
     Reason,
@@ -25,7 +25,7 @@ from wanflow.planning.changes import (
     compare_versions,
     differing,
 )
-from wanflow.planning.plan import ClipPlan, Plan, PlannedVariant
+from wanflow.planning.plan import ClipPlan, Plan, PlannedClip, PlannedVariant
 from wanflow.planning.rows import (
     FormerFile,
     FormerPlan,
@@ -52,12 +52,17 @@ class Why:
     #: where the file is published; empty for a clip
     path: str
     changes: tuple[Change, ...]
+    #: of a clip with a branch, how many of its steps it takes itself
+    takes: str = ""
+
+    def __str__(self) -> str:
+        return "; ".join([*map(str, self.changes), *([self.takes] if self.takes else [])])
 
     def to_json(self) -> dict[str, Any]:
         changes = [
             {"reason": c.reason.value, "what": c.what, "old": c.old, "new": c.new} for c in self.changes
         ]
-        return {"kind": self.kind, "id": self.id, "path": self.path, "changes": changes}
+        return {"kind": self.kind, "id": self.id, "path": self.path, "changes": changes, "takes": self.takes}
 
 
 def explain(plan: Plan, workspace: Store) -> list[Why]:
@@ -155,7 +160,7 @@ def reasons_of_files(plan: Plan, workspace: Store) -> dict[str, str]:
     found = {}
     for why in explain(plan, workspace):
         if why.path:
-            words = "; ".join(map(str, why.changes))
+            words = str(why)
             found[why.path] = words if len(words) <= _LINE else f"{words[: _LINE - 3]}..."
     return found
 
@@ -188,7 +193,17 @@ def _explain_clips(plan: Plan, of_clips: Mapping[str, Mapping[Change, None]]) ->
             yield Why("clip", clip.task.key, "", (Change(Reason.FAILED_BEFORE, clip.reason),))
         elif clip.decision in (ClipPlan.RENDER, ClipPlan.RESUME):
             changes = (Change(Reason.FORCED),) if clip.forced else tuple(of_clips.get(clip.task.key, {}))
-            yield Why("clip", clip.task.key, "", changes or (Change(Reason.MISSING),))
+            yield Why("clip", clip.task.key, "", changes or (Change(Reason.MISSING),), _takes(clip))
+
+
+def _takes(planned: PlannedClip) -> str:
+    branch, num_steps = planned.task.clip.branch, planned.task.clip.sampling.steps
+    if branch is None or not planned.num_steps:
+        return ""
+    if planned.makes_trunk:
+        return f"takes {num_steps} steps, the first {branch.steps} as the trunk of its group"
+    whose = "which the store holds" if planned.decision is ClipPlan.RESUME else "which another clip makes"
+    return f"takes {planned.num_steps} of {num_steps} steps, behind a trunk {whose}"
 
 
 def _clip_changes(
@@ -207,9 +222,14 @@ def _clip_changes(
         was = old.clips[scene]
         found = [*compare_clips(was, describe_clip(clip))] if was else []
         found += compare_versions(
-            before.versions, ("base", *(step.method for step in clip.cascade), "master")
+            before.versions, (*_latents(clip), *(step.method for step in clip.cascade), "master")
         )
         yield from found or [Change(Reason.CHANGED)]
+
+
+def _latents(clip: Clip) -> tuple[str, ...]:
+    """The stages that make a clip's base latents."""
+    return ("base",) if clip.branch is None else ("trunk", "base")
 
 
 def _differences(
@@ -224,7 +244,7 @@ def _differences(
         found.append(Change(Reason.CLIP, "scenes", str(len(old.masters)), str(len(file.masters))))
     for scene, was in zip(variant.scenes, old.clips, strict=False):
         clip = scene.clip(file.output.aspect)
-        used += [step.method for step in clip.cascade]
+        used += [*_latents(clip), *(step.method for step in clip.cascade)]
         found += compare_clips(was, describe_clip(clip)) if was else [Change(Reason.CHANGED)]
     for scene, layers in zip(variant.scenes, old.layers, strict=False):
         found += compare_layers(layers, [describe_layer(layer) for layer in scene.layers])

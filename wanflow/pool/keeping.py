@@ -47,6 +47,11 @@ class Keeper:
         self._since_s = clock()
         self._writing: threading.Thread | None = None
 
+    def begin_at(self, state: Unfinished) -> None:
+        """Where to begin when the store has no steps of the stage: at a state that it holds elsewhere."""
+        if self.start is None:
+            self.start, self.kept = state, state.step
+
     def offer(self, step: int, num_steps: int, take: Callable[[], Unfinished]) -> None:
         if self._must_save():
             self.wait()

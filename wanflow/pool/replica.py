@@ -1,7 +1,7 @@
 """Renders one clip after the other on one loaded engine; knows the store, but neither Ray nor the scheduler.
 
-Each stage of a clip (base latents, cascade steps, master) is put into the store with a record of its own as soon as it
-is made; a stage that has a record is loaded instead of rendered, and one with steps in the store is gone on from there.
+Each stage of a clip (trunk, base latents, cascade steps, master) is put into the store with a record of its own as soon
+as it is made; a stage that has a record is loaded instead of rendered, and one with steps in the store is gone on from.
 One replica renders one clip at a time.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wanflow import cascade, master
-from wanflow.engines import Engine, OnStep, dump_latents, load_latents
+from wanflow.engines import Engine, OnStep, Unfinished, dump_latents, load_latents
 from wanflow.errors import Cancelled, EngineError, InputError, RenderError, StoreError
 from wanflow.inputs import read_source
 from wanflow.model import Attempt, Cause, Clip, Record, RenderClip, Scalar, Stage
@@ -24,6 +24,7 @@ from wanflow.pool import RunContext
 from wanflow.pool.failures import render_error
 from wanflow.pool.keeping import Keeper, Saved
 from wanflow.pool.processes import memory_bytes
+from wanflow.pool.trunks import load_trunk, put_trunk
 from wanflow.records import clip_record, file_of, put_clip
 from wanflow.storage import Store, wait_out
 
@@ -137,28 +138,41 @@ class Replica:
         if done is not None and done[0] == len(task.stages) - 1:
             return
         latents: Any = None
+        trunk: Unfinished | None = None
         first = 0
-        if done is not None:
+        if done is not None and task.stages[done[0]].name == "trunk":
+            trunk = load_trunk(self._store, self._engine, clip, done[1])
+            first = 0 if trunk is None else 1  # it was there when it was looked for: it is made again
+        elif done is not None:
             first = done[0] + 1
             latents = load_latents(self._store.read(file_of(done[1], LATENTS).path))
         image = self._image(clip)
-        for number, stage in enumerate(task.stages[first:], first):
+        for stage in task.stages[first:]:
             if stage.name == "master":
                 self._put_master(clip, stage, latents, attempt, on_step, timer)
                 continue
             keeper = self._keeper = self._keep_steps(stage, attempt, watch)
-            if stage.name == "base":
+            if stage.name == "trunk":
+                trunk = self._engine.trunk(clip, image, on_step, keeper)
+            elif stage.name == "base":
+                if trunk is not None:
+                    keeper.begin_at(trunk)
                 latents = self._engine.generate(clip, image, on_step, keeper)
             else:
-                step = clip.cascade[number - 1]
+                step = clip.cascade[int(stage.name.partition("-")[2]) - 1]
                 latents = cascade.apply(step, self._engine, clip, latents, image, on_step, stage.name, keeper)
-            with _storing(on_step):
-                files = {LATENTS: dump_latents(latents)}
-                record, is_mine = put_clip(self._store, stage.key, attempt, files, {"stage": stage.name})
+            with _storing(
+                on_step
+            ):  # where another attempt was first, what follows descends from what is on record
+                if latents is None and trunk is not None:
+                    trunk = put_trunk(self._store, self._engine, clip, stage.key, attempt, trunk)
+                else:
+                    files = {LATENTS: dump_latents(latents)}
+                    record, is_mine = put_clip(self._store, stage.key, attempt, files, {"stage": stage.name})
+                    if not is_mine:
+                        latents = load_latents(self._store.read(file_of(record, LATENTS).path))
                 keeper.clear()
                 self._keeper = None
-                if not is_mine:  # another attempt was first: what follows must descend from what is on record
-                    latents = load_latents(self._store.read(file_of(record, LATENTS).path))
 
     def _keep_steps(self, stage: Stage, attempt: Attempt, watch: Watch) -> Keeper:
         name = "denoise" if stage.name == "base" else stage.name

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: stages whose seconds have a column, in the order of the work
 STAGES = ("encode", "denoise", "cascade", "decode", "assemble", "publish")
 
+#: stages that count in the column of another
+_COLUMNS = {"trunk": "denoise"}
+
 
 @dataclass(frozen=True, slots=True)
 class ResultFile:
@@ -45,7 +48,7 @@ class ResultRow:
     reason: str = ""
     #: attempts of this run at its clips and its assembly
     attempts: int = 0
-    #: stage name -> seconds; ``cascade-1`` and the like count as ``cascade``
+    #: stage name -> seconds; ``cascade-1`` and the like count as ``cascade``, ``trunk`` as ``denoise``
     seconds: Mapping[str, float] = field(default_factory=dict)
     #: its share of the GPU seconds of its clips
     gpu_seconds: float = 0.0
@@ -217,7 +220,7 @@ def _constants(cost: float | None) -> dict[str, Scalar]:
 def _cells(row: ResultRow) -> dict[str, object]:
     seconds = dict.fromkeys(STAGES, 0.0)
     for name, value in row.seconds.items():
-        stage = name.partition("-")[0]
+        stage = _COLUMNS.get(name) or name.partition("-")[0]
         if stage in seconds:
             seconds[stage] += value
     return {

@@ -60,7 +60,8 @@ class Backlog:
         self._buckets: dict[tuple[str, int], _Bucket] = {}
         #: weights -> heap of -priority of its buckets
         self._priorities: dict[str, list[int]] = {}
-        #: weights -> clips that come last of all
+        #: weights -> clips that come behind all others: those whose trunk is being made, then those that come last
+        self._behind: dict[str, dict[str, None]] = {}
         self._last: dict[str, dict[str, None]] = {}
         self._num: dict[str, int] = {}
         self._work: dict[str, float] = {}
@@ -79,16 +80,22 @@ class Backlog:
         """Expected work that waits, in the unit of ``nominal``."""
         return max(self._work.get(weights, 0.0), 0.0)
 
-    def push(self, clip: ClipState, last: bool = False) -> None:
-        """Let ``clip`` wait. ``last``: behind all others, until ``release``."""
+    def push(self, clip: ClipState, last: bool = False, behind: bool = False) -> None:
+        """Let ``clip`` wait. ``behind``: all others, until ``advance``; ``last``: even those, until ``release``."""
         assert clip.status is ClipStatus.PENDING, clip
         assert clip.key not in self._queued, clip
         self._queued[clip.key] = clip.left_nominal
         self._num[clip.weights] = self._num.get(clip.weights, 0) + 1
         self._work[clip.weights] = self._work.get(clip.weights, 0.0) + clip.left_nominal
-        if last:
-            self._last.setdefault(clip.weights, {})[clip.key] = None
+        if last or behind:
+            (self._last if last else self._behind).setdefault(clip.weights, {})[clip.key] = None
         else:
+            self._insert(clip)
+
+    def advance(self, clip: ClipState) -> None:
+        """A clip that waits behind others takes its usual place."""
+        if clip.key in self._behind.get(clip.weights, ()):
+            del self._behind[clip.weights][clip.key]
             self._insert(clip)
 
     def discard(self, clip: ClipState) -> None:
@@ -96,7 +103,8 @@ class Backlog:
         if (work := self._queued.pop(clip.key, None)) is not None:
             self._num[clip.weights] -= 1
             self._work[clip.weights] -= work
-            self._last.get(clip.weights, {}).pop(clip.key, None)
+            for tier in (self._behind, self._last):
+                tier.get(clip.weights, {}).pop(clip.key, None)
 
     def release(self) -> None:
         """Clips that were to come last take their usual places."""
@@ -126,7 +134,7 @@ class Backlog:
 
         ``stays(own, longest)``: whether a replica in ``group`` should rather render ``own``, the longest of its group.
         """
-        skipped: list[tuple[ClipState, bool]] = []
+        skipped: list[tuple[ClipState, dict[str, None] | None]] = []
         taken: ClipState | None = None
         while taken is None and len(skipped) < MAX_LOOKS and (found := self._pop(weights, group, stays)):
             answer = accept(found[0])
@@ -135,9 +143,9 @@ class Backlog:
                 continue
             self.discard(found[0])
             taken = found[0] if answer is Answer.TAKE else None
-        for clip, was_last in skipped:
-            if was_last:
-                self._last[clip.weights][clip.key] = None
+        for clip, tier in skipped:
+            if tier is not None:
+                tier[clip.key] = None
             else:
                 self._insert(clip)
         return taken
@@ -164,8 +172,8 @@ class Backlog:
 
     def _pop(
         self, weights: str, group: str | None, stays: Callable[[ClipState, ClipState], bool]
-    ) -> tuple[ClipState, bool] | None:
-        """Take the next clip out of the heaps, though it still counts as waiting; and whether it was to come last."""
+    ) -> tuple[ClipState, dict[str, None] | None] | None:
+        """Take the next clip out of the heaps, though it still counts as waiting; and where it was behind others."""
         priorities = self._priorities.get(weights, [])
         while priorities:
             place = (weights, -priorities[0])
@@ -180,12 +188,12 @@ class Backlog:
             clip = self._first(place, name)
             heapq.heappop(self._buckets[place].classes[name])
             self._head(place, name)
-            return clip, False
-        last = self._last.get(weights)
-        if last:
-            key = next(iter(last))
-            del last[key]
-            return self._clips[key], True
+            return clip, None
+        for tier in (self._behind.get(weights), self._last.get(weights)):
+            if tier:
+                key = next(iter(tier))
+                del tier[key]
+                return self._clips[key], tier
         return None
 
     def _longest(self, place: tuple[str, int]) -> Class | None:

@@ -30,6 +30,7 @@ from wanflow.schedule.state import (
     VariantStatus,
     clip_state,
 )
+from wanflow.schedule.trunks import Trunks
 from wanflow.schedule.watch import Watch
 
 
@@ -51,6 +52,7 @@ class Board:
         in_seconds, rates = measured(renders)
         self.estimates = Estimates(in_seconds, policy.switch_s)
         self.backlog = Backlog(self.clips, self.estimates)
+        self.trunks = Trunks(self.clips, self.backlog)
         self.watch = Watch(policy, self.estimates)
         self.idle = Idle(self.replicas, self.estimates)
         #: the run is to end early, in words
@@ -91,6 +93,8 @@ class Board:
             self.clips[clip.key] = clip
             if planned.held:
                 clip.status = ClipStatus.DONE
+            elif clip.trunk:
+                self.trunks.add(clip)
         for position, (task, priority) in enumerate(assemblies):
             masters = tuple(task.masters)
             missing = {key for key in masters if self.clips[key].status is not ClipStatus.DONE}
@@ -120,7 +124,7 @@ class Board:
             clip.not_before_s = until_s
             self.remind(until_s, "clip", clip.key)
         else:
-            self.backlog.push(clip, last)
+            self.backlog.push(clip, last, self.trunks.is_behind(clip))
 
     def end_wait(self, clip: ClipState) -> None:
         """The clip's back-off is over."""
@@ -129,7 +133,7 @@ class Board:
             and clip.key not in self.backlog
             and clip.not_before_s <= self.now_s
         ):
-            self.backlog.push(clip)
+            self.backlog.push(clip, behind=self.trunks.is_behind(clip))
 
     def stage(self, clip: ClipState, replica: ReplicaState) -> Stage:
         assert clip.status is ClipStatus.PENDING
@@ -195,6 +199,7 @@ class Board:
             self.unstage(self.replicas[clip.replica])
         clip.status = status
         self.num_open[clip.weights] -= 1
+        self.trunks.over(clip)
         copies = list(clip.copies.values())
         for copy in copies:
             copy.is_void = True
@@ -216,7 +221,7 @@ class Board:
             return 0
         if clip.kept is not None and clip.kept[0] == reached[0]:
             return max(reached[1] - clip.kept[1], 0)
-        return reached[1]
+        return max(reached[1] - (clip.num_trunk_steps if reached[0] == "denoise" else 0), 0)
 
     # -- replicas -----------------------------------------------------------------------------------------------
 

@@ -103,7 +103,9 @@ class Estimates:
 
     def share_done(self, clip: ClipState, stage: str, step: int, num_steps: int) -> float | None:
         """How much of a clip is done after step ``step`` of ``stage``; None: the stage says nothing yet."""
-        part = step / num_steps if num_steps else 0.0
+        # steps count from the noise on: those of the trunk are not taken in this stage
+        first = clip.num_trunk_steps if stage == "denoise" else 0
+        part = max(step - first, 0) / (num_steps - first) if num_steps > first else 0.0
         kind = self._kinds.get(clip.kind)
         if kind and stage in kind.stages:
             before = 0.0
@@ -112,12 +114,18 @@ class Estimates:
                 if name == stage:
                     return min((before + mean.value * part) / total, 1.0)
                 before += mean.value
-        return BASE_SHARE * part / (1 + clip.num_cascade) if stage == "denoise" else None
+        if stage not in ("trunk", "denoise"):
+            return None
+        if clip.makes_trunk and num_steps:
+            part = step / clip.num_steps
+        elif stage == "trunk":
+            part = 0.0  # it was not expected to make it
+        return BASE_SHARE * part / (1 + clip.num_cascade)
 
     def num_steps(self, clip: ClipState, stage: str) -> int:
         kind = self._kinds.get(clip.kind)
         known = kind.num_steps.get(stage) if kind else None
-        return known or (clip.num_steps if stage == "denoise" else 0)
+        return known or {"denoise": clip.num_steps, "trunk": clip.num_trunk_steps}.get(stage, 0)
 
     def step_s(self, clip: ClipState, stage: str) -> float | None:
         """Seconds between two steps of ``stage``, on whatever replicas there were."""

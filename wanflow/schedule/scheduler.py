@@ -148,6 +148,8 @@ class Scheduler:
             return []
         clip, copy = self.clips[event.key], replica.copy
         self._board.watch.step(clip, copy, self._board.now_s, event.stage, event.step, event.num_steps)
+        if event.stage == "denoise":
+            self._board.trunks.made(clip)
         if copy.attempt in clip.copies:
             clip.reached = (event.stage, event.step)
         return self._capacity.look_at(copy)
@@ -177,7 +179,8 @@ class Scheduler:
         _add_seconds(clip, event.seconds)
         actions: list[Action] = []
         if not copy.is_void:
-            if copy.first_share == 0 and not copy.ending:
+            is_usual = clip.makes_trunk == any(stage == "trunk" for stage, _ in event.seconds)
+            if copy.first_share == 0 and not copy.ending and is_usual:
                 wall_s = board.now_s - copy.started_s
                 board.estimates.learn_render(clip, replica.replica, wall_s, copy.is_switch, event.seconds)
                 board.backlog.learnt(clip.kind)

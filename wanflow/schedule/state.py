@@ -28,6 +28,8 @@ class PlannedRender:
     kind: str = ""
     #: the master's record exists already
     held: bool = False
+    #: ``work``, ``expected_s`` and ``kind`` have its trunk in them: it makes the one of its group
+    makes_trunk: bool = False
 
 
 #: what a variant is told whose clips the deadline leaves no time for
@@ -121,6 +123,11 @@ class ClipState:
     #: steps of the base stage, and stages after it before the master
     num_steps: int
     num_cascade: int
+    #: key of its trunk, which other clips share, and how many of ``num_steps`` that has; none: "" and 0
+    trunk: str = ""
+    num_trunk_steps: int = 0
+    #: whether it is expected to make it
+    makes_trunk: bool = False
     status: ClipStatus = ClipStatus.PENDING
     #: attempts that render now; more than one at the tail
     copies: dict[Attempt, Copy] = field(default_factory=dict)
@@ -184,6 +191,9 @@ def clip_state(planned: PlannedRender, position: int, rates: Mapping[str, float]
         kind=planned.kind or clip.weights,
         num_steps=clip.sampling.steps,
         num_cascade=len(clip.cascade),
+        trunk="" if clip.branch is None else planned.task.stages[0].key,
+        num_trunk_steps=0 if clip.branch is None else clip.branch.steps,
+        makes_trunk=planned.makes_trunk,
     )
 
 

@@ -18,13 +18,15 @@ from pathlib import Path
 
 import wanflow.storage
 from wanflow.errors import Conflict
-from wanflow.storage.stat import ABSENT, Stat
+from wanflow.storage.stat import ABSENT, Stat, Unfinished
 
 #: URL -> path of each file that was written -> where it is kept: what a store holds is not memory of its client
 _kept: dict[str, dict[str, Path]] = {}
 _folder = tempfile.TemporaryDirectory(prefix="wanflow-pretended-")
 #: URL -> (prefix of a listing -> its files)
 formulas: dict[str, dict[str, Callable[[], Iterator[Stat]]]] = {}
+#: URL -> the body of a file that a listing makes up, None where there is none
+bodies: dict[str, Callable[[str], tuple[bytes, str] | None]] = {}
 #: kind of request -> how many there were; a page of a listing is one
 requests: Counter[str] = Counter()
 #: seconds of processor time that making up listings has taken
@@ -48,6 +50,8 @@ class PretendedFiles:
     def get(self, path: str, max_bytes: int | None) -> tuple[bytes, Stat]:
         requests["get"] += 1
         stat = self._stat(path)
+        if stat is None and (made_up := bodies.get(self.url, _nothing)(path)):
+            return made_up[0], Stat(path, len(made_up[0]), made_up[1])
         if stat is None:
             raise FileNotFoundError(path)
         return self._kept[path].read_bytes(), stat
@@ -102,7 +106,8 @@ class PretendedFiles:
 
     def folders(self, prefix: str) -> builtins.list[str]:
         requests["list"] += 1
-        rests = [path[len(prefix) :] for path in self._kept if path.startswith(prefix)]
+        paths = [*self._kept, *formulas.get(self.url, ())]
+        rests = [path[len(prefix) :] for path in paths if path.startswith(prefix)]
         return builtins.list({rest.split("/")[0]: None for rest in rests if "/" in rest})
 
     def delete(self, path: str) -> None:
@@ -114,6 +119,17 @@ class PretendedFiles:
 
     def conditional_writes(self) -> bool:
         return True
+
+    def unfinished(self) -> builtins.list[Unfinished]:
+        requests["list"] += 1
+        return []
+
+    def discard(self, write: Unfinished) -> None:
+        return
+
+
+def _nothing(path: str) -> None:
+    return None
 
 
 def _stat(path: str, held_at: Path) -> Stat:

@@ -93,6 +93,12 @@ COLUMNS = [
     "priority",
     "headline",
 ]
+#: of a row that is taken as it is
+GOOD = {"variant_id": "v{}", "prompt": "waves", "headline": "Hello {}", "image": "", "aspect": "16x9"}
+
+
+def good(name: str, number: int) -> str | None:
+    return GOOD[name].format(number) if name in GOOD else None
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +156,7 @@ _ROW = st.dictionaries(st.sampled_from(COLUMNS), st.one_of(SCALAR, st.lists(TEXT
 
 @given(st.lists(_ROW, min_size=1, max_size=4))
 def test_rows_of_any_values_become_variants_or_bad_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
-    columns = {name: [row.get(name, f"v{i}") for i, row in enumerate(rows)] for name in COLUMNS}
+    columns = {name: [row.get(name, good(name, i)) for i, row in enumerate(rows)] for name in COLUMNS}
     try:
         table = pa.table(columns)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
@@ -163,31 +169,51 @@ def test_rows_of_any_values_become_variants_or_bad_rows(folder: Path, rows: list
 
 @given(st.binary(max_size=300), st.sampled_from(["json", "csv", "parquet"]), st.booleans())
 def test_files_of_any_bytes_are_taken_or_refused(folder: Path, data: bytes, kind: str, headed: bool) -> None:
-    heads = {"json": b'{"variant_id":"a","prompt":', "csv": b"variant_id,prompt\na,", "parquet": b"PAR1"}
+    heads = {
+        "json": b'{"variant_id":"a","image":"","headline":"h","prompt":',
+        "csv": b"variant_id,image,headline,prompt\na,,h,",
+        "parquet": b"PAR1",
+    }
     (folder / f"m.{kind}").write_bytes((heads[kind] if headed else b"") + data)
     _read(folder, {**JOB, "manifest": {"url": f"m.{kind}"}}, "file")
 
 
 @given(st.lists(VALUE, max_size=4))
 def test_json_lines_of_any_values(folder: Path, values: list[Any]) -> None:
-    lines = [json.dumps({"variant_id": f"v{i}", "prompt": v, "headline": v}) for i, v in enumerate(values)]
-    (folder / "m.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    _read(folder, {**JOB, "manifest": {"url": "m.jsonl"}}, "file")
+    rows = [{"variant_id": f"v{i}", "image": "", "prompt": v, "headline": v} for i, v in enumerate(values)]
+    (folder / "m.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    _read(folder, {**JOB, "manifest": {"url": "m.jsonl"}}, "jsonl")
 
 
 @given(st.data())
 def test_a_damaged_parquet_file(folder: Path, data: st.DataObject) -> None:
     """Bits of a real file turned over: lengths, offsets, types."""
-    file = io.BytesIO()
-    pq.write_table(pa.table({name: [f"{name}{i}" for i in range(20)] for name in COLUMNS}), file)
-    content = bytearray(file.getvalue())
+    content = bytearray(_good_parquet())
     for _ in range(data.draw(st.integers(1, 6))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     (folder / "m.parquet").write_bytes(content)
-    _read(folder, {**JOB, "manifest": {"url": "m.parquet"}}, "file")
+    _read(folder, {**JOB, "manifest": {"url": "m.parquet"}}, "parquet")
 
 
-def _read(folder: Path, data: dict[str, Any], door: str) -> None:
+def test_rows_that_are_good_are_taken_at_each_door(folder: Path) -> None:
+    """What the doors refuse they must refuse for what is wrong with it: the rest of each input is good."""
+    rows = [{name: good(name, i) for name in COLUMNS} for i in range(3)]
+    lines = [json.dumps({name: value for name, value in row.items() if value is not None}) for row in rows]
+    (folder / "m.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "m.csv").write_text("variant_id,image,headline,prompt\na,,h,waves", encoding="utf-8")
+    (folder / "m.parquet").write_bytes(_good_parquet())
+    for name in ("m.jsonl", "m.csv", "m.parquet"):
+        assert _read(folder, {**JOB, "manifest": {"url": name}}, "good") == "taken", name
+
+
+def _good_parquet() -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table({name: [good(name, i) for i in range(20)] for name in COLUMNS}), file)
+    return file.getvalue()
+
+
+def _read(folder: Path, data: dict[str, Any], door: str) -> str:
+    """``taken`` or ``refused``."""
     before = names(folder)
     try:
         job = Job.from_dict(data, folder)
@@ -199,10 +225,12 @@ def _read(folder: Path, data: dict[str, Any], door: str) -> None:
             else:
                 for _, path in each.outputs:
                     check_publish_path(path)
-        count(door, "refused" if any(isinstance(each, BadRow) for each in found) else "taken")
+        outcome = "refused" if any(isinstance(each, BadRow) for each in found) else "taken"
     except WanflowError:
-        count(door, "refused")
+        outcome = "refused"
+    count(door, outcome)
     assert names(folder) == before
+    return outcome
 
 
 _WORDS = [

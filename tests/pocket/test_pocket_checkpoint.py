@@ -81,8 +81,8 @@ def test_held_out_prompts_are_obeyed(renderer: Renderer) -> None:
 
 
 def test_words_are_read_in_pairs_that_training_never_had() -> None:
-    """What the encoder misreads no denoiser can draw: an encoder that guessed from the company of a word cost a third of
-    the colours."""
+    """What the encoder misreads no denoiser can draw: one that guessed by a word's company cost a third of the
+    colours."""
     encoder = UMT5EncoderModel.from_pretrained(CHECKPOINT / "text_encoder", dtype=torch.float32)
     rng = random.Random(1)
     captions = [tagged_caption(sample_scene(rng, held_out=True), rng) for _ in range(200)]

@@ -1,8 +1,9 @@
 """``wanflow verify``: is everything in the store as promised, and if not, what exactly is wrong.
 
 Written against the store's contract (``docs/store.md``); shares no code with what writes there. :func:`verify` changes
-nothing; :func:`repair` removes what the next run, or nobody, will miss. Every finding has a path and a reason. All
-records and all runs' events are read, and the listing is held in memory: minutes for a million records.
+nothing; :func:`repair` removes what the next run, or nobody, will miss. Every finding has a path and a reason. Clip
+records and all runs' events are read, and publish records that their index does not know as they are listed (``deep``:
+all). Listing and records are held in memory: ``benchmarks/store.py`` tells how much.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ CHECKS: tuple[tuple[str, str, Callable[[Evidence], Checked]], ...] = (
     ("records", "clip records can be read and are about their key", checks.check_records),
     ("payloads", "files that clip records name are there, whole", checks.check_payloads),
     ("publish-records", "publish records can be read and lie in their place", checks.check_publish_records),
+    ("index", "the index repeats publish records as they are (--deep)", checks.check_index),
     ("visible", "visible files are as their records say", checks.check_visible),
     ("foreign", "visible files have a record", checks.check_foreign),
     ("half-made", "no write was left half-way", checks.check_half_made),

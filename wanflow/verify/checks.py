@@ -127,6 +127,15 @@ def check_publish_records(evidence: Evidence) -> Checked:
     return number, found
 
 
+def check_index(evidence: Evidence) -> Checked:
+    """The index of publish records says of each what the record says (looked at with ``--deep``)."""
+    found = []
+    for path in evidence.misindexed:
+        index = f"published-{path.split('/')[1]}.parquet"
+        found.append(Finding(index, f"what it says of {path} is not what the record says", remove=(index,)))
+    return sum(len(target.records) for target in evidence.targets), found
+
+
 def check_visible(evidence: Evidence) -> Checked:
     """Every visible file is as its publish record says: size and ETag (and hash)."""
     number, found = 0, []

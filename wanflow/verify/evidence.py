@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from wanflow.errors import UsageError
 from wanflow.storage import Stat, Store, Unfinished, redact
 from wanflow.verify.history import History, read_history
+from wanflow.verify.index import indexed_records
 from wanflow.verify.reader import (
     CLIP_RECORD,
     PUBLISH_RECORD,
@@ -103,6 +104,8 @@ class Evidence:
     unknown_targets: list[str]
     history: History
     unfinished: list[Unfinished]
+    #: paths of publish records that an index repeats wrongly; looked for with ``deep``
+    misindexed: list[str] = field(default_factory=list)
     #: path in the workspace -> SHA-256, of clips' files and inputs; empty unless it was asked for
     hashes: dict[str, str] = field(default_factory=dict)
 
@@ -131,11 +134,16 @@ def gather(workspace: Store, target_urls: Iterable[str] = (), deep: bool = False
             f"{redact(workspace.url)}: nothing is there; give a job that has run, or the workspace's URL"
         )
     history = read_history(workspace, files)
-    records = _read_records(workspace, [path for path in files if path.startswith(("clips/", "published/"))])
+    folders = {match[1] for path in files if (match := PUBLISH_RECORD.match(path))}
+    indexed = {
+        path: told for each in sorted(folders) for path, told in indexed_records(workspace, each, files)
+    }
+    records = _read_records(workspace, [path for path in files if deep or path not in indexed])
+    wrong = [path for path, told in indexed.items() if path in records and records[path] != told]
+    records = {**indexed, **records}
     places = {
         _folder(workspace, Store(url)): Store(url) for url in sorted({*target_urls, *history.target_urls})
     }
-    folders = {match[1] for path in files if (match := PUBLISH_RECORD.match(path))}
     nested = [store.url + "/" for store in places.values()] + [workspace.url + "/"]
     evidence = Evidence(
         workspace,
@@ -145,6 +153,7 @@ def gather(workspace: Store, target_urls: Iterable[str] = (), deep: bool = False
         sorted(folders - set(places)),
         history,
         list(workspace.unfinished()),
+        wrong,
     )
     if deep:
         _hash_all(evidence)

@@ -83,10 +83,13 @@ def parse_attempt(text: object) -> tuple[int, int] | None:
 
 
 def parse_record(data: bytes) -> RecordRead | Unreadable:
-    """Every field of the contract, of its type; the first that is not so is the reason."""
+    """A record of bytes; what is wrong with it otherwise."""
     body = parse_json(data)
-    if isinstance(body, Unreadable):
-        return body
+    return body if isinstance(body, Unreadable) else check_record(body)
+
+
+def check_record(body: dict[str, Any]) -> RecordRead | Unreadable:
+    """Every field of the contract, of its type; the first that is not so is the reason."""
     if not isinstance(body.get("key"), str) or not body["key"]:
         return Unreadable("it has no key")
     attempt = parse_attempt(body.get("attempt"))

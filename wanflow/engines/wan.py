@@ -16,6 +16,7 @@ import gc
 import json
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from wanflow.engines.attention import Context
 from wanflow.engines.denoise import Condition, denoise, draw_noise, make_schedule
 from wanflow.engines.picture import open_cover, to_pixels
 from wanflow.engines.residence import Residence
+from wanflow.engines.step_cache import StepCache
 from wanflow.engines.text import TextEncoder
 from wanflow.engines.video import VideoCoder
 from wanflow.errors import EngineError, RenderError
@@ -101,10 +103,12 @@ class WanEngine:
         self._memory_errors = _MemoryErrors(self._residence.recover)
         self._expand_timesteps, self._scheduler_config = expand_timesteps, scheduler_config
         self._context = Context(experts, experts[0].dtype)
+        self._step_cache = StepCache(experts)
         self._channels, self._spatial = int(vae.config.z_dim), int(vae.config.scale_factor_spatial)
 
     def set_thrift(self, thrift: int) -> None:
         self._residence.set_thrift(thrift)
+        self._context.keeps = thrift == 0
 
     def generate(
         self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None
@@ -117,10 +121,11 @@ class WanEngine:
             on_step("encode", 1, 1)
             schedule = make_schedule(clip.sampling, self._scheduler_config, torch.device(self.device))
             noise = draw_noise(clip.seed, self._shape(clip)).to(self.device)
-            return denoise(
-                self._experts, self._predict, schedule, clip.sampling, noise, prompts, condition,
-                lambda step, of: on_step("denoise", step, of), keep,
-            )  # fmt: skip
+            with self._one_clip(clip):
+                return denoise(
+                    self._experts, self._predict, schedule, clip.sampling, noise, prompts, condition,
+                    lambda step, of: on_step("denoise", step, of), keep,
+                )  # fmt: skip
 
     def refine(
         self,
@@ -150,10 +155,11 @@ class WanEngine:
             height, width = (side * self._spatial for side in noisy.shape[3:])
             prompts = self._prompts(clip)
             condition = self._condition(clip, image, width, height)
-            return denoise(
-                self._experts, self._predict, schedule, sampling, noisy, prompts, condition,
-                lambda step, of: on_step(stage, step, of), keep,
-            )  # fmt: skip
+            with self._one_clip(clip):
+                return denoise(
+                    self._experts, self._predict, schedule, sampling, noisy, prompts, condition,
+                    lambda step, of: on_step(stage, step, of), keep,
+                )  # fmt: skip
 
     def decode(self, latents: torch.Tensor) -> Iterator[np.ndarray[Any, Any]]:
         for pixels in self.decode_pixels(latents):
@@ -169,6 +175,15 @@ class WanEngine:
         with self._memory_errors:
             self._residence.use(self._vae)
             return self._video.encode(chunks)
+
+    @contextmanager
+    def _one_clip(self, clip: Clip) -> Iterator[None]:
+        """What is remembered from step to step is of one clip, however it ends."""
+        with self._step_cache.clip(clip.sampling.shortcuts):
+            try:
+                yield
+            finally:
+                self._context.forget()
 
     def _check(self, clip: Clip, image: bytes | None) -> None:
         if clip.weights != self.spec.weights:
@@ -209,15 +224,14 @@ class WanEngine:
         return Condition(channels=torch.cat([mask, latents], dim=1))
 
     def _predict(
-        self, expert: Any, x: torch.Tensor, time: torch.Tensor, prompt: torch.Tensor
+        self, expert: Any, x: torch.Tensor, time: torch.Tensor, prompt: torch.Tensor, branch: str
     ) -> torch.Tensor:
         self._residence.use(expert)
-        flow: torch.Tensor = expert(
-            hidden_states=x,
-            timestep=time,
-            encoder_hidden_states=self._context.use(prompt),
-            return_dict=False,
-        )[0]
+        text = self._context.use(expert, prompt, branch)
+        with self._step_cache.branch(expert, branch):
+            flow: torch.Tensor = expert(
+                hidden_states=x, timestep=time, encoder_hidden_states=text, return_dict=False
+            )[0]
         return flow
 
 

@@ -192,8 +192,9 @@ def _scheduler(job: Job, made: Plan, context: RunContext, pool: Pool, started_s:
 
 
 def _group(clip: Clip) -> str:
-    """What a replica prepares once: compiled shapes and buffers of these weights."""
-    return f"{clip.weights} {clip.width}x{clip.height}x{clip.num_frames}"
+    """What a replica prepares once: compiled shapes and buffers of these weights, and the LoRAs beside them."""
+    loras = "".join(f" {lora.expert} {lora.scale:g} {lora.source.digest}" for lora in clip.loras)
+    return f"{clip.weights} {clip.width}x{clip.height}x{clip.num_frames}{loras}"
 
 
 def drive(

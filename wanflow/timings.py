@@ -78,7 +78,8 @@ def work_of(clip: Clip) -> float:
         tokens = (width / 16) * (height / 16) * ((clip.num_frames - 1) // 4 + 1)
         return forwards * tokens * (1 + tokens / 30_000)
 
-    guided = 2 if clip.sampling.guidance > 1 else 1
+    until = clip.sampling.shortcuts.guidance_until if clip.sampling.shortcuts else 1.0
+    guided = 1 + until if clip.sampling.guidance > 1 else 1
     total = cost(clip.width, clip.height, clip.sampling.steps * guided)
     scale = 1.0
     for step in clip.cascade:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import gc
 import json
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -30,13 +30,14 @@ from transformers.utils import logging as transformers_logging
 
 from wanflow.engines.attention import Context
 from wanflow.engines.denoise import Condition, denoise, draw_noise, make_schedule
+from wanflow.engines.lora import LoraSlots
 from wanflow.engines.picture import open_cover, to_pixels
 from wanflow.engines.residence import Residence
 from wanflow.engines.step_cache import StepCache
 from wanflow.engines.text import TextEncoder
 from wanflow.engines.video import VideoCoder
 from wanflow.errors import EngineError, RenderError
-from wanflow.model import Cause, Clip, EngineSpec, Mode
+from wanflow.model import Cause, Clip, EngineSpec, Lora, Mode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,11 +105,16 @@ class WanEngine:
         self._expand_timesteps, self._scheduler_config = expand_timesteps, scheduler_config
         self._context = Context(experts, experts[0].dtype)
         self._step_cache = StepCache(experts)
+        self._loras = LoraSlots(experts)
         self._channels, self._spatial = int(vae.config.z_dim), int(vae.config.scale_factor_spatial)
 
     def set_thrift(self, thrift: int) -> None:
         self._residence.set_thrift(thrift)
         self._context.keeps = thrift == 0
+
+    def set_loras(self, loras: Sequence[tuple[Lora, Path]]) -> None:
+        with self._memory_errors:
+            self._loras.set(loras)
 
     def generate(
         self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None
@@ -188,6 +194,8 @@ class WanEngine:
     def _check(self, clip: Clip, image: bytes | None) -> None:
         if clip.weights != self.spec.weights:
             raise RenderError(f"the clip was planned for other weights than those loaded ({self.spec.name})")
+        if clip.loras != self._loras.current:
+            raise RenderError("the clip was planned with other LoRAs than those loaded")
         if clip.mode not in self.spec.modes:
             raise RenderError(f"{self.spec.name} does not do {clip.mode}", Cause.BAD_INPUT)
         if (clip.mode is Mode.I2V) != (image is not None):

@@ -138,16 +138,20 @@ class Job(Section):
 
     def clip_templates(self) -> dict[str, str]:
         """Place (``clip.prompt``) to template, of everything that decides a clip."""
-        return {
-            f"clip.{name}": value
-            for name in ("prompt", "negative_prompt", "image", "seconds", "seed")
-            if isinstance(value := getattr(self.clip, name), str)
-        } | {f"clip.aspect.{i}": aspect for i, aspect in enumerate(self.clip.aspect)} | {
-            f"clip.lora.{i}.{name}": value
-            for i, lora in enumerate(self.clip.lora)
-            for name, value in (("url", lora.url), ("scale", lora.scale))
-            if isinstance(value, str)
-        }
+        return (
+            {
+                f"clip.{name}": value
+                for name in ("prompt", "negative_prompt", "image", "seconds", "seed")
+                if isinstance(value := getattr(self.clip, name), str)
+            }
+            | {f"clip.aspect.{i}": aspect for i, aspect in enumerate(self.clip.aspect)}
+            | {
+                f"clip.lora.{i}.{name}": value
+                for i, lora in enumerate(self.clip.lora)
+                for name, value in (("url", lora.url), ("scale", lora.scale))
+                if isinstance(value, str)
+            }
+        )
 
     def layer_templates(self) -> dict[str, str]:
         """Place (``layers.0.text.value``) to template, of everything that is laid over a clip."""

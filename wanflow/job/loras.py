@@ -16,7 +16,9 @@ MAX_SCALE = 4.0
 def parse_scale(value: object) -> float:
     """A strength from a number or its text; ValueError unless between -4 and 4."""
     try:
-        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+        number = (
+            float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+        )
     except ValueError:
         number = None
     if number is None:

@@ -136,7 +136,9 @@ class EngineSection(Section):
     def _settings_of_the_profile(self) -> Self:
         for name in ("fast", "turbo"):
             if getattr(self, name) is not None and self.profile != name:
-                raise ValueError(f"has settings of {name}, but the profile is {self.profile}; set profile: {name}")
+                raise ValueError(
+                    f"has settings of {name}, but the profile is {self.profile}; set profile: {name}"
+                )
         return self
 
 

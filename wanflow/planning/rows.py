@@ -139,6 +139,7 @@ def describe_clip(clip: Clip) -> dict[str, Any]:
         "weights": clip.weights,
         "sampling": _plain(clip.sampling),
         "cascade": [{"method": step.method, **dict(step.params)} for step in clip.cascade],
+        **({"loras": [_plain(lora) for lora in clip.loras]} if clip.loras else {}),
     }
 
 

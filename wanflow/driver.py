@@ -353,6 +353,7 @@ def _context(job: Job, made: Plan, ledger: Ledger, epoch: int, load_engine: Load
         reasons=reasons_of_files(made, ledger.workspace),
         price_per_s=price_per_s(job),
         cache_control=job.publish.cache_control,
+        fp8=job.engine.fast is not None and job.engine.fast.fp8,
         load_engine=load_engine,
     )
 

@@ -37,6 +37,7 @@ __all__ = [
     "Keep",
     "OnStep",
     "Unfinished",
+    "check_fp8",
     "check_frames",
     "check_size",
     "dump_latents",
@@ -130,6 +131,14 @@ def load_engine(
     from wanflow.engines import wan
 
     return wan.load(spec, directory, device, num_threads)
+
+
+def check_fp8(device: str | None) -> None:
+    """EngineError unless ``device`` (None: the GPU when there is one) can render clips in 8 bits."""
+    from wanflow.engines.fp8 import problem_of
+
+    if problem := problem_of(device or "cuda"):
+        raise EngineError(problem)
 
 
 def dump_latents(latents: Latents) -> bytes:

@@ -29,7 +29,9 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from wanflow.engines.attention import Context
+from wanflow.engines.backends import best_backend, use_backend
 from wanflow.engines.denoise import Condition, denoise, draw_noise, make_schedule
+from wanflow.engines.fp8 import problem_of, quantize
 from wanflow.engines.lora import LoraSlots
 from wanflow.engines.picture import open_cover, to_pixels
 from wanflow.engines.residence import Residence
@@ -106,6 +108,9 @@ class WanEngine:
         self._context = Context(experts, experts[0].dtype)
         self._step_cache = StepCache(experts)
         self._loras = LoraSlots(experts)
+        heads = experts[0].config
+        use_backend(experts, best_backend(device, heads.num_attention_heads, heads.attention_head_dim))
+        self._is_fp8 = False
         self._channels, self._spatial = int(vae.config.z_dim), int(vae.config.scale_factor_spatial)
 
     def set_thrift(self, thrift: int) -> None:
@@ -185,11 +190,24 @@ class WanEngine:
     @contextmanager
     def _one_clip(self, clip: Clip) -> Iterator[None]:
         """What is remembered from step to step is of one clip, however it ends."""
+        self._set_precision(clip.sampling.shortcuts is not None and clip.sampling.shortcuts.fp8)
         with self._step_cache.clip(clip.sampling.shortcuts):
             try:
                 yield
             finally:
                 self._context.forget()
+
+    def _set_precision(self, wants_fp8: bool) -> None:
+        if wants_fp8 == self._is_fp8:
+            return
+        if self._is_fp8:
+            raise RenderError("this replica's weights are in 8 bits for good, and the clip is not to be")
+        if problem := problem_of(self.device):
+            raise RenderError(problem, Cause.BAD_INPUT)
+        for expert in self._experts:
+            self._residence.use(expert)
+            quantize([expert])
+        self._is_fp8 = True
 
     def _check(self, clip: Clip, image: bytes | None) -> None:
         if clip.weights != self.spec.weights:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wanflow import cascade, master
-from wanflow.engines import Engine, OnStep, dump_latents, load_latents
+from wanflow.engines import Engine, OnStep, check_fp8, dump_latents, load_latents
 from wanflow.errors import Cancelled, EngineError, InputError, RenderError, StoreError
 from wanflow.inputs import read_source
 from wanflow.model import Attempt, Cause, Clip, Lora, Record, RenderClip, Scalar, Stage
@@ -73,6 +73,8 @@ class Replica:
         self._store = Store(context.workspace)
         self._save_every_s = context.save_every_s
         check_same_store(self._store, context)
+        if context.fp8:  # before minutes of loading
+            check_fp8(device)
         self._engine: Engine = context.load_engine(context.engines[weights], device, num_threads)
         self._thrift = 0
         #: what the engine renders with; None: not known

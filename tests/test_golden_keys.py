@@ -24,6 +24,16 @@ GOLDEN = Path(__file__).with_name("golden_keys.json")
 _PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 )
+#: low-rank weights of rank 1 for one layer of width 1, all zero
+_HEADER = json.dumps(
+    {
+        f"diffusion_model.blocks.0.self_attn.q.lora_{part}.weight": {
+            "dtype": "F32", "shape": [1, 1], "data_offsets": [4 * i, 4 * i + 4]
+        }
+        for i, part in enumerate(("down", "up"))
+    }
+).encode()  # fmt: skip
+_LORA = len(_HEADER).to_bytes(8, "little") + _HEADER + bytes(8)
 ENGINE = EngineSpec(
     url="anywhere",
     family="wan",
@@ -58,6 +68,33 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "steps": ({"engine": {"checkpoint": "golden", "steps": 20}}, {}),
     "guidance": ({"engine": {"checkpoint": "golden", "guidance": 5, "guidance_low": 2.5}}, {}),
     "sampler": ({"engine": {"checkpoint": "golden", "scheduler": "euler", "flow_shift": 5}}, {}),
+    "fast": ({"engine": {"checkpoint": "golden", "profile": "fast"}}, {}),
+    "fast with numbers": (
+        {
+            "engine": {
+                "checkpoint": "golden",
+                "profile": "fast",
+                "fast": {"guidance_until": 0.5, "cache": 0.1, "cache_low": 0, "fp8": True},
+            }
+        },
+        {},
+    ),
+    "turbo": (
+        {
+            "engine": {
+                "checkpoint": "golden",
+                "profile": "turbo",
+                "turbo": {"high": "dot.safetensors", "low": "dot.safetensors"},
+            }
+        },
+        {},
+    ),
+    "turbo of distilled weights": (
+        {"engine": {"checkpoint": "golden", "profile": "turbo", "turbo": {"distilled": True}}, "cascade": ["refine"]},
+        {},
+    ),
+    "lora": ({"clip": {"lora": [{"url": "dot.safetensors", "scale": 0.8, "expert": "low"}]}}, {}),
+    "two loras": ({"clip": {"lora": [{"url": "dot.safetensors"}, {"url": "dot.safetensors", "expert": "high"}]}}, {}),
     "refine": ({"cascade": ["refine"]}, {}),
     "refine with numbers": ({"cascade": [{"refine": {"scale": 2, "strength": 0.25}}]}, {}),
     "two refines": ({"cascade": [{"refine": {"strength": 0.3}}, {"refine": {"scale": 1, "strength": 0.1}}]}, {}),
@@ -98,6 +135,7 @@ def found() -> dict[str, dict[str, str]]:
 def _keys_of(changes: dict[str, Any], row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "dot.png").write_bytes(_PNG)
+        Path(folder, "dot.safetensors").write_bytes(_LORA)
         Path(folder, "rows.jsonl").write_text(json.dumps(ROW | row) + "\n")
         job = Job.from_dict(
             {

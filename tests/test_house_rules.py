@@ -31,7 +31,7 @@ PACKAGE = ROOT / "wanflow"
 DOORS: dict[str, tuple[str, ...]] = {
     "ray": ("wanflow.pool",),
     **dict.fromkeys(
-        ["torch", "diffusers", "transformers", "accelerate", "sentencepiece"],
+        ["torch", "torchao", "diffusers", "transformers", "accelerate", "sentencepiece"],
         ("wanflow.engines", "wanflow.cascade", "wanflow.pocket"),
     ),
     **dict.fromkeys(["ffmpeg", "imageio_ffmpeg"], ("wanflow.assemble",)),
@@ -254,7 +254,7 @@ def test_every_library_has_one_door() -> None:
 def test_every_library_that_is_imported_is_a_dependency() -> None:
     """It works here because something else brought it along; on a customer's machine nothing does."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = ["s3fs", "aiobotocore", "botocore", "gcsfs", "adlfs"]
+    extras = ["s3fs", "aiobotocore", "botocore", "gcsfs", "adlfs", *project["optional-dependencies"]["fp8"]]
     declared = {re.split(r"[\[<>=!~ ]", text)[0].lower() for text in [*project["dependencies"], *extras]}
     homes = importlib.metadata.packages_distributions()
     roots = {target.partition(".")[0] for module in MODULES for target, _ in imports_of(module)}
@@ -262,7 +262,7 @@ def test_every_library_that_is_imported_is_a_dependency() -> None:
     assert {
         root
         for root in foreign
-        if not declared & {name.lower().replace("_", "-") for name in homes.get(root, [])}
+        if not declared & {name.lower().replace("_", "-") for name in homes.get(root, [root])}
     } == set()
 
 

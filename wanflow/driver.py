@@ -193,8 +193,9 @@ def _scheduler(job: Job, made: Plan, context: RunContext, pool: Pool, started_s:
 
 
 def _group(clip: Clip) -> str:
-    """What a replica prepares once: compiled shapes and buffers of these weights."""
-    return f"{clip.weights} {clip.width}x{clip.height}x{clip.num_frames}"
+    """What a replica prepares once: compiled shapes and buffers of these weights, and the LoRAs beside them."""
+    loras = "".join(f" {lora.expert} {lora.scale:g} {lora.source.digest}" for lora in clip.loras)
+    return f"{clip.weights} {clip.width}x{clip.height}x{clip.num_frames}{loras}"
 
 
 def drive(
@@ -353,6 +354,7 @@ def _context(job: Job, made: Plan, ledger: Ledger, epoch: int, load_engine: Load
         reasons=reasons_of_files(made, ledger.workspace),
         price_per_s=price_per_s(job),
         cache_control=job.publish.cache_control,
+        fp8=job.engine.fast is not None and job.engine.fast.fp8,
         load_engine=load_engine,
     )
 

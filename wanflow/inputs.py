@@ -1,4 +1,4 @@
-"""Input files: images and fonts, found, checked and identified by their bytes.
+"""Input files: images, fonts and LoRAs, found, checked and identified by their bytes.
 
 Every one passes ``wanflow.allowed`` first. It is decoded once while planning, in a process that may die
 (``wanflow.decoder``), so that a broken one is a bad row in the first minute and not a failed clip in the fifth hour.
@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -21,12 +22,17 @@ from wanflow.errors import InputError, StoreError
 from wanflow.model import Source
 
 if TYPE_CHECKING:
+    from wanflow.engines.lora_names import Dimensions
     from wanflow.memo import InputMemo
     from wanflow.storage import Store
 
 #: what ffmpeg and Pillow both decode
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 MAX_BYTES = 64 * 2**20
+#: low-rank weights; those of rank 128 for every layer of one 14B expert take 0.6 GiB
+MAX_LORA_BYTES = 2 * 2**30
+#: what a file of them has passed that a memo knows
+LORA_RULES = 1
 #: 64 megapixels are 8000x8000, 256 MB once decoded
 MAX_PIXELS = 64_000_000
 _FONT_MAGIC = (b"\x00\x01\x00\x00", b"OTTO", b"true", b"ttcf")
@@ -72,6 +78,11 @@ class Inputs:
         """The font file at ``url``. InputError says why it cannot be used."""
         return self._get("font", url)
 
+    def lora(self, url: str, dimensions: Dimensions | None = None) -> Source:
+        """The low-rank weights at ``url``, which fit a checkpoint of ``dimensions``. InputError says why not."""
+        sizes = f" {dimensions}" if dimensions else ""
+        return self._get(f"lora {LORA_RULES}{sizes}", url, partial(_check_lora, dimensions))
+
     def prefetch_images(self, urls: Iterable[str]) -> None:
         """Read and check many images at once; what is wrong with one is said by :meth:`image`."""
         new = [url for url in dict.fromkeys(urls) if url.strip() and ("image", url) not in self._known]
@@ -83,17 +94,18 @@ class Inputs:
             with ThreadPoolExecutor(_READERS, thread_name_prefix="inputs") as pool:
                 list(pool.map(lambda url: self._find("image", url), new))
 
-    def _get(self, kind: str, url: str) -> Source:
-        found = self._known.get((kind, url)) or self._find(kind, url)
+    def _get(self, kind: str, url: str, check: Callable[[str, bytes], None] | None = None) -> Source:
+        found = self._known.get((kind, url)) or self._find(kind, url, check)
         if isinstance(found, InputError):
             raise InputError(*found.args)
         return found
 
-    def _find(self, kind: str, url: str) -> Source | InputError:
+    def _find(
+        self, kind: str, url: str, check: Callable[[str, bytes], None] | None = None
+    ) -> Source | InputError:
         found: Source | InputError
-        check = _check_font if kind == "font" else self._check_image
         try:
-            found = self._identify(kind, url, check)
+            found = self._identify(kind, url, check or (_check_font if kind == "font" else self._check_image))
         except InputError as exc:
             found = exc
         self._known[kind, url] = found
@@ -108,13 +120,13 @@ class Inputs:
             self._memo.look([place], self._allowed)
             if known := self._memo.known(kind, place):
                 return Source(place, known)
-        data = self._load(place)
+        is_lora = kind.startswith("lora")
+        data = self._load(place, MAX_LORA_BYTES if is_lora else self.max_bytes)
         if not data:
             raise InputError(f"{place}: is an empty file")
         digest = hashlib.sha256(data).hexdigest()
-        if digest not in self._verified or not data.startswith(
-            _MAGIC[kind]
-        ):  # checked as what it is used for
+        # checked as what it is used for
+        if is_lora or digest not in self._verified or not data.startswith(_MAGIC[kind]):
             check(place, data)
         if self._memo is not None:
             self._memo.note(kind, place, digest)
@@ -127,17 +139,17 @@ class Inputs:
             return False
         return True
 
-    def _load(self, place: str) -> bytes:
+    def _load(self, place: str, max_bytes: int) -> bytes:
         """The bytes at ``place``. A web server that does not answer is its rows' trouble: a row may name any."""
         from wanflow.storage import is_web
 
         if not is_web(place):
-            return _read(place, self.max_bytes, self._allowed)
+            return _read(place, max_bytes, self._allowed)
         host = urlsplit(place).netloc
         if host in self._down:
             raise InputError(f"{_name(place)}: cannot be read: {self._down[host]}")
         try:
-            return _read(place, self.max_bytes, self._allowed)
+            return _read(place, max_bytes, self._allowed)
         except StoreError as exc:
             self._down[host] = str(exc)
             raise InputError(f"{_name(place)}: cannot be read: {exc}") from None
@@ -204,6 +216,17 @@ def _read(place: str, max_bytes: int, allowed: Allowed | None = None) -> bytes:
         if isinstance(exc, StoreError) and exc.__cause__ and diagnose(exc.__cause__).transient:
             raise  # an outage is not the row's fault
         raise InputError(f"{place}: cannot be read: {exc}") from None
+
+
+def _check_lora(dimensions: Dimensions | None, place: str, data: bytes) -> None:
+    from wanflow.engines.lora_names import HEAD_BYTES, check_fit, read_layers
+
+    try:
+        layers, _ = read_layers(data[:HEAD_BYTES], len(data))
+        if dimensions is not None:
+            check_fit(layers, dimensions)
+    except InputError as exc:
+        raise InputError(f"{_name(place)}: {exc}") from None
 
 
 def _check_font(place: str, data: bytes) -> None:

@@ -30,7 +30,8 @@ def canonical(value: object) -> bytes:
     """Encode a value so that different values never give equal bytes.
 
     Numbers that are equal encode equally (4 and 4.0); fields of a dataclass that do not take part in comparison are
-    left out; mappings are sorted. Raises TypeError for types whose identity is not their value.
+    left out, and so are those that came later (``model.LATER``) while they have their default; mappings are sorted.
+    Raises TypeError for types whose identity is not their value.
     """
     encode = _ENCODERS.get(type(value))
     return encode(value) if encode is not None else _encode_rare(value)
@@ -68,13 +69,25 @@ def _encode_rare(value: Any) -> bytes:
 
 
 def _dataclass_encoder(kind: type) -> Callable[[Any], bytes]:
-    names = _compared_fields(kind)
-    head = b"o%d:%b%d:" % (len(kind.__name__.encode()), kind.__name__.encode(), len(names))
+    later = {f.name: f.default for f in fields(kind) if f.metadata.get("later")}
+    names = tuple(name for name in _compared_fields(kind) if name not in later)
+    title = b"o%d:%b" % (len(kind.__name__.encode()), kind.__name__.encode())
+    head = title + b"%d:" % len(names)
     values = attrgetter(*names) if len(names) > 1 else lambda value: (getattr(value, names[0]),)
 
     def encode(value: Any) -> bytes:
         return head + b"".join([_ENCODERS.get(type(each), _encode_rare)(each) for each in values(value)])
 
+    def encode_all(value: Any) -> bytes:
+        # by name, so that no two of them are taken for each other
+        given = [(name, each) for name, default in later.items() if (each := getattr(value, name)) != default]
+        if not given:
+            return encode(value)
+        added = b"".join(canonical(name) + canonical(each) for name, each in given)
+        return title + b"%d:" % (len(names) + len(given)) + encode(value)[len(head) :] + added
+
+    if later:
+        return encode_all
     # shared by many scenes, and found by their hash sooner than they are encoded
     return lru_cache(maxsize=4096)(encode) if kind in (ImageLayer, Placement, Source) else encode
 
@@ -127,6 +140,7 @@ def _denoised(clip: Clip, prompt: str) -> tuple[object, ...]:
         clip.height,
         clip.num_frames,
         clip.sampling,
+        *([("loras", clip.loras)] if clip.loras else ()),
     )
 
 

@@ -14,6 +14,9 @@ from enum import StrEnum
 
 Scalar = str | int | float | bool | None
 
+#: metadata of fields that came after keys were in use: a key has them only where they differ from their default
+LATER = {"later": True}
+
 
 class Mode(StrEnum):
     """What a clip starts from."""
@@ -101,8 +104,35 @@ class Sampling:
     scheduler: str
     #: share of the 1000 training timesteps at which the low-noise expert takes over; None: one expert
     boundary: float | None
-    #: ``exact``: the model's own arithmetic
+    #: ``exact``: the model's own arithmetic; ``fast``: with ``shortcuts``; ``turbo``: few steps, distilled weights
     profile: str = "exact"
+    #: of ``fast``
+    shortcuts: Shortcuts | None = field(default=None, metadata=LATER)
+
+
+@dataclass(frozen=True, slots=True)
+class Shortcuts:
+    """What the profile ``fast`` leaves out of the model's own arithmetic."""
+
+    #: guidance is off after this share of a stage's steps; 1.0: never
+    guidance_until: float = 1.0
+    #: relative change of the first block's residual up to which the other blocks are not computed again, in the
+    #: high-noise expert (or the only one); 0.0: they always are
+    cache: float = 0.0
+    #: the same in the low-noise expert
+    cache_low: float = 0.0
+    #: the experts' weights and activations in 8 bits
+    fp8: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """Low-rank weights that are added to an expert's own."""
+
+    source: Source
+    scale: float = 1.0
+    #: ``high``, ``low`` or ``both``
+    expert: str = "both"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +173,8 @@ class Clip:
     cascade: tuple[CascadeStep, ...] = ()
     #: None: every step is the clip's own
     branch: Branch | None = None
+    #: low-rank weights, in the order in which they were asked for
+    loras: tuple[Lora, ...] = ()
 
     @property
     def seconds(self) -> float:

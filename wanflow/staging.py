@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from wanflow.allowed import Allowed
 from wanflow.errors import Conflict
-from wanflow.inputs import read_source
+from wanflow.inputs import MAX_LORA_BYTES, read_source
 from wanflow.model import (
     AssembleVariant,
     Clip,
@@ -65,13 +65,19 @@ def _path(source: Source) -> str:
 def _upload(workspace: Store, source: Source, allowed: Allowed | None) -> None:
     if workspace.stat(_path(source)) is None:
         try:
-            workspace.create(_path(source), read_source(source, allowed=allowed))
+            # the limit of its kind was looked at while planning; these are the same bytes
+            workspace.create(_path(source), read_source(source, max_bytes=MAX_LORA_BYTES, allowed=allowed))
         except Conflict:
             return  # another run uploaded the same bytes
 
 
 def _clip(clip: Clip, moved: Callable[[Source], Source]) -> Clip:
-    return replace(clip, image=moved(clip.image)) if clip.image else clip
+    if clip.image is None and not clip.loras:
+        return clip
+    image = moved(clip.image) if clip.image else None
+    return replace(
+        clip, image=image, loras=tuple(replace(each, source=moved(each.source)) for each in clip.loras)
+    )
 
 
 def _variant(variant: Variant, moved: Callable[[Source], Source]) -> Variant:

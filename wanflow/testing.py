@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,11 @@ from wanflow.engines import Unfinished
 from wanflow.engines.trunk import FromBranch
 from wanflow.errors import RenderError
 from wanflow.fake_pool import FakePool, Faults
-from wanflow.model import Cause, Clip, EngineSpec
+from wanflow.model import Cause, Clip, EngineSpec, Lora
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
     from wanflow.engines import Keep, Latents, OnStep
@@ -49,9 +51,14 @@ class FakeEngine:
         self.trunks: list[str] = []
         #: rung of the memory ladder
         self.thrift = 0
+        #: what clips are rendered with at the moment
+        self.loras: tuple[Lora, ...] = ()
 
     def set_thrift(self, thrift: int) -> None:
         self.thrift = thrift
+
+    def set_loras(self, loras: Sequence[tuple[Lora, Path]]) -> None:
+        self.loras = tuple(lora for lora, _ in loras)
 
     def generate(self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None) -> Latents:
         for part, cause in self.failures.items():

@@ -90,7 +90,8 @@ def work_of(clip: Clip, makes_trunk: bool = True) -> float:
         tokens = (width / 16) * (height / 16) * ((clip.num_frames - 1) // 4 + 1)
         return forwards * tokens * (1 + tokens / 30_000)
 
-    guided = 2 if clip.sampling.guidance > 1 else 1
+    until = clip.sampling.shortcuts.guidance_until if clip.sampling.shortcuts else 1.0
+    guided = 1 + until if clip.sampling.guidance > 1 else 1
     shared = 0 if clip.branch is None or makes_trunk else clip.branch.steps
     total = cost(clip.width, clip.height, (clip.sampling.steps - shared) * guided)
     scale = 1.0

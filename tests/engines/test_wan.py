@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from PIL import Image
 
 from tests.engines.conftest import make_clip, silent
@@ -91,19 +92,72 @@ def test_padding_rows_are_folded_into_one_exactly(words: int, engine: Callable[[
     expert = wan._experts[0]
     x, time = draw_noise(1, (1, 16, 2, 4, 4)), torch.tensor([900])
     with torch.inference_mode():
-        folded = wan._predict(expert, x, time, rows)
-        wan._context.bias = None
+        folded = wan._predict(expert, x, time, rows, "positive")
+        wan._context.forget()
+        for block in expert.blocks:
+            block.attn2.set_processor(WanAttnProcessor())
         padded = torch.cat([rows, rows.new_zeros(1, MAX_TOKENS - rows.shape[1], rows.shape[2])], dim=1)
         whole = expert(hidden_states=x, timestep=time, encoder_hidden_states=padded, return_dict=False)[0]
+    wan._context = Context(wan._experts, torch.float32)
     assert (folded - whole).abs().max() < 1e-5
 
 
-def test_in_bf16_the_padding_is_put_back() -> None:
+def test_in_bf16_the_padding_is_put_back(checkpoint: Callable[[str], Path]) -> None:
     """bf16 rounds the logarithm: equality would be lost, so the rows are padded as the pipelines pad them."""
-    context = Context([], torch.bfloat16)
-    padded = context.use(torch.ones(1, 3, 8, dtype=torch.bfloat16))
-    assert padded.shape == (1, MAX_TOKENS, 8)
-    assert context.bias is None
+    expert = WanTransformer3DModel.from_pretrained(
+        checkpoint("a14b_t2v") / "transformer", dtype=torch.bfloat16
+    )
+    context = Context([expert], torch.bfloat16)
+    with torch.inference_mode():
+        context.use(expert, torch.ones(1, 3, 32, dtype=torch.bfloat16), "positive")
+    processor = expert.blocks[0].attn2.processor
+    assert processor.bias is None
+    assert processor.kept[0].shape[1] == MAX_TOKENS
+
+
+@pytest.mark.parametrize("layout", ["a14b_t2v", "ti2v_5b"])
+def test_a_prompts_keys_and_values_are_computed_once_a_clip(
+    layout: str, engine: Callable[[str], Engine]
+) -> None:
+    """512 rows through forty layers at each of forty steps, for numbers that never change: to the last bit."""
+    wan = _wan(engine, layout)
+    sampling = replace(wan.spec.sampling, steps=4, flow_shift=5.0, guidance=4.0, guidance_low=3.0)
+    clip = make_clip(wan, Mode.T2V, sampling, (64, 32))
+    calls: list[int] = []
+    keys = [block.attn2.to_k for expert in wan._experts for block in expert.blocks]
+    handles = [key.register_forward_hook(lambda *_: calls.append(1)) for key in keys]
+    try:
+        kept = wan.generate(clip, None, silent)
+        assert len(calls) == len(keys) * 2, "once an expert, layer and guidance branch"
+        calls.clear()
+        wan._context.keeps = False
+        computed = wan.generate(clip, None, silent)
+        assert len(calls) == 2 * 2 * sampling.steps, "at each step, in each branch, in each of two layers"
+    finally:
+        wan._context.keeps = True
+        for handle in handles:
+            handle.remove()
+    assert torch.equal(kept, computed)
+    other = wan.generate(replace(clip, prompt="something else"), None, silent)
+    assert not torch.equal(other, kept), "another clip's prompt is not taken for this one's"
+
+
+def test_while_memory_is_short_no_keys_and_values_are_kept(engine: Callable[[str], Engine]) -> None:
+    """0.8 GB on A14B, which a rung further down may be the difference; and nothing is held between clips."""
+    wan = _wan(engine, "a14b_t2v")
+    clip = make_clip(wan, Mode.T2V)
+    seen: list[int] = []
+    wan.generate(clip, None, lambda *_: seen.append(len(wan._context._kept)))
+    assert max(seen) > 0
+    assert not wan._context._kept
+    assert all(block.attn2.processor.kept is None for expert in wan._experts for block in expert.blocks)
+    wan.set_thrift(1)
+    try:
+        seen.clear()
+        wan.generate(clip, None, lambda *_: seen.append(len(wan._context._kept)))
+        assert max(seen) == 0
+    finally:
+        wan.set_thrift(0)
 
 
 def test_guidance_off_runs_each_step_once(engine: Callable[[str], Engine]) -> None:

@@ -162,7 +162,7 @@ def test_every_problem_is_told_at_once_with_its_path() -> None:
         "clip.size: `big` is not a size in pixels",
         "engine.schedler: unknown key; did you mean `scheduler`?",
         "engine.steps: `0` is a number; it must be greater than or equal to 1",
-        "engine.profile: `exakt` is not one of exact; did you mean `exact`?",
+        "engine.profile: `exakt` is not one of exact, fast, turbo; did you mean `exact`?",
         "layers.0.image.hight: unknown key; did you mean `height`?",
         "layers.1.text.style: `headlin` is not one of",
         "layers.2: must be exactly one of image, text and box",

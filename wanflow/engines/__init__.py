@@ -10,7 +10,7 @@ A new family is a module with ``load(spec, directory, device, num_threads)`` and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,7 +19,7 @@ from wanflow.engines.spec import check_frames, check_size, frames_for, parse_asp
 from wanflow.engines.timesteps import branch_steps
 from wanflow.engines.unfinished import Keep, Unfinished, dump_unfinished, load_unfinished
 from wanflow.errors import EngineError
-from wanflow.model import Clip, EngineSpec
+from wanflow.model import Clip, EngineSpec, Lora
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,7 @@ __all__ = [
     "OnStep",
     "Unfinished",
     "branch_steps",
+    "check_fp8",
     "check_frames",
     "check_size",
     "dump_latents",
@@ -64,6 +65,12 @@ class Engine(Protocol):
         """How far to trade speed for memory from the next clip on; 0 is not at all.
 
         Each rung computes the same numbers as the one above it. An engine with fewer rungs takes its last.
+        """
+
+    def set_loras(self, loras: Sequence[tuple[Lora, Path]]) -> None:
+        """From now on render with these (files on this node), which are the ``loras`` of the clips to come.
+
+        Called between clips only. RenderError (bad input) when one does not fit; then there are none.
         """
 
     def generate(self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None) -> Latents:
@@ -135,6 +142,14 @@ def load_engine(
     from wanflow.engines import wan
 
     return wan.load(spec, directory, device, num_threads)
+
+
+def check_fp8(device: str | None) -> None:
+    """EngineError unless ``device`` (None: the GPU when there is one) can render clips in 8 bits."""
+    from wanflow.engines.fp8 import problem_of
+
+    if problem := problem_of(device or "cuda"):
+        raise EngineError(problem)
 
 
 def dump_latents(latents: Latents) -> bytes:

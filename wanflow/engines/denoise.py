@@ -5,11 +5,12 @@ Equals the loops of WanPipeline and WanImageToVideoPipeline on the same weights,
 reference tests hold it to that), with two differences on purpose: guidance is off for each expert on its own
 when it is 1 or less, where the pipelines look at the first number only; and text-to-video with
 ``expand_timesteps`` passes one timestep instead of one a token, which is the same arithmetic without the
-memory. Knows nothing of prompts, files or clips.
+memory. The profile ``fast`` may end guidance before the last step. Knows nothing of prompts, files or clips.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -76,7 +77,8 @@ def make_schedule(
 
     ``saved`` is the checkpoint's own scheduler configuration; its flow shift is replaced. The shift maps an
     unshifted time u to ``sigma = shift * u / (1 + (shift - 1) * u)``; a partial schedule is even in u, as the
-    full one is.
+    full one is. Distilled weights (``turbo``) know the times that they were trained at and no others, 1000, 750, 500
+    and 250 before the shift: exactly even ones, which neither schedule takes by itself.
     """
     same = str(saved.get("_class_name", "")).startswith(
         "UniPC" if sampling.scheduler == "unipc" else "FlowMatchEuler"
@@ -93,7 +95,9 @@ def make_schedule(
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(kept | {"shift": sampling.flow_shift})
     else:
         raise RenderError(f"unknown scheduler {sampling.scheduler!r}: unipc or euler", Cause.BAD_INPUT)
-    if strength is None:
+    if strength is None and sampling.profile == "turbo":
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, sampling.steps + 1)[:-1], device=device)
+    elif strength is None:
         scheduler.set_timesteps(sampling.steps, device=device)
     else:
         start = strength / (sampling.flow_shift - (sampling.flow_shift - 1.0) * strength)
@@ -103,8 +107,15 @@ def make_schedule(
     return scheduler
 
 
-#: (expert, its input, timestep, prompt) -> predicted flow; the caller knows how prompts reach an expert
-Predict = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+#: (expert, its input, timestep, prompt, guidance branch) -> predicted flow; the caller knows how prompts get there
+Predict = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor, str], torch.Tensor]
+#: names of the guidance branches
+POSITIVE, NEGATIVE = "positive", "negative"
+
+
+def num_guided_steps(sampling: Sampling, num_steps: int) -> int:
+    """How many of a stage's steps may have guidance, counted from its first one."""
+    return math.ceil((sampling.shortcuts.guidance_until if sampling.shortcuts else 1.0) * num_steps)
 
 
 def denoise(
@@ -125,6 +136,7 @@ def denoise(
     boundary = None if sampling.boundary is None else sampling.boundary * _TRAIN_TIMESTEPS
     positive, negative = prompts
     num_steps, first = len(scheduler.timesteps), 0
+    num_guided = num_guided_steps(sampling, num_steps)
     if keep is not None and keep.start is not None:
         latents, first = restore(scheduler, keep.start, latents.device), keep.start.step
     on_step(first, num_steps)
@@ -134,10 +146,10 @@ def denoise(
         guidance = sampling.guidance if high or sampling.guidance_low is None else sampling.guidance_low
         x = condition.model_input(latents).to(expert.dtype)
         time = condition.timestep(t, latents, expert.config.patch_size)
-        flow = predict(expert, x, time, positive)
-        if guidance > 1.0:
+        flow = predict(expert, x, time, positive, POSITIVE)
+        if guidance > 1.0 and i < num_guided:
             assert negative is not None
-            without = predict(expert, x, time, negative)
+            without = predict(expert, x, time, negative, NEGATIVE)
             flow = without + guidance * (flow - without)
         # In the order in which a file would hold it: no kernel may see whether a clip was ever interrupted.
         latents = scheduler.step(flow.contiguous(), t, latents, return_dict=False)[0]

@@ -38,6 +38,8 @@ class Defaults:
     refine_strength: float = 0.3
     #: 0: the strength's share of the base's steps
     refine_steps: int = 0
+    #: made for a few steps without guidance
+    distilled: bool = False
 
 
 _A14B_T2V = Defaults("wan2.2-t2v-a14b", 16, 81, _480P + _720P, 40, 12.0, 4.0, 3.0)

@@ -8,7 +8,8 @@ come from ``families``; a ``wanflow.json`` beside ``model_index.json`` overrides
      "guidance": {"high": 4.0, "low": 3.0}, "flow_shift": 3.0, "scheduler": "unipc",
      "refine": {"scale": 2, "strength": 0.3, "steps": 4}, "version": 1, "license": "Apache-2.0"}
 
-Every field is optional; an unknown one is an error. Aspects are written ``9x16``. The rest are pure functions
+Every field is optional; an unknown one is an error. ``"distilled": true`` says that the weights are made for four steps
+without guidance (the profile turbo). Aspects are written ``9x16``. The rest are pure functions
 of the spec. Knows nothing of torch, jobs or rows.
 """
 
@@ -38,6 +39,7 @@ _FIELDS = (
     "flow_shift",
     "scheduler",
     "refine",
+    "distilled",
     "version",
 )
 #: a listed size serves an aspect when their ratios differ by no more than this (832x480 is 1.73, 16x9 is 1.78)
@@ -89,8 +91,16 @@ def read_spec(url: str, cache_dir: Path | None = None) -> EngineSpec:
             ("refine_scale", facts.refine_scale),
             ("refine_strength", facts.refine_strength),
             ("refine_steps", facts.refine_steps),
+            ("num_blocks", int(transformer.get("num_layers", 40))),
+            ("width", _width(transformer)),
+            ("ffn_width", int(transformer.get("ffn_dim", 13824))),
+            ("distilled", facts.distilled),
         ),
     )
+
+
+def _width(transformer: Mapping[str, Any]) -> int:
+    return int(transformer.get("num_attention_heads", 40)) * int(transformer.get("attention_head_dim", 128))
 
 
 def hint(spec: EngineSpec, name: str, default: float) -> float:
@@ -198,6 +208,7 @@ def _facts(own: Mapping[str, Any], base: families.Defaults, where: str) -> famil
             refine_scale=float(refine.get("scale", base.refine_scale)),
             refine_strength=float(refine.get("strength", base.refine_strength)),
             refine_steps=int(refine.get("steps", base.refine_steps)),
+            distilled=own.get("distilled", False) is True,
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise EngineError(f"{where}: a field has the wrong type ({error})") from None

@@ -15,8 +15,8 @@ from __future__ import annotations
 import gc
 import json
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -30,15 +30,19 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from wanflow.engines.attention import Context
+from wanflow.engines.backends import best_backend, use_backend
 from wanflow.engines.denoise import Condition, denoise, draw_noise, make_schedule
+from wanflow.engines.fp8 import problem_of, quantize
+from wanflow.engines.lora import LoraSlots
 from wanflow.engines.picture import open_cover, to_pixels
 from wanflow.engines.residence import Residence
+from wanflow.engines.step_cache import StepCache
 from wanflow.engines.text import TextEncoder
 from wanflow.engines.trunk import BranchReached, FromBranch, ToBranch
 from wanflow.engines.unfinished import fits
 from wanflow.engines.video import VideoCoder
 from wanflow.errors import EngineError, RenderError
-from wanflow.model import Cause, Clip, EngineSpec, Mode
+from wanflow.model import Cause, Clip, EngineSpec, Lora, Mode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,10 +109,20 @@ class WanEngine:
         self._memory_errors = _MemoryErrors(self._residence.recover)
         self._expand_timesteps, self._scheduler_config = expand_timesteps, scheduler_config
         self._context = Context(experts, experts[0].dtype)
+        self._step_cache = StepCache(experts)
+        self._loras = LoraSlots(experts)
+        heads = experts[0].config
+        use_backend(experts, best_backend(device, heads.num_attention_heads, heads.attention_head_dim))
+        self._is_fp8 = False
         self._channels, self._spatial = int(vae.config.z_dim), int(vae.config.scale_factor_spatial)
 
     def set_thrift(self, thrift: int) -> None:
         self._residence.set_thrift(thrift)
+        self._context.keeps = thrift == 0
+
+    def set_loras(self, loras: Sequence[tuple[Lora, Path]]) -> None:
+        with self._memory_errors:
+            self._loras.set(loras)
 
     def generate(
         self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None
@@ -150,10 +164,11 @@ class WanEngine:
             on_step("encode", 1, 1)
             schedule = make_schedule(clip.sampling, self._scheduler_config, torch.device(self.device))
             noise = draw_noise(clip.seed, self._shape(clip)).to(self.device)
-            return denoise(
-                self._experts, self._predict, schedule, clip.sampling, noise, prompts, condition,
-                lambda step, of: on_step(stage, step, of), keep,
-            )  # fmt: skip
+            with self._one_clip(clip):
+                return denoise(
+                    self._experts, self._predict, schedule, clip.sampling, noise, prompts, condition,
+                    lambda step, of: on_step(stage, step, of), keep,
+                )  # fmt: skip
 
     def refine(
         self,
@@ -183,10 +198,11 @@ class WanEngine:
             height, width = (side * self._spatial for side in noisy.shape[3:])
             prompts = self._prompts(clip)
             condition = self._condition(clip, image, width, height)
-            return denoise(
-                self._experts, self._predict, schedule, sampling, noisy, prompts, condition,
-                lambda step, of: on_step(stage, step, of), keep,
-            )  # fmt: skip
+            with self._one_clip(clip):
+                return denoise(
+                    self._experts, self._predict, schedule, sampling, noisy, prompts, condition,
+                    lambda step, of: on_step(stage, step, of), keep,
+                )  # fmt: skip
 
     def decode(self, latents: torch.Tensor) -> Iterator[np.ndarray[Any, Any]]:
         for pixels in self.decode_pixels(latents):
@@ -203,9 +219,33 @@ class WanEngine:
             self._residence.use(self._vae)
             return self._video.encode(chunks)
 
+    @contextmanager
+    def _one_clip(self, clip: Clip) -> Iterator[None]:
+        """What is remembered from step to step is of one clip, however it ends."""
+        self._set_precision(clip.sampling.shortcuts is not None and clip.sampling.shortcuts.fp8)
+        with self._step_cache.clip(clip.sampling.shortcuts):
+            try:
+                yield
+            finally:
+                self._context.forget()
+
+    def _set_precision(self, wants_fp8: bool) -> None:
+        if wants_fp8 == self._is_fp8:
+            return
+        if self._is_fp8:
+            raise RenderError("this replica's weights are in 8 bits for good, and the clip is not to be")
+        if problem := problem_of(self.device):
+            raise RenderError(problem, Cause.BAD_INPUT)
+        for expert in self._experts:
+            self._residence.use(expert)
+            quantize([expert])
+        self._is_fp8 = True
+
     def _check(self, clip: Clip, image: bytes | None) -> None:
         if clip.weights != self.spec.weights:
             raise RenderError(f"the clip was planned for other weights than those loaded ({self.spec.name})")
+        if clip.loras != self._loras.current:
+            raise RenderError("the clip was planned with other LoRAs than those loaded")
         if clip.mode not in self.spec.modes:
             raise RenderError(f"{self.spec.name} does not do {clip.mode}", Cause.BAD_INPUT)
         if (clip.mode is Mode.I2V) != (image is not None):
@@ -242,15 +282,14 @@ class WanEngine:
         return Condition(channels=torch.cat([mask, latents], dim=1))
 
     def _predict(
-        self, expert: Any, x: torch.Tensor, time: torch.Tensor, prompt: torch.Tensor
+        self, expert: Any, x: torch.Tensor, time: torch.Tensor, prompt: torch.Tensor, branch: str
     ) -> torch.Tensor:
         self._residence.use(expert)
-        flow: torch.Tensor = expert(
-            hidden_states=x,
-            timestep=time,
-            encoder_hidden_states=self._context.use(prompt),
-            return_dict=False,
-        )[0]
+        text = self._context.use(expert, prompt, branch)
+        with self._step_cache.branch(expert, branch):
+            flow: torch.Tensor = expert(
+                hidden_states=x, timestep=time, encoder_hidden_states=text, return_dict=False
+            )[0]
         return flow
 
 

@@ -20,7 +20,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from wanflow.allowed import Allowed, locate
 from wanflow.errors import JobError
-from wanflow.job.fields import BUILT_INS, Matrix, Name, OptionalText
+from wanflow.job.fields import BUILT_INS, Matrix, Name, OptionalText, Section
 from wanflow.job.layers import LayerEntry
 from wanflow.job.problems import describe
 from wanflow.job.sections import (
@@ -33,7 +33,6 @@ from wanflow.job.sections import (
     OutputSection,
     PublishSection,
     ResourcesSection,
-    Section,
 )
 from wanflow.job.text import MAX_BYTES, apply_sets, parse_yaml, substitute
 from wanflow.model import CascadeStep
@@ -139,14 +138,21 @@ class Job(Section):
 
     def clip_templates(self) -> dict[str, str]:
         """Place (``clip.prompt``) to template, of everything that decides a clip."""
-        return {
-            f"clip.{name}": value
-            for name in ("prompt", "negative_prompt", "image", "seconds", "seed")
-            if isinstance(value := getattr(self.clip, name), str)
-        } | {
-            **{f"clip.aspect.{i}": aspect for i, aspect in enumerate(self.clip.aspect)},
-            **({"clip.branch.on": self.clip.branch.on} if self.clip.branch else {}),
-        }
+        return (
+            {
+                f"clip.{name}": value
+                for name in ("prompt", "negative_prompt", "image", "seconds", "seed")
+                if isinstance(value := getattr(self.clip, name), str)
+            }
+            | {f"clip.aspect.{i}": aspect for i, aspect in enumerate(self.clip.aspect)}
+            | ({"clip.branch.on": self.clip.branch.on} if self.clip.branch else {})
+            | {
+                f"clip.lora.{i}.{name}": value
+                for i, lora in enumerate(self.clip.lora)
+                for name, value in (("url", lora.url), ("scale", lora.scale))
+                if isinstance(value, str)
+            }
+        )
 
     def layer_templates(self) -> dict[str, str]:
         """Place (``layers.0.text.value``) to template, of everything that is laid over a clip."""

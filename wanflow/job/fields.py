@@ -12,11 +12,26 @@ from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+)
 
 from wanflow.allowed import check_entry, check_network, locate
 from wanflow.templates import check_template, is_template
 from wanflow.where import parse_where
+
+
+class Section(BaseModel):
+    """A mapping of the job file. Frozen; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
 
 #: names that templates have besides columns and matrix names
 BUILT_INS = ("variant_id", "row", "output", "aspect")
@@ -103,7 +118,7 @@ def _whole(value: float) -> int:
     return int(value)
 
 
-def _or_template(parse: Any) -> BeforeValidator:
+def or_template(parse: Any) -> BeforeValidator:
     """Check with ``parse`` now, or leave a template to be checked for every row."""
 
     def check(value: object) -> object:
@@ -247,12 +262,12 @@ Aspects = Annotated[
 Sizes = Annotated[
     dict[str, str] | None, BeforeValidator(_sizes, json_schema_input_type=str | dict[str, str] | None)
 ]
-Seconds = Annotated[float | str | None, _or_template(parse_seconds)]
+Seconds = Annotated[float | str | None, or_template(parse_seconds)]
 BranchPoint = Annotated[
     float | Literal["boundary"],
     BeforeValidator(parse_branch_point, json_schema_input_type=float | str),
 ]
-Seed = Annotated[int | str, _or_template(parse_seed)]
+Seed = Annotated[int | str, or_template(parse_seed)]
 Where = Annotated[str, AfterValidator(_where)]
 Ratio = Annotated[str, AfterValidator(check_ratio)]
 Tolerance = Annotated[int | str, BeforeValidator(_tolerance, json_schema_input_type=int | str)]

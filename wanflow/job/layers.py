@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from wanflow.job.sections import Section
+from wanflow.job.fields import Section
 from wanflow.suggest import did_you_mean
 from wanflow.templates import check_template, is_template
 

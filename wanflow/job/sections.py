@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
 from wanflow.errors import JobError
 from wanflow.job.fields import (
@@ -28,6 +28,7 @@ from wanflow.job.fields import (
     Places,
     Ratio,
     Seconds,
+    Section,
     Seed,
     Sizes,
     Template,
@@ -37,14 +38,10 @@ from wanflow.job.fields import (
     Value,
     Where,
 )
+from wanflow.job.loras import MAX_LORAS, LoraSection
+from wanflow.job.profiles import FastSection, Profile, Turbo, profiled
 from wanflow.model import CascadeStep, Mode, Output, Sampling
 from wanflow.suggest import did_you_mean
-
-
-class Section(BaseModel):
-    """A mapping of the job file. Frozen; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _replicas(value: object) -> object:
@@ -99,8 +96,16 @@ class EngineSection(Section):
     ] = Field(
         description="`pocket`, a directory, a URL or a hub id in diffusers' layout; or {t2v: ..., i2v: ...}."
     )
-    profile: Literal["exact"] = Field(
-        default="exact", description="exact: the model's own arithmetic, the only profile so far."
+    profile: Profile = Field(
+        default="exact",
+        description="exact: the model's own arithmetic. fast: guidance ends early, steps that change little are cut"
+        " short. turbo: four steps without guidance, with distilled weights.",
+    )
+    fast: FastSection | None = Field(default=None, description="What the profile fast leaves out.")
+    turbo: Turbo | None = Field(
+        default=None,
+        description="Weights of the profile turbo: {high: URL, low: URL}, a distilled LoRA an expert, or"
+        " {distilled: true}; or {t2v: ..., i2v: ...}.",
     )
     steps: Annotated[Count, Field(ge=1, le=1000)] | None = Field(default=None, description="Denoising steps.")
     guidance: Annotated[Number, Field(ge=0, le=100)] | None = Field(
@@ -124,9 +129,18 @@ class EngineSection(Section):
 
     def sampling(self, default: Sampling) -> Sampling:
         """``default`` (the checkpoint's) with what the job overrides."""
-        names = (field.name for field in dataclasses.fields(Sampling))
+        names = ("steps", "guidance", "guidance_low", "flow_shift", "scheduler", "boundary")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return dataclasses.replace(default, **given)
+        return dataclasses.replace(profiled(default, self.profile, self.fast or FastSection()), **given)
+
+    @model_validator(mode="after")
+    def _settings_of_the_profile(self) -> Self:
+        for name in ("fast", "turbo"):
+            if getattr(self, name) is not None and self.profile != name:
+                raise ValueError(
+                    f"has settings of {name}, but the profile is {self.profile}; set profile: {name}"
+                )
+        return self
 
 
 class BranchSection(Section):
@@ -167,6 +181,9 @@ class ClipSection(Section):
     )
     seed: Seed = Field(
         default=0, description="Seed of the noise, 0 or more. A row's `seed` comes first. Never random."
+    )
+    lora: Annotated[tuple[LoraSection, ...], Field(max_length=MAX_LORAS)] = Field(
+        default=(), description="Low-rank weights that are added to the model's own, for all rows or by row."
     )
 
     branch: BranchSection | None = Field(

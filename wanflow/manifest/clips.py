@@ -6,6 +6,7 @@ Sizes and lengths come from the engine's own rules (``wanflow.engines.spec``); e
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 
 from wanflow.cascade import check as check_cascade
@@ -15,9 +16,10 @@ from wanflow.errors import EngineError, InputError, JobError
 from wanflow.inputs import Inputs
 from wanflow.job import Job
 from wanflow.job.fields import check_size_text, parse_seconds, parse_seed
+from wanflow.manifest.loras import LoraMaker
 from wanflow.manifest.prompts import clean_prompt
 from wanflow.manifest.values import is_null
-from wanflow.model import Branch, Clip, EngineSpec, Mode
+from wanflow.model import Branch, Clip, EngineSpec, Lora, Mode
 from wanflow.templates import Template, compile_template
 
 #: distinct clips that are remembered; a job with more is slower, not wrong
@@ -48,10 +50,6 @@ class ClipMaker:
         self._job = job
         self._inputs = inputs
         self._engines = {mode: spec for mode, spec in engines.items() if mode in spec.modes}
-        self._cascades = {
-            spec.weights: tuple(check_cascade(step, spec) for step in job.cascade_steps())
-            for spec in self._engines.values()
-        }
         self._samplings = {
             spec.weights: job.engine.sampling(spec.sampling) for spec in self._engines.values()
         }
@@ -63,6 +61,11 @@ class ClipMaker:
                 spec.weights: branch_steps(spec, self._samplings[spec.weights], at)
                 for spec in self._engines.values()
             }
+        self._cascades = {
+            spec.weights: tuple(check_cascade(step, self._sampled(spec)) for step in job.cascade_steps())
+            for spec in self._engines.values()
+        }
+        self._loras = LoraMaker(job, self._engines, inputs)
         given = {**default_templates(columns), **job.clip_templates()}
         texts = (*_TEXTS, "branch.on") if job.clip.branch else _TEXTS
         self._templates = {name: compile_template(given[f"clip.{name}"]) for name in texts}
@@ -123,6 +126,7 @@ class ClipMaker:
         seed, seconds = values.get("seed"), values.get("seconds")
         try:
             texts = tuple([template.render(values) for template in self._templates.values()])
+            loras = self._loras.texts(values)
             if isinstance(self._seed, Template) and is_null(seed):
                 seed = self._seed.render(values)
             if isinstance(self._seconds, Template) and is_null(seconds):
@@ -130,16 +134,18 @@ class ClipMaker:
         except ValueError as exc:
             return [f"clip: {exc}"]
         own = (seed, seconds)
-        key = (aspect, *texts, *own)
+        key = (aspect, *texts, *loras, *own)
         found = self._known.get(key)
         if found is None:
-            found = self._build(aspect, texts, *own)
+            found = self._build(aspect, texts, loras, *own)
             if len(self._known) >= MAX_REMEMBERED:
                 self._known.clear()
             self._known[key] = found
         return found
 
-    def _build(self, aspect: str, texts: tuple[str, ...], seed: object, seconds: object) -> Clip | list[str]:
+    def _build(
+        self, aspect: str, texts: tuple[str, ...], loras: tuple[str, ...], seed: object, seconds: object
+    ) -> Clip | list[str]:
         prompt, negative, image, *on = texts
         reasons: list[str] = []
         source = None
@@ -168,6 +174,11 @@ class ClipMaker:
         if spec is None:
             reasons.append(self._no_engine(mode))
             return reasons
+        added: tuple[Lora, ...] = ()
+        try:
+            added = self._loras.make(mode, loras)
+        except ValueError as exc:
+            reasons.append(str(exc))
         width = height = num_frames = 0
         try:
             width, height = self._size(mode, aspect)
@@ -194,7 +205,13 @@ class ClipMaker:
             sampling=self._samplings[spec.weights],
             cascade=self._cascades[spec.weights],
             branch=Branch(base_prompt, self._branch_steps[spec.weights]) if on else None,
+            loras=added,
         )
+
+    def _sampled(self, spec: EngineSpec) -> EngineSpec:
+        """What a cascade step's defaults follow from: distilled weights know their own few steps only."""
+        sampling = self._samplings[spec.weights]
+        return replace(spec, sampling=sampling) if sampling.profile == "turbo" else spec
 
     def _no_engine(self, mode: Mode) -> str:
         what = "has an image" if mode is Mode.I2V else "has no image"

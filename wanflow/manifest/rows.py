@@ -70,7 +70,7 @@ def template_columns(job: Job) -> dict[str, frozenset[str]]:
         if place in given:
             found[place] = set()
     for place, text in given.items():
-        section = "clip.aspect" if place.startswith("clip.aspect") else place
+        section = next((name for name in ("clip.aspect", "clip.lora") if place.startswith(name)), place)
         names = compile_template(text).names - ({"aspect"} if section != "clip.aspect" else set())
         found.setdefault(section, set()).update(names)
     return {place: frozenset(names) for place, names in found.items()}

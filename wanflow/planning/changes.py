@@ -23,6 +23,7 @@ class Reason(StrEnum):
     #: seed, size, length
     CLIP = "clip"
     CASCADE = "cascade"
+    LORA = "lora"
     LAYERS = "layers"
     OUTPUT = "output"
     FAILED_BEFORE = "failed before"
@@ -71,6 +72,8 @@ def compare_clips(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Ch
                 yield Change(Reason.CASCADE, "", _steps(old.get(name)), _steps(new.get(name)))
             case "branch":
                 yield from _branches(old.get(name), new.get(name))
+            case "loras":
+                yield Change(Reason.LORA, "", _loras(old.get(name)), _loras(new.get(name)))
             case "mode":  # follows from the image
                 continue
             case _:
@@ -144,6 +147,11 @@ def _source(source: Mapping[str, Any]) -> str:
         return "none"
     name = str(source.get("url", "")).rpartition("/")[2]
     return f"{name} ({str(source.get('digest', ''))[:8]})"
+
+
+def _loras(loras: list[Mapping[str, Any]] | None) -> str:
+    shown = (f"{_source(lora['source'])} at {lora['scale']:g}, {lora['expert']}" for lora in loras or ())
+    return "; ".join(shown) or "none"
 
 
 def _steps(steps: list[Mapping[str, Any]] | None) -> str:

@@ -140,6 +140,7 @@ def describe_clip(clip: Clip) -> dict[str, Any]:
         "sampling": _plain(clip.sampling),
         "cascade": [{"method": step.method, **dict(step.params)} for step in clip.cascade],
         **({"branch": _plain(clip.branch)} if clip.branch else {}),
+        **({"loras": [_plain(lora) for lora in clip.loras]} if clip.loras else {}),
     }
 
 

@@ -54,6 +54,8 @@ class RunContext:
     cache_control: str | None = None
     #: a clip under way is saved after so many seconds of steps, and costs no more when its machine is lost
     save_every_s: float = 60.0
+    #: the clips are in 8 bits: a replica that cannot do that is none
+    fp8: bool = False
     load_engine: LoadEngine = load_real_engine
 
 

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from wanflow import cascade, master
-from wanflow.engines import Engine, OnStep, Unfinished, dump_latents, load_latents
+from wanflow.engines import Engine, OnStep, Unfinished, check_fp8, dump_latents, load_latents
 from wanflow.errors import Cancelled, EngineError, InputError, RenderError, StoreError
 from wanflow.inputs import read_source
-from wanflow.model import Attempt, Cause, Clip, Record, RenderClip, Scalar, Stage
+from wanflow.model import Attempt, Cause, Clip, Lora, Record, RenderClip, Scalar, Stage
 from wanflow.pool import RunContext
 from wanflow.pool.failures import render_error
 from wanflow.pool.keeping import Keeper, Saved
+from wanflow.pool.loras import local_lora
 from wanflow.pool.processes import memory_bytes
 from wanflow.pool.trunks import load_trunk, put_trunk
 from wanflow.records import clip_record, file_of, put_clip
@@ -73,8 +74,12 @@ class Replica:
         self._store = Store(context.workspace)
         self._save_every_s = context.save_every_s
         check_same_store(self._store, context)
+        if context.fp8:  # before minutes of loading
+            check_fp8(device)
         self._engine: Engine = context.load_engine(context.engines[weights], device, num_threads)
         self._thrift = 0
+        #: what the engine renders with; None: not known
+        self._loras: tuple[Lora, ...] | None = ()
         self._timer = _StageTimer()
         #: of the stage under way, where it has steps
         self._keeper: Keeper | None = None
@@ -82,9 +87,11 @@ class Replica:
         self._images: dict[str, bytes] = {}
 
     def stage(self, task: RenderClip) -> None:
-        """Fetch the clip's source image ahead of its turn. Failures wait for the render to report them."""
+        """Fetch the clip's image and LoRAs ahead of its turn. Failures wait for the render to report them."""
         try:
             self._image(task.clip)
+            for lora in task.clip.loras:
+                local_lora(lora.source)
         except (StoreError, InputError):
             return
 
@@ -147,6 +154,11 @@ class Replica:
             first = done[0] + 1
             latents = load_latents(self._store.read(file_of(done[1], LATENTS).path))
         image = self._image(clip)
+        if clip.loras != self._loras:
+            # whatever happens in between, the next clip's are set anew
+            self._loras = None
+            self._engine.set_loras([(lora, local_lora(lora.source)) for lora in clip.loras])
+            self._loras = clip.loras
         for stage in task.stages[first:]:
             if stage.name == "master":
                 self._put_master(clip, stage, latents, attempt, on_step, timer)

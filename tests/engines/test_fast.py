@@ -1,0 +1,158 @@
+"""The profile ``fast``: guidance that ends, steps not computed to their end, memories that are of one clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.engines.conftest import make_clip, silent
+from tests.engines.test_resume import Interruption
+from wanflow import cascade
+from wanflow.engines import Engine, load_unfinished
+from wanflow.engines.denoise import num_guided_steps
+from wanflow.engines.wan import WanEngine
+from wanflow.errors import Cancelled, RenderError
+from wanflow.model import CascadeStep, Cause, Clip, Mode, Shortcuts
+
+STEPS = 8
+#: above all that the first block of a random expert changes by from one of these steps to the next
+ALWAYS = 0.9
+
+
+def _clip(wan: Engine, shortcuts: Shortcuts | None, **change: object) -> Clip:
+    sampling = replace(
+        wan.spec.sampling, steps=STEPS, flow_shift=5.0, guidance=4.0, guidance_low=3.0, shortcuts=shortcuts
+    )
+    clip = make_clip(wan, Mode.T2V, sampling)
+    return replace(clip, **change)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _counted(wan: Engine) -> Iterator[list[tuple[int, int]]]:
+    """(expert, block) of every block that was computed."""
+    assert isinstance(wan, WanEngine)
+    calls: list[tuple[int, int]] = []
+    handles = [
+        block.ffn.register_forward_hook(lambda *_, at=(e, b): calls.append(at))
+        for e, expert in enumerate(wan._experts)
+        for b, block in enumerate(expert.blocks)
+    ]
+    yield calls
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize(("share", "guided"), [(1.0, 8), (0.5, 4), (0.3, 3), (0.0, 0)])
+def test_guidance_ends_after_its_share_of_the_steps(
+    share: float, guided: int, engine: Callable[[str], Engine]
+) -> None:
+    """Each step without guidance is half a step's price."""
+    wan = engine("a14b_t2v")
+    clip = _clip(wan, Shortcuts(guidance_until=share))
+    assert num_guided_steps(clip.sampling, STEPS) == guided
+    with _counted(wan) as calls:
+        latents = wan.generate(clip, None, silent)
+    assert sum(block == 0 for _, block in calls) == STEPS + guided
+    whole = wan.generate(_clip(wan, None), None, silent)
+    assert torch.equal(latents, whole) == (share == 1.0)
+
+
+def test_steps_that_change_little_are_not_computed_to_their_end(engine: Callable[[str], Engine]) -> None:
+    """The first block is computed at every step; where it says so, the other is not, in each expert on its own."""
+    wan = engine("a14b_t2v")
+    with _counted(wan) as calls:
+        wan.generate(_clip(wan, Shortcuts(cache=ALWAYS, cache_low=ALWAYS)), None, silent)
+        both = calls.copy()
+        calls.clear()
+        wan.generate(_clip(wan, Shortcuts(cache_low=ALWAYS)), None, silent)
+        low = calls.copy()
+        calls.clear()
+        wan.generate(_clip(wan, None), None, silent)
+    high_steps = sum(at == (0, 0) for at in calls)
+    assert sum(block == 0 for _, block in both) == 2 * STEPS
+    assert both.count((0, 1)) == both.count((1, 1)) == 2, "the first step of each expert, in both branches"
+    assert low.count((0, 1)) == high_steps
+    assert low.count((1, 1)) == 2
+    assert calls.count((0, 1)) + calls.count((1, 1)) == 2 * STEPS
+
+
+def test_a_cache_that_never_answers_changes_no_number(engine: Callable[[str], Engine]) -> None:
+    """The hooks themselves are no arithmetic; and once off they are gone."""
+    wan = engine("a14b_t2v")
+    whole = wan.generate(_clip(wan, None), None, silent)
+    assert torch.equal(wan.generate(_clip(wan, Shortcuts(cache=1e-9, cache_low=1e-9)), None, silent), whole)
+    cached = wan.generate(_clip(wan, Shortcuts(cache=ALWAYS, cache_low=ALWAYS)), None, silent)
+    assert not torch.equal(cached, whole)
+    assert torch.equal(wan.generate(_clip(wan, None), None, silent), whole)
+
+
+@pytest.mark.parametrize("failure", [Cancelled(), RenderError("broken", Cause.ITEM_ERROR), MemoryError()])
+def test_a_clip_after_a_failed_one_is_as_if_it_came_first(
+    failure: Exception, engine: Callable[[str], Engine]
+) -> None:
+    """A cache that outlived its clip would put one customer's film into another's, or break at another size."""
+    wan = engine("a14b_t2v")
+    shortcuts = Shortcuts(0.5, ALWAYS, ALWAYS)
+    second = _clip(wan, shortcuts, prompt="a blue cube", seed=3)
+    alone = wan.generate(second, None, silent)
+
+    def stop(stage: str, step: int, of: int) -> None:
+        if stage == "denoise" and step == 3:
+            raise failure
+
+    for size in ({}, {"width": 32, "height": 64, "num_frames": 9}):
+        with pytest.raises((Cancelled, RenderError)):
+            wan.generate(_clip(wan, shortcuts, **size), None, stop)
+        assert torch.equal(wan.generate(second, None, silent), alone)
+    wan.generate(_clip(wan, shortcuts), None, silent)
+    assert torch.equal(wan.generate(second, None, silent), alone), "after one that ended well"
+
+
+def test_a_cached_clip_that_goes_on_elsewhere_stays_close(engine: Callable[[str], Engine]) -> None:
+    """What the cache remembers is not saved (A14B: 1.3 GB): the step after a resume is computed in full."""
+    wan = engine("a14b_t2v")
+    clip = _clip(wan, Shortcuts(0.5, 0.1, 0.1))
+    exact = wan.generate(_clip(wan, None), None, silent)
+    whole = wan.generate(clip, None, silent)
+    for at in range(1, STEPS):
+        keep = Interruption(at)
+        with pytest.raises(Cancelled):
+            wan.generate(clip, None, silent, keep)
+        with _counted(wan) as calls:
+            resumed = wan.generate(clip, None, silent, Interruption(0, load_unfinished(keep.data)))
+        assert calls[1][1] == 1, "the first step is computed to its end"
+        assert _distance(resumed, whole) <= 1.5 * _distance(whole, exact) + 1e-6
+
+
+def test_without_a_cache_a_fast_clip_goes_on_to_the_last_bit(engine: Callable[[str], Engine]) -> None:
+    """Where guidance ends is counted from the clip's first step, not from where it goes on."""
+    wan = engine("a14b_t2v")
+    clip = _clip(wan, Shortcuts(guidance_until=0.5))
+    whole = wan.generate(clip, None, silent)
+    for at in (3, 4, 5):
+        keep = Interruption(at)
+        with pytest.raises(Cancelled):
+            wan.generate(clip, None, silent, keep)
+        assert torch.equal(
+            wan.generate(clip, None, silent, Interruption(0, load_unfinished(keep.data))), whole
+        )
+
+
+def test_a_refine_has_shortcuts_of_its_own_steps(engine: Callable[[str], Engine]) -> None:
+    """At twice the size a step costs many times more: what fast saves, it must save there."""
+    wan = engine("pocket")
+    clip = _clip(wan, Shortcuts(0.5, ALWAYS, ALWAYS))
+    latents = wan.generate(clip, None, silent)
+    step = cascade.check(CascadeStep("refine", (("steps", 4), ("strength", 0.3))), wan.spec)
+    with _counted(wan) as calls:
+        cascade.apply(step, wan, clip, latents, None, silent, "cascade-1")
+    assert calls.count((1, 0)) == 4 + 2, "guidance for half of them"
+    assert calls.count((1, 1)) == 2
+
+
+def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm() / b.norm())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 
 from wanflow.doctor import Check, checks
 from wanflow.job import Job
@@ -101,3 +102,39 @@ def test_torch_that_cannot_be_loaded_is_told_and_the_rest_is_still_asked(tmp_pat
     assert torch[1] == "fail"
     assert "libcudart.so.13" in torch[2]
     assert {line[0]: line[1] for line in lines}["encode"] == "ok"
+
+
+def test_a_jobs_profile_is_told_with_what_this_machine_has_for_it(tmp_path: Path) -> None:
+    """What changes pixels, and what only changes how long they take, in one line."""
+    from tests.inputs.test_profiles import lora_bytes
+
+    (tmp_path / "ink.safetensors").write_bytes(lora_bytes(width=192))
+    engine = {"checkpoint": "pocket", "profile": "fast", "fast": {"guidance_until": 0.5, "cache_low": 0.1}}
+    lora = [{"url": "ink.safetensors", "scale": 0.8, "expert": "low"}, {"url": "{{ style }}"}]
+    found = answers(job(tmp_path, engine=engine, clip={"lora": lora}))["profile"]
+    assert found.status == "ok", found
+    assert "fast, 12 steps, guidance until 0.5 of them, step cache 0.08 and 0.1" in found.found
+    assert "attention by " in found.found
+    assert "8 bits: " in found.found
+    assert "LoRA ink.safetensors (" in found.found
+    assert ") at 0.8 for low; 1 LoRA(s) by row" in found.found
+
+
+def test_a_profile_that_cannot_be_had_fails_before_the_night(tmp_path: Path) -> None:
+    """No distilled weights, a LoRA of another model, 8 bits without a GPU: each with what to do."""
+    from tests.inputs.test_profiles import lora_bytes
+
+    def found(**sections: object) -> Check:
+        return answers(job(tmp_path, **sections))["profile"]
+
+    turbo = found(engine={"checkpoint": "pocket", "profile": "turbo"})
+    assert turbo.status == "fail"
+    assert "set engine.turbo to" in turbo.found
+    (tmp_path / "other.safetensors").write_bytes(lora_bytes(width=5120))
+    other = found(clip={"lora": [{"url": "other.safetensors"}]})
+    assert other.status == "fail"
+    assert "is made for a model of another size" in other.found
+    if not torch.cuda.is_available():
+        fp8 = found(engine={"checkpoint": "pocket", "profile": "fast", "fast": {"fp8": True}})
+        assert fp8.status == "fail"
+        assert "engine.fast.fp8 needs a GPU" in fp8.found

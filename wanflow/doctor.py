@@ -76,6 +76,8 @@ def checks(job: Job | None = None) -> Iterator[Check]:
     yield _ask("ray", _ray)
     for name, url in _checkpoints(job).items():
         yield _ask(name, lambda name=name, url=url: _checkpoint(name, url))  # type: ignore[misc]
+    if job is not None:
+        yield _ask("profile", lambda: _profile(job))
     if job is None:
         with tempfile.TemporaryDirectory(prefix="wanflow-doctor-") as folder:
             yield _ask("store", lambda: _store("store", folder))
@@ -231,6 +233,14 @@ def _checkpoint(name: str, url: str) -> Check:
     sizes = ", ".join(f"{width}x{height}" for width, height in spec.sizes)
     found = f"{spec.name} ({modes}), {sizes}, {spec.num_frames} frames at {spec.fps:g} fps, weights {spec.weights[:12]}"
     return Check(name, "ok", found)
+
+
+def _profile(job: Job) -> Check:
+    from wanflow.profile_facts import profile_facts
+
+    found, problem = profile_facts(job)
+    return Check("profile", "fail" if problem else "ok", f"{found}; {problem}" if problem else found,
+                 "render on machines that have it, or leave it out" if problem else "")  # fmt: skip
 
 
 def _store(name: str, url: str) -> Check:

@@ -220,10 +220,11 @@ def test_an_unchanged_lora_is_not_read_again(case: Case) -> None:
         assert again == first
     wider = replace(TWO_EXPERTS, hints=(("num_blocks", 2), ("width", 16), ("ffn_width", 16)))
     file.chmod(0o644)
-    [bad] = read(
-        case, {Mode.T2V: wider, Mode.I2V: wider}, memo=memo, clip={"lora": [{"url": "style.safetensors"}]}
-    )
-    assert "is made for a model of another size" in bad.reason, "it was good for another checkpoint only"
+    engines = {Mode.T2V: wider, Mode.I2V: wider}
+    with pytest.raises(
+        JobError, match="is made for a model of another size"
+    ):  # it was good for another one only
+        read(case, engines, memo=memo, clip={"lora": [{"url": "style.safetensors"}]})
 
 
 def test_one_expert_takes_a_lora_for_the_high_or_for_both(case: Case) -> None:
@@ -234,8 +235,10 @@ def test_one_expert_takes_a_lora_for_the_high_or_for_both(case: Case) -> None:
         clip = clip_of(case, ENGINES, clip={"lora": [{"url": "a.safetensors", "expert": expert}]})
         keys.add(base_key(clip))
     assert len(keys) == 1
-    [bad] = read(case, ENGINES, clip={"lora": [{"url": "a.safetensors", "expert": "low"}]})
-    assert bad.reason == "lora 1: is for the low-noise expert, but the checkpoint has one expert only"
+    with pytest.raises(
+        JobError, match=r"clip\.lora 1: is for the low-noise expert, but the checkpoint has one"
+    ):
+        clip_of(case, ENGINES, clip={"lora": [{"url": "a.safetensors", "expert": "low"}]})
 
 
 GOOD = lora_bytes()
@@ -284,12 +287,12 @@ def test_a_lora_passes_the_door_of_all_inputs(
     """A row may not have the planner read what lies outside, nor fill its memory."""
     outside = tmp_path_factory.mktemp("outside") / "a.safetensors"
     outside.write_bytes(GOOD)
-    [bad] = read(case, clip={"lora": [{"url": str(outside)}]})
-    assert "is outside of the folders that inputs may come from" in bad.reason
+    case.rows([ROW | {"style": str(outside)}, ROW | {"variant_id": "bob", "style": "a.safetensors"}])
     (case.folder / "a.safetensors").write_bytes(GOOD)
     monkeypatch.setattr("wanflow.inputs.MAX_LORA_BYTES", 100)
-    [bad] = read(case, clip={"lora": [{"url": "a.safetensors"}]})
-    assert "is larger than the 100 bytes allowed" in bad.reason
+    elsewhere, large = read(case, clip={"lora": [{"url": "{{ style }}"}]})
+    assert "is outside of the folders that inputs may come from" in elsewhere.reason
+    assert "is larger than the 100 bytes allowed" in large.reason
 
 
 @pytest.mark.parametrize(

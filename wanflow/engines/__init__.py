@@ -146,9 +146,10 @@ def load_engine(
 
 def check_fp8(device: str | None) -> None:
     """EngineError unless ``device`` (None: the GPU when there is one) can render clips in 8 bits."""
+    from wanflow.engines.devices import default_device
     from wanflow.engines.fp8 import problem_of
 
-    if problem := problem_of(device or "cuda"):
+    if problem := problem_of(device or default_device()):
         raise EngineError(problem)
 
 

@@ -31,6 +31,13 @@ class DeviceFacts:
     num_threads: int
 
 
+def default_device() -> str:
+    """What an engine takes that is not told otherwise: the GPU when there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def device_facts() -> DeviceFacts:
     """Import torch and ask it. Raises ImportError (or OSError, for a broken build) when torch cannot be loaded."""
     import torch

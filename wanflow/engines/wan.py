@@ -32,6 +32,7 @@ from transformers.utils import logging as transformers_logging
 from wanflow.engines.attention import Context
 from wanflow.engines.backends import best_backend, use_backend
 from wanflow.engines.denoise import Condition, denoise, draw_noise, make_schedule
+from wanflow.engines.devices import default_device
 from wanflow.engines.fp8 import problem_of, quantize
 from wanflow.engines.lora import LoraSlots
 from wanflow.engines.picture import open_cover, to_pixels
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int | None) -> WanEngine:
     """Load every component of the checkpoint in ``directory``. EngineError says what is wrong with it."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise EngineError(
             f"device {device} was asked for, but torch sees no GPU here: check the driver and torch's build"

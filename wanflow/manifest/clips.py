@@ -103,13 +103,23 @@ class ClipMaker:
         )
 
     def check_constants(self, aspects: Iterable[str], columns: Collection[str]) -> None:
-        """What the job fixes for every row, tried once: image, sizes of ``aspects``, length. JobError, EngineError."""
+        """What the job fixes for every row, tried once: image, LoRAs, sizes of ``aspects``, length. JobError,
+        EngineError.
+        """
         image = self._templates["image"].constant
         if image is not None and image.strip():
             try:
                 self._inputs.image(image)
             except InputError as exc:
                 raise JobError(f"clip.image: {exc}") from None
+        broken: list[JobError] = []
+        for mode in self._engines:
+            try:
+                self._loras.fixed(mode)
+            except JobError as exc:
+                broken.append(exc)
+        if broken and len(broken) == len(self._engines):
+            raise broken[0]
         tries: list[tuple[str, Callable[[Mode], object]]] = [
             (f"clip: aspect {aspect}", partial(self._size, aspect=aspect)) for aspect in aspects
         ]

@@ -53,6 +53,17 @@ class LoraMaker:
                 found.append(lora)
         return tuple(found)
 
+    def fixed(self, mode: Mode) -> tuple[Lora, ...]:
+        """Those that no row decides. JobError says what is wrong with one."""
+        texts: list[str] = []
+        for url, scale, _ in self._entries:
+            given = [part.constant if isinstance(part, Template) else str(part) for part in (url, scale)]
+            texts += ["" if None in given else str(text) for text in given]
+        try:
+            return self.make(mode, tuple(texts))
+        except ValueError as exc:
+            raise JobError(f"clip.{exc}") from None
+
     def _turbo(self, job: Job, mode: Mode, spec: EngineSpec) -> tuple[Lora, ...]:
         if job.engine.profile != "turbo":
             return ()

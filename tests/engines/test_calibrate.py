@@ -1,0 +1,33 @@
+"""The command that measures ``fast`` on a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from wanflow.engines import calibrate
+
+
+def test_calibrate_tells_distance_and_skipped_forwards_a_threshold(
+    checkpoint: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The table that a threshold is chosen from: more is skipped, and the clip is further away."""
+    arguments = ["--thresholds", "0", "0.9", "--prompt", "a red ball", "--steps", "6", "--json"]
+    assert calibrate.main([str(checkpoint("a14b_t2v")), *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "tiny-a14b_t2v, 1 clips of 32x32x5, 6 steps"
+    off, much = json.loads(lines[-1])
+    assert (off["distance"], off["skipped_high"], off["skipped_low"]) == (0.0, 0.0, 0.0)
+    assert much["distance"] > 0.001
+    assert 0 < max(much["skipped_high"], much["skipped_low"]) < 1
+
+
+def test_calibrate_says_what_is_wrong_with_a_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line, not a traceback."""
+    assert calibrate.main([str(tmp_path / "none" / "at" / "all")]) == 1
+    assert "no such directory" in capsys.readouterr().out

@@ -6,6 +6,9 @@ its authors publish it. It does what the pipelines cannot: text cached by prompt
 whatever the device, progress and a way to stop at each step, a low-noise refine, frames that leave the
 decoder as they are made.
 
+The two guidance branches are two forwards: in one they would be rounded otherwise, and whether memory permits it would
+be seen in clips that are to be equal wherever they are rendered.
+
 Limits: one clip at a time; every component is loaded onto the device (an A14B checkpoint takes about 70 GB in bf16)
 and leaves it only after a clip ran out of memory (``residence``).
 """

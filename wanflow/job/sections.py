@@ -280,7 +280,7 @@ class OutputSection(Section):
 
 
 class InputsSection(Section):
-    """Where images and fonts may come from, whoever names them."""
+    """Where images, fonts and LoRAs may come from, whoever names them."""
 
     allow: Places | None = Field(
         default=None,

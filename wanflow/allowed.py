@@ -42,7 +42,8 @@ def locate(name: str, directory: Path) -> str:
     """The URL or absolute path that ``name`` means when it is written in a file of ``directory``. Globs stay."""
     if "://" in name:
         return name
-    return os.path.normpath(directory.absolute() / os.path.expanduser(name))
+    home = os.path.expanduser(name) if "\0" not in name else name  # no user of this name; refused by Allowed
+    return os.path.normpath(directory.absolute() / home)
 
 
 @dataclass(frozen=True, slots=True)

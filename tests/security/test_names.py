@@ -242,6 +242,11 @@ def test_other_schemes_and_odd_spellings_are_refused(target: Target, url: str, w
     assert "\x1b" not in found
 
 
+def test_a_home_of_nobody_is_refused(target: Target) -> None:
+    """`~` and a NUL: asking the system for the home of such a user is an error of its own."""
+    assert "control characters" in target.refused_image("~\x00/a.png")
+
+
 @pytest.mark.parametrize(
     ("prefix", "url", "passes"),
     [

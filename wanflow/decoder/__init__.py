@@ -1,4 +1,4 @@
-"""Opens pictures and fonts of strangers in processes that may die: a crafted file costs its row, not the run.
+"""Opens strangers' pictures, fonts and Parquet footers in processes that may die: a crafted file costs not the run.
 
 A few children (``child.py``) are started when they are first needed and kept; each takes one file at a time. They
 have limits of memory, of processor time a file and of open files, may write no file, start no process, and are given
@@ -35,7 +35,7 @@ MEMORY_BYTES = 2 * 2**30
 
 _HEAD = struct.Struct("!cQQ")
 _LENGTH = struct.Struct("!I")
-_KINDS = {"image": b"i", "font": b"f"}
+_KINDS = {"image": b"i", "font": b"f", "parquet": b"p"}
 #: what a Python needs to start; credentials are not among it
 _ENVIRONMENT = (
     "PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TZ",
@@ -58,7 +58,8 @@ class Decoder:
         self._room = threading.BoundedSemaphore(num_children)
 
     def problem(self, kind: str, data: bytes, max_pixels: int = 0) -> tuple[str, str] | None:
-        """What is wrong with ``data`` as an ``image`` or a ``font``: a word and the details; None: it can be used.
+        """What is wrong with ``data`` as an ``image``, a ``font`` or the footer of a ``parquet`` file: a word and the
+        details; None: it can be used.
 
         Words: ``unknown`` (format), ``pixels`` (details: ``9000x9000``), ``broken``, ``memory``, ``time``, ``crash``.
         """

@@ -112,6 +112,13 @@ class Job(Section):
             lines = describe(exc, _schema())
             count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
             raise JobError("\n  ".join([f"{source} is not a valid job: {count}", *lines])) from None
+        except (
+            UnicodeEncodeError
+        ) as exc:  # half of a character: JSON and YAML can write it, nobody can keep it
+            half = f"U+{ord(exc.object[exc.start]):04X}"
+            raise JobError(
+                f"{source} is not a valid job: a text has {half} in it, which is half a character"
+            ) from None
         job._directory = directory
         job._text = text
         return job

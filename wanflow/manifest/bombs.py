@@ -47,6 +47,20 @@ def check_parquet(handle: Any) -> None:
         raise ValueError(f"its footer claims {footer:,} bytes; at most {MAX_FOOTER_BYTES:,} are read")
 
 
+def check_footer(handle: Any) -> None:
+    """ValueError for a footer that ends the process which reads it: pyarrow aborts at some that are damaged."""
+    from wanflow.decoder import decoder
+
+    size = handle.seek(0, io.SEEK_END)
+    handle.seek(max(0, size - 8))
+    footer = int.from_bytes(handle.read(8)[:4], "little")
+    handle.seek(max(0, size - footer - 8))
+    data = b"PAR1" + handle.read()
+    handle.seek(0)
+    if problem := decoder.problem("parquet", data):
+        raise ValueError(f"its footer is damaged: what reads it fails ({' '.join(problem).strip()})")
+
+
 def check_chunks(metadata: Any, names: Collection[str]) -> None:
     """ValueError when a column of a row group would unpack to too much."""
     wanted = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path.split(".")[0] in names]

@@ -11,7 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from wanflow.manifest.bombs import check_chunks, check_csv, check_json, check_parquet, check_width
+from wanflow.manifest.bombs import (
+    check_chunks,
+    check_csv,
+    check_footer,
+    check_json,
+    check_parquet,
+    check_width,
+)
 from wanflow.manifest.columns import TYPED_IN_TEXT
 
 if TYPE_CHECKING:
@@ -45,6 +52,7 @@ def _parquet_batches(handle: Any, schema: pa.Schema) -> Iterator[Any]:
         if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
     ]
     file = pq.ParquetFile(handle, read_dictionary=texts)
+    check_footer(handle)
     check_chunks(file.metadata, schema.names)
     rows = NESTED_BATCH_ROWS if any(map(pa.types.is_nested, schema.types)) else BATCH_ROWS
     return file.iter_batches(rows, columns=schema.names, use_threads=False)  # type: ignore[no-any-return]

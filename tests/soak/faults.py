@@ -59,6 +59,12 @@ def large_videos(folder: Path) -> Iterator[tuple[dict[str, Any], Any]]:
 
 
 @contextmanager
+def many_clips(folder: Path) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Something is left to do however late the first video comes."""
+    yield {"num_clips": 18}, None
+
+
+@contextmanager
 def behind_proxy(folder: Path) -> Iterator[tuple[dict[str, Any], Any]]:
     """The store is an S3 server, and the way to it is ours."""
     with s3_weather() as weather:
@@ -237,7 +243,7 @@ HAPPENINGS: dict[str, tuple[Callable[[Night, Any], Hit], Around]] = {
     "ffmpeg_killed": (kill_ffmpeg, large_videos),
     "node_removed": (remove_node, plain),
     "drained": (drain_node, long_clips),
-    "driver_killed": (kill_driver, plain),
+    "driver_killed": (kill_driver, many_clips),
     "two_runs": (two_runs, plain),
     "store_refuses": (refuse_store, behind_proxy),
     "store_stalls": (stall_store, behind_proxy),

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.inputs.conftest import ENGINES, SPEC, Case, job_dict
 from wanflow.driver import _group
-from wanflow.errors import BadRow, EngineError, JobError
+from wanflow.engines.lora_names import Dimensions, check_fit, read_layers
+from wanflow.errors import BadRow, EngineError, InputError, JobError
 from wanflow.inputs import Inputs
 from wanflow.job import Job
 from wanflow.keys import base_key
@@ -242,6 +245,20 @@ def test_one_expert_takes_a_lora_for_the_high_or_for_both(case: Case) -> None:
 
 
 GOOD = lora_bytes()
+KEYS = (
+    "blocks.0.attn1.to_q.lora_A.weight",
+    "__metadata__",
+    "dtype",
+    "shape",
+    "data_offsets",
+    "lora_adapter_metadata",
+)
+
+
+def _with_header(header: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header
+
+
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is an empty file"),
     "a pickle": (b"PK\x03\x04" + bytes(200), "is no safetensors file"),
@@ -258,6 +275,12 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "another model": (lora_bytes("lora_unet_down_blocks_0_attn1_to_q"), "is no low-rank weight of a Wan transformer"),
     "another layer": (lora_bytes("blocks.9.self_attn.q"), "blocks.9.attn1.to_q, which this checkpoint has not"),
     "another size": (lora_bytes(width=12), "is made for a model of another size: blocks.0.attn1.to_q is 8 x 8 here"),
+    "a bias of another size": (
+        _with_header(
+            b'{"blocks.0.self_attn.q.diff_b":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
+        ) + bytes(16),
+        "is made for a model of another size",
+    ),
     "half of it": (lora_bytes(names=("lora_down.weight", "alpha")), "has half of the weights"),
 }  # fmt: skip
 
@@ -320,3 +343,30 @@ def test_a_template_that_names_no_column_is_told_with_its_place(case: Case) -> N
     case.rows([ROW | {"style": ""}])
     with pytest.raises(ManifestError, match=r"clip\.lora\.0\.url.*stile.*style"):
         read(case, clip={"lora": [{"url": "{{ stile }}"}]})
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=300),
+        st.tuples(st.integers(0, len(GOOD) - 1), st.binary(min_size=1, max_size=4)).map(
+            lambda edit: GOOD[: edit[0]] + edit[1] + GOOD[edit[0] + len(edit[1]) :]
+        ),
+        st.recursive(
+            st.none() | st.integers() | st.floats() | st.text(max_size=20),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=9), inner, max_size=4)
+            ),
+        ).map(lambda value: _with_header(json.dumps(value).encode())),
+    )
+)
+def test_any_bytes_are_low_rank_weights_or_a_clear_error(data: bytes) -> None:
+    """Whatever a customer uploads: one kind of error, and no other."""
+    try:
+        layers, _ = read_layers(data, len(data))
+        check_fit(layers, Dimensions(2, 8, 16))
+    except InputError as error:
+        layers, told = {}, str(error)
+    else:
+        told = ""
+    assert bool(layers) != bool(told)

@@ -140,7 +140,7 @@ def check_fit(layers: Mapping[str, Layer], dimensions: Dimensions) -> None:
         wanted = dimensions.of(name)
         if wanted is None:
             raise InputError(f"has weights for {name}, which this checkpoint has not: it is another model's")
-        rows = layer.up.shape[0] if layer.up else wanted[0]
+        rows = layer.up.shape[0] if layer.up else layer.bias.shape[0] if layer.bias else wanted[0]
         columns = layer.down.shape[1] if layer.down else wanted[1]
         if (rows, columns) != wanted:
             raise InputError(
@@ -152,6 +152,8 @@ def check_fit(layers: Mapping[str, Layer], dimensions: Dimensions) -> None:
 def _check(name: str, layer: Layer) -> None:
     if (layer.down is None) != (layer.up is None) or (layer.down is None and layer.bias is None):
         raise InputError(f"has half of the weights of {name} only: is the file complete?")
+    if layer.bias is not None and len(layer.bias.shape) != 1:
+        raise InputError(f"has a bias of {name} that is none")
     if layer.down is not None and layer.up is not None:
         down, up = layer.down.shape, layer.up.shape
         if len(down) != 2 or len(up) != 2 or down[0] != up[1]:

@@ -8,6 +8,7 @@ the scheduler has ``SIGTERM_GRACE_S`` to let it finish or save; then the process
 from __future__ import annotations
 
 import os
+import pickle
 import queue
 import signal
 import threading
@@ -25,10 +26,10 @@ from wanflow.pool.processes import Process, this_process
 from wanflow.pool.replica import Kept, Rendered, Replica, Seconds, Watch
 from wanflow.schedule.events import DrainNoticed, StepDone, StepsKept
 
-#: progress reports of one replica are at least this far apart
+#: progress reports of a clip are at least this far apart, and the first comes so long after its start
 PROGRESS_EVERY_S = 1.0
-#: how long a replica holds a poll for news open
-POLL_S = 5.0
+#: how long a replica holds a poll for news open; an empty answer costs the driver as much as news
+POLL_S = 60.0
 #: news comes in bursts (one stage ends, the next begins): each costs the driver one answer
 GATHER_S = 0.1
 #: what Kubernetes leaves a pod by default between SIGTERM and SIGKILL
@@ -52,6 +53,16 @@ class Whereabouts:
 
     node_id: str
     process: Process
+
+
+def dump_order(task: RenderClip, attempt: Attempt, thrift: int) -> bytes:
+    """An order to render as one argument of bytes: Ray takes them as they are, and works on every other object."""
+    return pickle.dumps((task, attempt, thrift), protocol=5)
+
+
+def _load_order(order: bytes) -> tuple[RenderClip, Attempt, int]:
+    task, attempt, thrift = pickle.loads(order)
+    return task, attempt, thrift
 
 
 class ReplicaActor:
@@ -82,9 +93,11 @@ class ReplicaActor:
         """Load the engine."""
         self._replica = Replica(*self._arguments)
 
-    def render(self, task: RenderClip, attempt: Attempt, thrift: int) -> Rendered | Kept | Broken:
-        """Render; a failure is a value."""
+    def render(self, order: bytes) -> Rendered | Kept | Broken:
+        """Render what :func:`dump_order` says; a failure is a value."""
+        task, attempt, thrift = _load_order(order)
         name, key = self._name, task.key
+        self._reported_s = time.monotonic()
 
         def on_step(stage: str, step: int, num_steps: int) -> None:
             if attempt in self._cancelled:

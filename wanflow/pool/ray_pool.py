@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from wanflow.errors import EngineError
 from wanflow.model import Cause
 from wanflow.pool import RunContext, is_permanent, probe
-from wanflow.pool.actor import Broken, News, ReplicaActor, Whereabouts
+from wanflow.pool.actor import Broken, News, ReplicaActor, Whereabouts, dump_order
 from wanflow.pool.answers import Answers, nothing
 from wanflow.pool.assembler import cache_folder
 from wanflow.pool.assemblies import Assemblies
@@ -200,8 +200,8 @@ class RayPool:
         remote = self._replicas.get(name)
         if remote is None:
             return  # it was lost since; the event that says so is on its way
-        reference = remote.actor.render.remote(self._local_context.renders[key], attempt, action.thrift)
-        self._answers.expect(reference, rendered, failed)
+        order = dump_order(self._local_context.renders[key], attempt, action.thrift)
+        self._answers.expect(remote.actor.render.remote(order), rendered, failed)
 
     # -- events -------------------------------------------------------------------------------------------------
 

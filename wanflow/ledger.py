@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 #: columns of an event; what else a row has goes into ``data`` as JSON
 EVENT_COLUMNS = ("time_s", "event", "task", "attempt", "replica", "reason", "data")
+_COLUMNS = frozenset(EVENT_COLUMNS)
+_encode = json.JSONEncoder(default=str, ensure_ascii=False).encode
 #: buffered rows are written when there are this many
 BUFFERED_ROWS = 500
 
@@ -196,15 +198,13 @@ class Ledger:
 
 
 def _event(row: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = {name: value for name, value in row.items() if name not in EVENT_COLUMNS}
+    unknown = {name: value for name, value in row.items() if name not in _COLUMNS}
     data = row.get("data")
     if unknown:
         data = {**(data if isinstance(data, Mapping) else {}), **unknown}
-    event: dict[str, Any] = {name: str(row.get(name) or "") for name in EVENT_COLUMNS}
+    event: dict[str, Any] = {name: str(row.get(name) or "") for name in EVENT_COLUMNS[1:-1]}
     event["time_s"] = float(row.get("time_s") or 0.0)
-    event["data"] = (
-        data if isinstance(data, str) else json.dumps(data, default=str, ensure_ascii=False) if data else ""
-    )
+    event["data"] = data if isinstance(data, str) else _encode(data) if data else ""
     return event
 
 

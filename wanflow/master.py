@@ -36,11 +36,14 @@ def encode(frames: Iterator[np.ndarray[Any, Any]], fps: float, path: Path) -> in
     frames of another type or of changing sizes.
     """
     import av
-    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
     rate = Fraction(fps).limit_denominator(1001)
     scratch = path.with_name(f".tmp-{path.name}")
     count = 0
+    # One for all frames, and without threads of its own: a frame by itself starts some for itself, which takes longer
+    # than the conversion.
+    reformatter = VideoReformatter()
     try:
         with av.open(str(scratch), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
             stream = container.add_stream("libx264", rate=rate)
@@ -66,11 +69,13 @@ def encode(frames: Iterator[np.ndarray[Any, Any]], fps: float, path: Path) -> in
                         raise RenderError(
                             f"frame {count} is of another size than the first", Cause.BAD_OUTPUT
                         )
-                    picture = av.VideoFrame.from_ndarray(array, format="rgb24").reformat(
+                    picture = reformatter.reformat(
+                        av.VideoFrame.from_ndarray(array, format="rgb24"),
                         format="yuv444p",
                         src_color_range=ColorRange.JPEG,
                         dst_colorspace=Colorspace.ITU709,
                         dst_color_range=ColorRange.MPEG,
+                        threads=1,
                     )
                     picture.pts, picture.time_base = count, 1 / rate
                     container.mux(stream.encode(picture))
@@ -87,14 +92,17 @@ def encode(frames: Iterator[np.ndarray[Any, Any]], fps: float, path: Path) -> in
 def decode(path: Path) -> Iterator[np.ndarray[Any, Any]]:
     """The frames of a master, each uint8 (height, width, 3)."""
     import av
-    from av.video.reformatter import ColorRange, Colorspace
+    from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+    reformatter = VideoReformatter()
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
-            picture = frame.reformat(
+            picture = reformatter.reformat(
+                frame,
                 format="rgb24",
                 src_colorspace=Colorspace.ITU709,
                 src_color_range=ColorRange.MPEG,
                 dst_color_range=ColorRange.JPEG,
+                threads=1,
             )
             yield picture.to_ndarray()

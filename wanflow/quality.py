@@ -1,4 +1,5 @@
 """Checks on a finished file, by decoding it: what is published plays, has the promised shape, and shows something.
+And on a clip's frames, as they are made: what is wrong with those no assembly can mend.
 
 Size, frame rate, length, pixel format, index in front, not black, and not standing still although its masters
 move. Knows nothing of how the file was made. Limits: pictures are compared, not judged; sound is not looked at yet.
@@ -10,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wanflow.errors import AssembleError
-from wanflow.model import Output, Scalar
+from wanflow.errors import AssembleError, RenderError
+from wanflow.model import Cause, Output, Scalar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,11 @@ _LIT_SHARE = 0.001
 _MOVES = 1.0
 _KEPT = 0.1
 _THUMB = 64
+#: BT.709
+_LUMA = [0.2126, 0.7152, 0.0722]
+#: the same blackness in full-range RGB, and the mean difference to the first frame below which nothing moved at all
+_BLACK_RGB = (_BLACK - 16) * 255 / 219
+_FROZEN = 0.01
 
 
 def check_file(
@@ -78,6 +84,31 @@ def check_file(
         "luma": round(max(float(thumb.mean()) for thumb in thumbs), 2),
         "motion": round(motion, 3),
     }
+
+
+def check_frames(chunks: Iterator[np.ndarray[Any, Any]]) -> Iterator[np.ndarray[Any, Any]]:
+    """``chunks`` of uint8 frames (n, height, width, 3), passed on as they come.
+
+    Raises RenderError (bad output) at their end when every frame is black, or every one is like the first.
+    """
+    import numpy as np
+
+    first: np.ndarray[Any, Any] | None = None
+    num, motion, lit = 0, 0.0, 0.0
+    for chunk in chunks:
+        for frame in chunk:
+            steps = [max(1, side // _THUMB) for side in frame.shape[:2]]
+            thumb = frame[:: steps[0], :: steps[1]].astype(np.float32) @ _LUMA
+            first = thumb if first is None else first
+            if thumb.shape == first.shape:  # else whoever encodes them says so
+                motion = max(motion, float(abs(thumb - first).mean()))
+            lit = max(lit, float((thumb > _BLACK_RGB).mean()))
+            num += 1
+        yield chunk
+    if num and lit < _LIT_SHARE:
+        raise RenderError("every frame is black", Cause.BAD_OUTPUT)
+    if num > 1 and motion < _FROZEN:
+        raise RenderError("the clip is frozen: every frame is like the first", Cause.BAD_OUTPUT)
 
 
 def index_in_front(path: Path) -> bool:

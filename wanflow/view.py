@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TextIO
 
-from wanflow.model import Attempt
 from wanflow.schedule.actions import (
     Action,
     Assemble,
@@ -62,17 +61,25 @@ class View:
         yield
 
 
+#: by class of an action or event: (field, its name in a row); a run has millions of them
+_COLUMNS: dict[type, list[tuple[str, str]]] = {}
+
+
 def as_row(fact: Action | Event) -> dict[str, Any]:
     """An event or action as JSON-ready values, its name under ``event``."""
-    row: dict[str, Any] = {"event": type(fact).__name__}
-    for field in fields(fact):
-        value = getattr(fact, field.name)
-        if field.name == "records":
-            row["files"] = [file.path for record in value for file in record.files]
+    kind = type(fact)
+    row: dict[str, Any] = {"event": kind.__name__}
+    names = _COLUMNS.get(kind)
+    if names is None:
+        # a task is named by its key; the ledger's column, like everybody's word for it, is `task`
+        words = {"key": "task", "records": "files"}
+        names = _COLUMNS[kind] = [(each.name, words.get(each.name, each.name)) for each in fields(fact)]
+    for field, name in names:
+        value = getattr(fact, field)
+        if field == "records":
+            row[name] = [file.path for record in value for file in record.files]
         else:
-            # a task is named by its key; the ledger's column, like everybody's word for it, is `task`
-            name = "task" if field.name == "key" else field.name
-            row[name] = str(value) if isinstance(value, Attempt) else value
+            row[name] = str(value) if field == "attempt" else value
     if "seconds" in row:
         row["seconds"] = {stage: round(value, 3) for stage, value in row["seconds"]}
     return row

@@ -370,3 +370,33 @@ def test_a_state_survives_the_store() -> None:
         {"this_order": 2},
     )
     assert bool((found.latents == latents).all())
+
+
+class BlackAtFirst(FakeEngine):
+    """Its first clip is black, or frozen: a GPU with a bad memory cell."""
+
+    def __init__(self, frozen: bool) -> None:
+        super().__init__(SPEC)
+        self.frozen = frozen
+
+    def generate(self, clip: Clip, image: bytes | None, on_step: Any, keep: Any = None) -> Any:
+        latents = super().generate(clip, image, on_step, keep)
+        if len(self.rendered) == 1:
+            latents[:] = latents[:, :, :1] if self.frozen else -1
+        return latents
+
+
+@pytest.mark.parametrize(("frozen", "words"), [(False, "every frame is black"), (True, "frozen")])
+def test_black_or_frozen_clip_is_bad_output_and_rendered_anew(
+    tmp_path: Path, frozen: bool, words: str
+) -> None:
+    """Kept as a master, it would fail the same variants in assembly every night, and never be rendered again."""
+    world, engine = World(tmp_path), BlackAtFirst(frozen)
+    with pytest.raises(RenderError, match=words) as raised:
+        world.render(engine)
+    assert raised.value.cause is Cause.BAD_OUTPUT
+    assert clip_record(world.store, MASTER) is None
+    assert clip_record(world.store, BASE) is None, "the next try would decode the same latents"
+    assert isinstance(world.render(engine, 2), Rendered)
+    assert len(engine.rendered) == 2
+    assert clip_record(world.store, MASTER)

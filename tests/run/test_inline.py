@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from tests.checkpoints import make
 from tests.run.jobs import ROWS, make_job, write_rows
-from wanflow import Job, Outcome, plan, run
+from wanflow import Job, Outcome, driver, plan, run
 from wanflow.engines import Keep, OnStep
 from wanflow.errors import Stopped
 from wanflow.lease import Lease
@@ -192,6 +193,30 @@ def test_stop_in_mid_clip_ends_at_the_next_step(tmp_path: Path, checkpoint: str)
     assert outcome.exit_code == 5
     assert outcome.counts["left"] == 3
     assert outcome.message == "enough"
+
+
+def test_deadline_of_a_job_is_the_next_time_that_the_clock_shows_it(tmp_path: Path, checkpoint: str) -> None:
+    """A night from 22:00 to 06:00, and one that began after midnight."""
+    job = make_job(tmp_path, checkpoint, limits={"deadline": "06:00"})
+    morning = datetime(2026, 11, 21, 6, 0).timestamp()
+    assert driver._deadline_s(job, datetime(2026, 11, 20, 22, 0).timestamp()) == morning
+    assert driver._deadline_s(job, datetime(2026, 11, 21, 5, 59).timestamp()) == morning
+    assert driver._deadline_s(make_job(tmp_path, checkpoint), morning) is None
+
+
+def test_what_the_deadline_leaves_no_time_for_is_left_with_exit_5(
+    tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is six in the morning: results say what is left, and the next night does it."""
+    monkeypatch.setattr(driver, "_deadline_s", lambda job, now_s: now_s)
+    job = make_job(tmp_path, checkpoint)
+    outcome = render(job)
+    assert (outcome.exit_code, outcome.num_clips_rendered) == (5, 0)
+    rows = results(Store(str(job.workspace))).to_pylist()
+    assert {row["status"] for row in rows} == {"left"}
+    assert all("deadline" in row["reason"] for row in rows)
+    monkeypatch.undo()
+    assert render(job).exit_code == 0
 
 
 class _EndlessEngine(FakeEngine):

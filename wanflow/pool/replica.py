@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wanflow import cascade, master
+from wanflow import cascade, master, quality
 from wanflow.engines import Engine, OnStep, Unfinished, check_fp8, dump_latents, load_latents
 from wanflow.errors import Cancelled, EngineError, InputError, RenderError, StoreError
 from wanflow.inputs import read_source
@@ -26,7 +26,7 @@ from wanflow.pool.keeping import Keeper, Saved
 from wanflow.pool.loras import local_lora
 from wanflow.pool.processes import memory_bytes
 from wanflow.pool.trunks import load_trunk, put_trunk
-from wanflow.records import clip_record, file_of, put_clip
+from wanflow.records import clip_record, file_of, forget_clip, put_clip
 from wanflow.storage import Store, wait_out
 
 LATENTS = "latents.safetensors"
@@ -126,6 +126,11 @@ class Replica:
         except Exception as error:  # one clip's trouble must not end the replica
             failure = render_error(error)
             self._give_up_steps(failure.cause)
+            if failure.cause is Cause.BAD_OUTPUT:  # another try must not start from what gave it
+                with suppress(StoreError):
+                    for made in task.stages[:-1]:
+                        if made.name != "trunk":  # which others share
+                            forget_clip(self._store, made.key)
             if failure is error:
                 raise
             raise failure from error
@@ -236,7 +241,7 @@ class Replica:
 
         with tempfile.TemporaryDirectory(prefix="wanflow-") as folder:
             path = Path(folder, MASTER)
-            num_frames = master.encode(chunks(), clip.fps, path)
+            num_frames = master.encode(quality.check_frames(chunks()), clip.fps, path)
             if num_frames != clip.num_frames:
                 raise RenderError(
                     f"{num_frames} frames decoded, {clip.num_frames} asked for", Cause.BAD_OUTPUT

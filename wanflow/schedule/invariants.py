@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from wanflow.schedule.assign import SLOW
+from wanflow.schedule.backlog import MAX_LOOKS
 from wanflow.schedule.board import Board
 from wanflow.schedule.policy import MAX_TAKEN_DOWN, TOOK_DOWN, num_own
 from wanflow.schedule.state import ClipState, ClipStatus, ReplicaState, ReplicaStatus, VariantStatus
@@ -150,9 +152,13 @@ def _check_nobody_idles(board: Board) -> None:
 
 def _may_wait(board: Board, replica: ReplicaState) -> bool:
     queued = [c for c in board.clips.values() if c.key in board.backlog and c.weights == replica.weights]
-    return all(
-        clip.failed_on == replica.replica
-        or board.policy.deadline_s is not None
-        or board.estimates.slowness(replica.replica) > 1.0
-        for clip in queued
+    is_slow = board.estimates.slowness(replica.replica) >= SLOW and len(queued) <= max(
+        len(board.busy), MAX_LOOKS
     )
+    deadline_s = board.policy.deadline_s
+    for clip in queued:
+        seconds = board.estimates.seconds(clip, replica.replica) or 0.0
+        is_late = deadline_s is not None and board.now_s + seconds > deadline_s
+        if not (is_late or is_slow or clip.failed_on == replica.replica):
+            return False
+    return True

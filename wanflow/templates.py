@@ -5,8 +5,8 @@ macros, includes or attributes; every text on the way to the result has at most 
 moderate size, and nesting ends at :data:`MAX_DEPTH`, so a template can neither reach into Python nor exhaust the
 driver. Nothing is escaped: the result is text, not HTML. A null (and a NaN) is the empty text.
 
-A template made of text and plain names alone is joined directly, without Jinja2. What a row's values mean is not
-known here.
+A template made of text and plain names alone, or with filters of :data:`DIRECT` on texts, is joined directly, without
+Jinja2's own machinery. What a row's values mean is not known here.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ FILTERS = (
     "abs", "capitalize", "d", "default", "first", "float", "int", "join", "last", "length", "lower", "replace",
     "round", "string", "title", "trim", "truncate", "upper", "urlencode",
 )  # fmt: skip
+#: filters that take a text and nothing else
+DIRECT = frozenset({"capitalize", "lower", "string", "title", "trim", "upper"})
 _ALLOWED = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.Assign, nodes.Expr, nodes.Helper, nodes.Keyword,
 )  # fmt: skip
@@ -153,11 +155,10 @@ class Template:
         self.names = frozenset(_guarded(text, lambda: find_undeclared_variables(tree)))
         self.constant: str | None = None
         self._parts = _plain_parts(tree)
+        is_plain = self._parts is not None and not any(filters for _, _, filters in self._parts)
         #: of a template that is one name and nothing else: that name
-        self._name = self._parts[0][0] if self._parts is not None and len(self._parts) == 1 else None
-        self._template = (
-            None if self._parts is not None else _guarded(text, lambda: _ENVIRONMENT.from_string(tree))
-        )
+        self._name = self._parts[0][0] if is_plain and self._parts and len(self._parts) == 1 else None
+        self._template = None if is_plain else _guarded(text, lambda: _ENVIRONMENT.from_string(tree))
         self._remembered: dict[tuple[Any, ...], str] = {}
         if not self.names:
             self.constant = self.render({})
@@ -168,9 +169,16 @@ class Template:
             return _limited(_text(values[self._name]))
         if self.constant is not None:
             return self.constant
-        if self._parts is not None:
+        if self._parts is not None and (
+            self._template is None or all(values[name].__class__ is str for name in self.names)
+        ):
             return _limited(
-                "".join([part if name is None else _text(values[name]) for name, part in self._parts])
+                "".join(
+                    [
+                        part if name is None else _filtered(_text(values[name]), filters)
+                        for name, part, filters in self._parts
+                    ]
+                )
             )
         shown = [_shown(values[name]) for name in self.names]
         key = tuple(
@@ -240,6 +248,12 @@ def _text(value: Any) -> str:
     if value.__class__ is str:
         return value
     return str(_shown(value))
+
+
+def _filtered(text: str, filters: tuple[Callable[[str], str], ...]) -> str:
+    for each in filters:
+        text = each(_limited(text))
+    return text
 
 
 def _limited(text: str) -> str:
@@ -328,20 +342,29 @@ def _filter_hint(message: str) -> str:
     return f" {did_you_mean(name, FILTERS)}" if name else ""
 
 
-def _plain_parts(tree: nodes.Template) -> tuple[tuple[str | None, str], ...] | None:
-    """(name or None, text) pieces when there are only names and text, else None."""
-    parts: list[tuple[str | None, str]] = []
+def _plain_parts(
+    tree: nodes.Template,
+) -> tuple[tuple[str | None, str, tuple[Callable[[str], str], ...]], ...] | None:
+    """(name or None, text, filters) pieces when there are only names with filters of DIRECT and text, else None."""
+    parts: list[tuple[str | None, str, tuple[Callable[[str], str], ...]]] = []
     for output in tree.body:
         if not isinstance(output, nodes.Output):
             return None
         for node in output.nodes:
             if isinstance(node, nodes.TemplateData):
-                parts.append((None, node.data))
-            elif isinstance(node, nodes.Name):
-                parts.append((node.name, ""))
-            else:
+                parts.append((None, node.data, ()))
+                continue
+            filters: list[Callable[[str], str]] = []
+            inner: nodes.Node | None = node
+            while isinstance(inner, nodes.Filter) and inner.name in DIRECT:
+                if inner.args or inner.kwargs or inner.dyn_args or inner.dyn_kwargs:
+                    return None
+                filters.insert(0, JINJA_FILTERS[inner.name])
+                inner = inner.node
+            if not isinstance(inner, nodes.Name):
                 return None
-    return tuple(parts) or ((None, ""),)
+            parts.append((inner.name, "", tuple(filters)))
+    return tuple(parts) or ((None, "", ()),)
 
 
 def _short(text: str) -> str:

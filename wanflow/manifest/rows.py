@@ -10,7 +10,7 @@ Nothing is rendered or published here, and the store is not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -210,9 +210,17 @@ class _VariantMaker:
         for template in (self._clips.image, *(layer.image for layer in self._layers)):
             if template is None or template.constant is not None or "aspect" in template.names:
                 continue
-            for values in chunk:
+            for values in _different(chunk, template.names):
                 try:  # noqa: SIM105 - a context manager would cost as much as the rendering
                     urls.add(template.render({**values, "row": 0} if "row" in template.names else values))
                 except ValueError:  # told with its row
                     pass
         self._inputs.prefetch_images(sorted(urls))
+
+
+def _different(chunk: list[dict[str, object]], names: Collection[str]) -> Collection[dict[str, object]]:
+    """Of rows with the same values of ``names`` one."""
+    try:
+        return {tuple([values.get(name) for name in names]): values for values in chunk}.values()
+    except TypeError:  # lists and structs cannot be told apart so
+        return chunk

@@ -25,6 +25,7 @@ from wanflow.report import results
 from wanflow.schedule.events import Event, StepDone
 from wanflow.storage import Store
 from wanflow.testing import FakeEngine
+from wanflow.timings import load_timings, save_timings, shape_key
 from wanflow.verify import verify
 from wanflow.view import View
 
@@ -124,20 +125,26 @@ def test_a_group_costs_one_trunk_and_the_rest_of_each_clip(tmp_path: Path, check
 
 
 def test_the_first_night_teaches_what_a_branched_clip_takes(tmp_path: Path, checkpoint: str) -> None:
-    """Makers of trunks and the others are two kinds: the next plan knows the price of both."""
+    """Makers of trunks and the others are two kinds: both are measured."""
     job = branched(tmp_path, checkpoint)
+    clip = plan(job).to_render[0].task.clip
     render(job)
-    rows = [row | {"base_prompt": f"{row['base_prompt']} at dusk"} for row in ROWS]
-    write_rows(tmp_path, rows)
+    timings = load_timings(Store(str(job.workspace)))
+    assert {shape_key(clip, makes_trunk=True), shape_key(clip, makes_trunk=False)} <= set(timings)
+
+
+def test_a_plan_is_priced_with_one_trunk_a_group(tmp_path: Path, checkpoint: str) -> None:
+    job = branched(tmp_path, checkpoint)
+    clip = plan(job).to_render[0].task.clip
+    save_timings(Store(str(job.workspace)), [(clip, 12.0)], [(clip, 5.0)])
     made = plan(job)
     cost = cost_of(made, job)
-    seconds = [clip.expected_s or 0.0 for clip in made.to_render]
-    assert [clip.makes_trunk for clip in made.to_render] == [True, True] + 4 * [False], "makers come first"
-    assert min(seconds[:2]) > max(seconds[2:])
+    assert [c.makes_trunk for c in made.to_render] == [True, True] + 4 * [False], "makers come first"
+    assert [c.expected_s for c in made.to_render] == pytest.approx(2 * [12.0] + 4 * [5.0])
     assert cost.num_never_measured == 0
-    assert cost.saved_by_branching_s == pytest.approx(4 * (seconds[0] - seconds[2]))
-    assert cost.gpu_s == pytest.approx(sum(seconds))
-    assert cost.saved_by_sharing_s == pytest.approx(0.0)
+    assert cost.gpu_s == pytest.approx(44.0)
+    assert cost.saved_by_branching_s == pytest.approx(4 * 7.0)
+    assert (cost.saved_by_sharing_s, cost.saved_by_holding_s) == pytest.approx((0.0, 0.0))
 
 
 def test_changed_prompt_renders_the_steps_behind_the_trunk(tmp_path: Path, checkpoint: str) -> None:

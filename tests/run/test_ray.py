@@ -158,6 +158,26 @@ def test_ctrl_c_ends_with_exit_5_and_the_next_run_goes_on(tmp_path: Path, checkp
     assert "SIGINT" in run.lines[-1]["message"]
 
 
+def test_clips_that_share_a_trunk_are_rendered_by_any_replica(tmp_path: Path, checkpoint: str) -> None:
+    """Two compositions for two customers each, on two GPUs: one trunk a group is on record, and all come of it."""
+    rows = [
+        {**ROWS[0], "variant_id": f"v{i}", "prompt": f"waves {i}", "base": f"sea {i % 2}"} for i in range(4)
+    ]
+    clip = {"aspect": "1x1", "seconds": 0.5, "branch": {"at": 0.5, "on": "{{ base }}"}}
+    job = write_job(tmp_path, checkpoint, rows, clip=clip, engine={"checkpoint": checkpoint, "steps": 6})
+    run = Run(job)
+    assert run.end() == 0
+    assert run.lines[-1]["counts"]["published"] == 4
+    made = [line for line in run.events("ClipRendered") if "trunk" in line["seconds"]]
+    assert len(made) >= 2
+    assert len(list((tmp_path / "out/.wanflow/clips").glob("*/*/*/trunk.safetensors"))) == len(made)
+    records = [path.read_text() for path in (tmp_path / "out/.wanflow/clips").glob("*/*.json")]
+    assert sum('"stage":"trunk"' in record for record in records) == 2
+    again = Run(job)
+    assert again.end() == 0
+    assert again.lines[-1]["counts"]["unchanged"] == 4
+
+
 def test_unchanged_job_starts_no_ray(tmp_path: Path, checkpoint: str) -> None:
     """A quiet night costs a listing, not a cluster."""
     job = write_job(tmp_path, checkpoint)

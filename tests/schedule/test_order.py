@@ -115,6 +115,18 @@ def test_clip_that_cannot_end_before_the_deadline_is_not_started() -> None:
     s.validate()
 
 
+def test_slow_replica_takes_what_still_ends_before_the_deadline_however_far_behind_it_waits() -> None:
+    """An hour before six the slow machine has no time for the long clips, and stood idle in front of the short ones."""
+    works = {f"long{i}": 300.0 for i in range(10)} | {f"short{i}": 5.0 for i in range(10)}
+    first = {f"first{i}": 10.0 for i in range(8)}
+    s = scheduler(works | first, priorities=dict.fromkeys(first, 1), in_seconds=True, deadline_s=600.0)
+    started(s, 2)
+    for at_s, number in ((10.0, 1), (20.0, 1), (30.0, 1), (31.0, 2), (40.0, 1), (50.0, 1), (62.0, 2)):
+        rendered(s, f"replica-{number}", at_s)
+    assert rendered(s, "replica-2", 93.0) == ["short0"]
+    assert s.replicas["replica-1"].running == "long0"
+
+
 def test_clip_that_no_variant_needs_any_more_is_not_rendered() -> None:
     """Its only variant has failed by another clip: the GPU has better things to do."""
     from wanflow.model import Cause

@@ -115,7 +115,7 @@ def draw_world(seed: int) -> World:
             for i in range(draw.randint(1, 2 * len(keys)))
         },
         held=held,
-        vanished=frozenset(key for key in held if draw.random() < 0.3),
+        vanished=frozenset(key for key in sorted(held) if draw.random() < 0.3),
         faults=faults,
         policy=policy,
         keep_every=draw.choice([0, 1, 2]),

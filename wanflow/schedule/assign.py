@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from wanflow.model import Cause
 from wanflow.schedule.actions import Action, Reason
-from wanflow.schedule.backlog import MAX_LOOKS, Answer
+from wanflow.schedule.backlog import MAX_LOOKS, MAX_LOOKS_LATE, Answer
 from wanflow.schedule.board import Board
 from wanflow.schedule.policy import num_own
 from wanflow.schedule.state import TOO_LATE, ClipState, ClipStatus, ReplicaState, VariantStatus
@@ -92,7 +92,8 @@ def _take(board: Board, replica: ReplicaState, is_choosy: bool = True) -> ClipSt
         return _stays(board, own, longest)
 
     while True:
-        taken = board.backlog.take(replica.weights, accept, replica.group, stays)
+        looks = MAX_LOOKS if is_choosy else MAX_LOOKS_LATE
+        taken = board.backlog.take(replica.weights, accept, replica.group, stays, looks)
         while late:
             _drop(board, late.pop())
         if taken is None or taken.is_open:  # it may have been wanted only together with one that is too late

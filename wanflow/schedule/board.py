@@ -96,7 +96,7 @@ class Board:
             elif clip.trunk:
                 self.trunks.add(clip)
         for position, (task, priority) in enumerate(assemblies):
-            masters = tuple(task.masters)
+            masters = tuple(sorted(task.masters))  # what follows must not depend on how a set is stored
             missing = {key for key in masters if self.clips[key].status is not ClipStatus.DONE}
             variant = VariantState(task.key, masters, missing, (-priority, position))
             self.variants[variant.key] = variant

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 from wanflow.schedule.assign import SLOW
-from wanflow.schedule.backlog import MAX_LOOKS
+from wanflow.schedule.backlog import MAX_LOOKS, MAX_LOOKS_LATE
 from wanflow.schedule.board import Board
 from wanflow.schedule.policy import MAX_TAKEN_DOWN, TOOK_DOWN, num_own
 from wanflow.schedule.state import ClipState, ClipStatus, ReplicaState, ReplicaStatus, VariantStatus
@@ -156,9 +156,11 @@ def _may_wait(board: Board, replica: ReplicaState) -> bool:
         len(board.busy), MAX_LOOKS
     )
     deadline_s = board.policy.deadline_s
+    num_late = 0
     for clip in queued:
         seconds = board.estimates.seconds(clip, replica.replica) or 0.0
         is_late = deadline_s is not None and board.now_s + seconds > deadline_s
+        num_late += is_late
         if not (is_late or is_slow or clip.failed_on == replica.replica):
-            return False
+            return num_late >= MAX_LOOKS_LATE
     return True

@@ -61,8 +61,10 @@ def best_backend(device: str, num_heads: int = 8, head_width: int = 128) -> str:
     )
 
 
-def use_backend(experts: Sequence[Any], name: str) -> None:
-    """Let every attention of ``experts`` compute with ``name``."""
+def use_backend(experts: Sequence[Any], device: str) -> None:
+    """Let every attention of ``experts``, which are alike, compute with the best backend of ``device``."""
+    shape = experts[0].config
+    name = best_backend(device, shape.num_attention_heads, shape.attention_head_dim)
     if name == NATIVE:
         return
     verbosity = diffusers_logging.get_verbosity()

@@ -6,8 +6,8 @@ its authors publish it. It does what the pipelines cannot: text cached by prompt
 whatever the device, progress and a way to stop at each step, a low-noise refine, frames that leave the
 decoder as they are made.
 
-The two guidance branches are two forwards: in one they would be rounded otherwise, and whether memory permits it would
-be seen in clips that are to be equal wherever they are rendered.
+The two guidance branches are two forwards: in one they would be rounded otherwise, and a clip would depend on how much
+memory there was.
 
 Limits: one clip at a time; every component is loaded onto the device (an A14B checkpoint takes about 70 GB in bf16)
 and leaves it only after a clip ran out of memory (``residence``).
@@ -33,7 +33,7 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from wanflow.engines.attention import Context
-from wanflow.engines.backends import best_backend, use_backend
+from wanflow.engines.backends import use_backend
 from wanflow.engines.denoise import Condition, denoise, draw_noise, make_schedule
 from wanflow.engines.devices import default_device
 from wanflow.engines.fp8 import problem_of, quantize
@@ -115,8 +115,7 @@ class WanEngine:
         self._context = Context(experts, experts[0].dtype)
         self._step_cache = StepCache(experts)
         self._loras = LoraSlots(experts)
-        heads = experts[0].config
-        use_backend(experts, best_backend(device, heads.num_attention_heads, heads.attention_head_dim))
+        use_backend(experts, device)
         self._is_fp8 = False
         self._channels, self._spatial = int(vae.config.z_dim), int(vae.config.scale_factor_spatial)
 

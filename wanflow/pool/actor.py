@@ -25,7 +25,7 @@ from wanflow.pool.processes import Process, this_process
 from wanflow.pool.replica import Kept, Rendered, Replica, Seconds, Watch
 from wanflow.schedule.events import DrainNoticed, StepDone, StepsKept
 
-#: progress reports of a clip are at least this far apart, and the first comes so long after its start
+#: progress reports of one replica are at least this far apart
 PROGRESS_EVERY_S = 1.0
 #: how long a replica holds a poll for news open; an empty answer costs the driver as much as news
 POLL_S = 60.0
@@ -85,7 +85,6 @@ class ReplicaActor:
     def render(self, task: RenderClip, attempt: Attempt, thrift: int) -> Rendered | Kept | Broken:
         """Render; a failure is a value."""
         name, key = self._name, task.key
-        self._reported_s = time.monotonic()
 
         def on_step(stage: str, step: int, num_steps: int) -> None:
             if attempt in self._cancelled:

@@ -74,6 +74,8 @@ def read_columns(path: Path, schema: pa.Schema) -> pa.Table:
         for field in schema:
             column = file.read([field.name], use_threads=False)[field.name].cast(field.type)
             columns.append(pa.chunked_array([column.unify_dictionaries().combine_chunks()], field.type))
+            del column
+            give_back()
     return pa.table(columns, schema=schema)
 
 

@@ -105,7 +105,8 @@ def build_catalog(
     gone = pc.is_in(records["path"], pa.array(list(retired), pa.string())).to_numpy(zero_copy_only=False)
     is_retired = gone[files.parents]
     kept = np.flatnonzero(stays)
-    values = {name: [column[r] for r in files.parents[kept].tolist()] for name, column in carried.items()}
+    parents = files.parents[kept]
+    values = {name: np.array(column, object)[parents].tolist() for name, column in carried.items()}
     at = {int(i): number for number, i in enumerate(kept)} if before else {}
     for path, row in before.items():
         mine = place.get(path)
@@ -213,9 +214,8 @@ def _carried_of_records(
         owners = np.append(unchanged.owners(int(rows.max(initial=-1)) + 1), -1)[rows]
         asked = owners >= 0
         for name, values in unchanged.carry.items():
-            carried[carried_name(name, taken)] = [
-                values[owner] if owner >= 0 else None for owner in owners.tolist()
-            ]
+            of_owners = np.array([*values, None], object)  # the last is what -1 stands for
+            carried[carried_name(name, taken)] = of_owners[owners].tolist()
     for number, path in enumerate(records["path"].to_pylist()) if carry else ():
         if (mine := carry.get(path)) is not None:
             asked[number] = True

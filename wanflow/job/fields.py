@@ -79,14 +79,18 @@ def parse_seed(value: object) -> int:
     return number
 
 
+def to_number(value: object) -> float | None:
+    """A number or its text as a number; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    with suppress(ValueError):
+        return float(value)
+    return None
+
+
 def parse_seconds(value: object) -> float:
     """A length in seconds from a number or its text; ValueError unless above 0 and at most 3600."""
-    try:
-        number = (
-            float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
-        )
-    except ValueError:
-        number = None
+    number = to_number(value)
     if number is None:
         raise ValueError(f"`{value}` is not a number of seconds")
     if not 0 < number <= 3600:
@@ -98,15 +102,13 @@ def parse_branch_point(value: object) -> float | Literal["boundary"]:
     """``boundary``, or a share of the steps as 0.6 or 60%; ValueError unless above 0 and below 1."""
     if value == "boundary":
         return "boundary"
-    share = None
-    if isinstance(value, int | float | str) and not isinstance(value, bool):
-        text = str(value).strip()
-        with suppress(ValueError):
-            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    text = value.strip() if isinstance(value, str) else ""
+    share = to_number(text[:-1] if text.endswith("%") else value)
     if share is None:
         raise ValueError(
             f"`{value}` is neither boundary nor a share of the steps; write boundary, 0.6 or 60%"
         )
+    share /= 100 if text.endswith("%") else 1
     if not 0 < share < 1:
         raise ValueError(f"`{value}` of the steps is out of range; a share is above 0 and below 1")
     return share

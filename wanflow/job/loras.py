@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from wanflow.job.fields import Section, Template, or_template
+from wanflow.job.fields import Section, Template, or_template, to_number
 
 #: of one clip, those of the profile not counted
 MAX_LORAS = 8
@@ -15,12 +15,7 @@ MAX_SCALE = 4.0
 
 def parse_scale(value: object) -> float:
     """A strength from a number or its text; ValueError unless between -4 and 4."""
-    try:
-        number = (
-            float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
-        )
-    except ValueError:
-        number = None
+    number = to_number(value)
     if number is None:
         raise ValueError(f"`{value}` is not a number")
     if not -MAX_SCALE <= number <= MAX_SCALE:

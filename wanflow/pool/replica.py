@@ -178,9 +178,8 @@ class Replica:
             else:
                 step = clip.cascade[int(stage.name.partition("-")[2]) - 1]
                 latents = cascade.apply(step, self._engine, clip, latents, image, on_step, stage.name, keeper)
-            with _storing(
-                on_step
-            ):  # where another attempt was first, what follows descends from what is on record
+            # where another attempt was first, what follows descends from what is on record
+            with _storing(on_step):
                 if latents is None and trunk is not None:
                     trunk = put_trunk(self._store, self._engine, clip, stage.key, attempt, trunk)
                 else:

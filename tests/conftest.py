@@ -27,6 +27,9 @@ server.stop()
 """
 _BUCKET = "wanflow-tests"
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: a process a core, so a thread a process
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 
 #: files whose tests start Ray or whole runs: one at a time, or they wait for each other's processors
 _CLUSTERS = frozenset({"test_cluster.py", "test_ray.py", "test_soak.py", "test_demo_job.py", "test_nodes.py"})

@@ -11,16 +11,23 @@ import ray
 from wanflow.errors import UsageError
 
 
+#: what Ray says when it gave up after its own 30 seconds, which a busy machine may not have: here, and on a head node
+#: whose client server was not up yet
+_TOO_SLOW = ("timed out during startup", "Starting Ray client server failed")
+
+
 def init_ray(address: str | None) -> None:
     """Start Ray here, without its dashboard, or join the cluster at ``address``. UsageError when there is none."""
     # It says at each start that local tokens are used, which asks nothing of anybody.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        if address is not None:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-        else:
-            _start()
+        try:
+            _init(address)
+        except Exception as error:
+            if not any(words in str(error) for words in _TOO_SLOW):
+                raise
+            _init(address)
     except (
         Exception
     ) as error:  # ConnectionError, RuntimeError, ValueError, or an Exception without a class of its own
@@ -32,17 +39,9 @@ def init_ray(address: str | None) -> None:
                 signal.signal(number, handler)
 
 
-def _start() -> None:
-    """A Ray of our own: without ``local`` it would join any cluster that somebody else runs on this machine.
-
-    Ray gives itself 30 seconds to come up, which a busy machine may not have: then once more.
-    """
-    for is_last in (False, True):
-        try:
-            ray.init(
-                address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING
-            )
-            return
-        except Exception as error:
-            if is_last or "timed out during startup" not in str(error):
-                raise
+def _init(address: str | None) -> None:
+    """A Ray of our own: without ``local`` it would join any cluster that somebody else runs on this machine."""
+    if address is None:
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)

@@ -10,7 +10,6 @@ import ray
 
 from wanflow.errors import UsageError
 
-
 #: what Ray says when it gave up after its own 30 seconds, which a busy machine may not have: here, and on a head node
 #: whose client server was not up yet
 _TOO_SLOW = ("timed out during startup", "Starting Ray client server failed")

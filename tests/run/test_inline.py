@@ -173,9 +173,13 @@ def test_costs_of_catalog_and_results_add_up(tmp_path: Path, checkpoint: str) ->
     rows = results(Store(str(job.workspace))).to_pylist()
     files = pq.read_table(tmp_path / "out/catalog/files.parquet").to_pylist()
     assert sum(row["gpu_seconds"] for row in rows) == pytest.approx(outcome.gpu_seconds, rel=0.01)
-    half_a_digit = len(files) * 0.5  # each file's figures are rounded: milliseconds, millionths of the currency
+    half_a_digit = (
+        len(files) * 0.5
+    )  # each file's figures are rounded: milliseconds, millionths of the currency
     seconds, cost = outcome.gpu_seconds, outcome.cost
-    assert sum(row["gpu_seconds"] or 0 for row in files) == pytest.approx(seconds, rel=0.01, abs=half_a_digit * 1e-3)
+    assert sum(row["gpu_seconds"] or 0 for row in files) == pytest.approx(
+        seconds, rel=0.01, abs=half_a_digit * 1e-3
+    )
     assert sum(row["cost"] or 0 for row in files) == pytest.approx(cost, rel=0.01, abs=half_a_digit * 1e-6)
 
 

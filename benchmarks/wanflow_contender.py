@@ -8,18 +8,13 @@ its clip is rendered.
 from __future__ import annotations
 
 import functools
-import json
 import time
 from collections import deque
-from collections.abc import Iterator
-from typing import Any
-
-import numpy as np
 
 from benchmarks.cells import Row
-from benchmarks.sleeper import Setup, Sleeper
+from benchmarks.sleeper import Setup
+from benchmarks.sleeping_engine import load_sleeping_engine
 from wanflow.driver import drive
-from wanflow.engines import Keep, OnStep, Unfinished
 from wanflow.keys import output_key, stages
 from wanflow.ledger import Ledger
 from wanflow.model import (
@@ -35,7 +30,7 @@ from wanflow.model import (
     Variant,
 )
 from wanflow.planning import Plan
-from wanflow.pool import RunContext, keeping, replica
+from wanflow.pool import RunContext
 from wanflow.pool.ray_pool import RayPool
 from wanflow.schedule import PlannedRender, Policy, Scheduler
 from wanflow.schedule.actions import Action, Assemble
@@ -47,46 +42,6 @@ from wanflow.view import View
 
 WEIGHTS = "sleeping"
 _OUTPUT = Output("square", "1x1", 16, 16, 16.0)
-
-
-class SleepingEngine:
-    """Sleeps a clip's true duration, which stands in its prompt, step by step. Latents are a few bytes."""
-
-    device = "sleeping"
-
-    def __init__(self, spec: EngineSpec, setup: Setup) -> None:
-        self.spec = spec
-        self._sleeper = Sleeper(setup)
-
-    def set_thrift(self, thrift: int) -> None:
-        pass
-
-    def generate(self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None) -> bytes:
-        num_steps = clip.sampling.steps
-        first = keep.start.step if keep and keep.start else 0
-
-        def after(step: int) -> None:
-            if keep:
-                keep.offer(step, num_steps, lambda: Unfinished(step, num_steps, "sleeping", {}))
-            on_step("denoise", step, num_steps)
-
-        on_step("denoise", first, num_steps)
-        self._sleeper.work(float(clip.prompt.split()[1]), num_steps, after, first)
-        return b"latents"
-
-    def decode(self, latents: bytes) -> Iterator[np.ndarray[Any, Any]]:
-        yield np.full((1, 16, 16, 3), 128, np.uint8)
-
-
-def load_sleeping_engine(
-    setup: Setup, spec: EngineSpec, device: str | None, num_threads: int | None
-) -> SleepingEngine:
-    """In the replica's process. Its latents are bytes and its steps are numbers: torch, which takes seconds to load on
-    a busy core and which no peer's actor needs here, stays out."""
-    replica.dump_latents = lambda latents: latents  # type: ignore[assignment]
-    keeping.dump_unfinished = lambda state: json.dumps([state.step, state.num_steps]).encode()
-    keeping.load_unfinished = lambda data: Unfinished(*json.loads(data), "sleeping", {})
-    return SleepingEngine(spec, setup)
 
 
 class RendersOnly:

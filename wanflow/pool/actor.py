@@ -25,8 +25,10 @@ from wanflow.pool.processes import Process, this_process
 from wanflow.pool.replica import Kept, Rendered, Replica, Seconds, Watch
 from wanflow.schedule.events import DrainNoticed, StepDone, StepsKept
 
-#: progress reports of one replica are at least this far apart
-PROGRESS_EVERY_S = 1.0
+#: each progress report costs the driver an answer: so many a second of all replicas together,
+PROGRESS_REPORTS_PER_S = 16.0
+#: and one replica's are at least and at most so far apart (what hangs is told by minutes without any)
+PROGRESS_EVERY_S = (1.0, 30.0)
 #: how long a replica holds a poll for news open; an empty answer costs the driver as much as news
 POLL_S = 60.0
 #: news comes in bursts (one stage ends, the next begins): each costs the driver one answer
@@ -61,7 +63,13 @@ class ReplicaActor:
     """
 
     def __init__(
-        self, name: str, context: RunContext, weights: str, device: str | None, num_threads: int | None
+        self,
+        name: str,
+        context: RunContext,
+        weights: str,
+        device: str | None,
+        num_threads: int | None,
+        max_replicas: int = 1,
     ) -> None:
         # a node of a cluster may have fewer cores than the driver thought of
         cores = os.cpu_count() or 1
@@ -72,6 +80,8 @@ class ReplicaActor:
         self._saved: set[Attempt] = set()
         # its put may come between any two lines, from the signal's handler
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        shortest_s, longest_s = PROGRESS_EVERY_S
+        self._report_every_s = min(longest_s, max(shortest_s, max_replicas / PROGRESS_REPORTS_PER_S))
         self._reported_s = 0.0
         with suppress(
             ValueError
@@ -89,7 +99,7 @@ class ReplicaActor:
         def on_step(stage: str, step: int, num_steps: int) -> None:
             if attempt in self._cancelled:
                 raise Cancelled()
-            if time.monotonic() - self._reported_s >= PROGRESS_EVERY_S:
+            if time.monotonic() - self._reported_s >= self._report_every_s:
                 self._reported_s = time.monotonic()
                 self._news.put(StepDone(0.0, name, key, attempt, stage, step, num_steps))
 

@@ -153,8 +153,9 @@ class RayPool:
     def _start(self, action: StartReplica) -> None:
         name = action.replica
         options, group = self._placement.reserve()
-        arguments = (name, self._context, action.weights, self._placement.device, self._placement.num_threads)
-        actor = self._actor.options(**options).remote(*arguments)
+        placement = self._placement
+        arguments = (name, self._context, action.weights, placement.device, placement.num_threads)
+        actor = self._actor.options(**options).remote(*arguments, max_replicas=self.max_replicas)
         self._replicas[name] = _Remote(actor, group)
 
         def found(where: Whereabouts) -> None:

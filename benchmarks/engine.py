@@ -2,7 +2,7 @@
 
 ::
 
-    python -m benchmarks.engine --device cpu [--clips 24] [--variants 240] [--naive] [--json]
+    python -m benchmarks.engine --device cpu [--clips 24] [--variants 240] [--naive] [--no-branches] [--json]
     python -m benchmarks.engine --device cuda [--sizes 832x480,1280x720] [--steps 6] [--json]
     python -m benchmarks.engine --device cpu --shape tiny        # the GPU's harness on a toy, to see that it runs
 
@@ -29,6 +29,7 @@ def main() -> int:
     programs.add_argument("--clips", type=int, default=24, help="unique clips")
     programs.add_argument("--variants", type=int, default=240, help="variants that share them; 0: none")
     programs.add_argument("--naive", action="store_true", help="also a script that renders a clip a variant")
+    programs.add_argument("--no-branches", action="store_true", help="leave out groups of one composition")
     forwards = parser.add_argument_group("forwards (--device cuda, or --shape tiny)")
     forwards.add_argument("--shape", choices=("a14b", "tiny"))
     forwards.add_argument("--sizes", default="832x480,1280x720", help="pixels")
@@ -43,7 +44,7 @@ def main() -> int:
     else:
         from benchmarks.engine_programs import measure_programs, table
 
-        figures = measure_programs(asked.clips, asked.variants, asked.naive)
+        figures = measure_programs(asked.clips, asked.variants, asked.naive, not asked.no_branches)
     print(table(figures), file=sys.stderr if asked.json else sys.stdout)
     if asked.json:
         print(json.dumps(figures))

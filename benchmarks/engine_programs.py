@@ -14,18 +14,21 @@ everybody. Peers write H.264 without a master. Same prompts, seeds, size, steps 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, HEIGHT, NUM_FRAMES, FPS = 160, 96, 17, 8
+#: groups of variants of one composition, and variants in each
+BRANCHED_GROUPS, BRANCHED_OF = 12, 8
 COLOURS = ("purple", "orange", "cyan", "pink", "green", "yellow", "blue", "red")
 KINDS = ("waves", "bokeh", "gradient")
 GROUNDS = ("navy", "black", "beige")
@@ -41,28 +44,50 @@ def prompts(num_clips: int) -> list[str]:
 
 def write_job(folder: Path, num_clips: int, num_variants: int) -> Path:
     """A job of so many variants that share the clips; without layers where each has a clip of its own."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     every = prompts(num_clips)
     rows = [
         {"variant_id": f"v{i:04d}", "prompt": every[i % num_clips], "headline": f"Made for customer {i}"}
         for i in range(num_variants)
     ]
-    pq.write_table(pa.Table.from_pylist(rows), folder / "manifest.parquet")
     is_ads = num_variants > num_clips
     layers = (
         [{"text": {"value": "{{ headline }}", "at": "lower-third", "style": "headline"}}] if is_ads else []
     )
-    output: dict[str, Any] = {"name": "web", "preset": "preview", "from": "16x9", "poster": False}
+    return _write_job(folder, rows, {}, layers, {} if is_ads else {"width": WIDTH, "height": HEIGHT})
+
+
+def write_branching_job(folder: Path, num_groups: int, num_variants: int, is_branched: bool) -> Path:
+    """A job of ``num_groups`` base prompts with so many variants each, which leave the group's trunk or have none."""
+    rows = [
+        {"variant_id": f"v{i:02d}-{j}", "base_prompt": base, "prompt": f"{base}, {word}", "seed": i}
+        for i, base in enumerate(prompts(num_groups))
+        for j, word in enumerate(
+            ("small", "large", "slow", "fast", "calm", "bright", "soft", "near")[:num_variants]
+        )
+    ]
+    branch = {"branch": {"at": "boundary", "on": "{{ base_prompt }}"}} if is_branched else {}
+    return _write_job(folder, rows, branch, [], {"width": WIDTH, "height": HEIGHT})
+
+
+def _write_job(
+    folder: Path,
+    rows: list[dict[str, Any]],
+    clip: dict[str, Any],
+    layers: list[dict[str, Any]],
+    size: dict[str, int],
+) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(rows), folder / "manifest.parquet")
     job = {
         "wanflow": 1,
         "name": "engine",
         "manifest": {"url": "manifest.parquet"},
         "engine": {"checkpoint": "pocket"},
-        "clip": {"aspect": "16x9", "num_frames": NUM_FRAMES},
+        "clip": {"aspect": "16x9", "num_frames": NUM_FRAMES} | clip,
         "layers": layers,
-        "outputs": [output if is_ads else output | {"width": WIDTH, "height": HEIGHT}],
+        "outputs": [{"name": "web", "preset": "preview", "from": "16x9", "poster": False} | size],
         "publish": {"url": "out", "path": "{{ variant_id }}.mp4"},
     }
     path = folder / "job.yaml"
@@ -184,11 +209,14 @@ def _rows(job: Path) -> list[dict[str, Any]]:
 # -- measuring ---------------------------------------------------------------------------------------------------
 
 
-def measure_programs(num_clips: int, num_variants: int, naive: bool) -> dict[str, Any]:
+def measure_programs(num_clips: int, num_variants: int, naive: bool, branches: bool) -> dict[str, Any]:
     """Seconds of each program, and how many times longer a peer takes than wanflow."""
-    seconds: dict[str, float] = {}
-    for program in ("wanflow", "diffusers", "ray_data"):
-        seconds[f"unique_{program}_s"] = time_program(program, num_clips, num_clips)
+
+    def time_clips(program: str, num_videos: int) -> float:
+        write = functools.partial(write_job, num_clips=num_clips, num_variants=num_videos)
+        return time_program(program, write, num_videos)
+
+    seconds = {f"unique_{p}_s": time_clips(p, num_clips) for p in ("wanflow", "diffusers", "ray_data")}
     figures: dict[str, Any] = {"clips": num_clips, **seconds}
     for peer in ("diffusers", "ray_data"):
         figures[f"unique_vs_{peer}"] = round(seconds[f"unique_{peer}_s"] / seconds["unique_wanflow_s"], 3)
@@ -198,30 +226,37 @@ def measure_programs(num_clips: int, num_variants: int, naive: bool) -> dict[str
             "shared_vs_diffusers": "diffusers_ads",
             **({"shared_vs_naive": "naive_ads"} if naive else {}),
         }
-        ours_s = figures["shared_wanflow_s"] = time_program("wanflow", num_clips, num_variants)
+        ours_s = figures["shared_wanflow_s"] = time_clips("wanflow", num_variants)
         for name, program in peers.items():
-            figures[f"shared_{program}_s"] = theirs_s = time_program(program, num_clips, num_variants)
+            figures[f"shared_{program}_s"] = theirs_s = time_clips(program, num_variants)
             figures[name] = round(theirs_s / ours_s, 3)
+    if branches:
+        groups, of = BRANCHED_GROUPS, BRANCHED_OF
+        for name, is_branched in (("full", False), ("branch", True)):
+            write = functools.partial(
+                write_branching_job, num_groups=groups, num_variants=of, is_branched=is_branched
+            )
+            figures[f"{name}_wanflow_s"] = time_program("wanflow", write, groups * of)
+        figures["branch_vs_full"] = round(figures["full_wanflow_s"] / figures["branch_wanflow_s"], 3)
     return figures
 
 
-def time_program(name: str, num_clips: int, num_variants: int) -> float:
-    """Seconds from start to end. RuntimeError when it fails or leaves videos out."""
+def time_program(name: str, write: Callable[[Path], Path], num_videos: int) -> float:
+    """Seconds from start to end of one program on the job that ``write`` writes into a folder.
+
+    RuntimeError when it fails or leaves videos out.
+    """
     with tempfile.TemporaryDirectory(prefix="wanflow-engine-") as folder:
-        job = write_job(Path(folder), num_clips, num_variants)
+        job = write(Path(folder))
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.engine_programs", name, str(job)]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
         began_s = time.monotonic()
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         took_s = time.monotonic() - began_s
         num_made = sum(1 for _ in _videos(Path(folder)))
-        if done.returncode or num_made < num_variants:
-            raise RuntimeError(f"{name} made {num_made} of {num_variants} videos: {done.stderr[-2000:]}")
-        print(
-            f"{name}: {num_variants} videos of {num_clips} clips in {took_s:.1f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+        if done.returncode or num_made < num_videos:
+            raise RuntimeError(f"{name} made {num_made} of {num_videos} videos: {done.stderr[-2000:]}")
+        print(f"{name}: {num_videos} videos in {took_s:.1f} s", file=sys.stderr, flush=True)
         return round(took_s, 2)
 
 

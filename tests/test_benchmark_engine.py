@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.engine_forwards import SHAPES, forward_flop
-from benchmarks.engine_programs import time_program, write_job
+from benchmarks.engine_programs import prompts, time_program, write_branching_job, write_job
 from wanflow import Job, plan
 
 
@@ -49,7 +50,21 @@ def test_the_compared_job_shares_its_clips_and_the_peers_get_the_same_rows(tmp_p
     assert (len(made.to_render), len(made.to_assemble)) == (3, 12)
 
 
+def test_the_compared_groups_differ_by_their_trunks_alone(tmp_path: Path) -> None:
+    """Both make a clip for each variant; one makes a third of its steps once a group."""
+    clips = {}
+    for is_branched in (False, True):
+        folder = tmp_path / str(is_branched)
+        folder.mkdir()
+        made = plan(Job.load(str(write_branching_job(folder, 2, 3, is_branched))))
+        assert len(made.to_assemble) == 6
+        clips[is_branched] = [planned.task.clip for planned in made.to_render]
+    assert {clip.prompt for clip in clips[True]} == {clip.prompt for clip in clips[False]}
+    assert not any(clip.branch for clip in clips[False])
+    assert {clip.branch.prompt for clip in clips[True] if clip.branch} == set(prompts(2))
+
+
 @pytest.mark.slow
 def test_the_plain_diffusers_script_leaves_a_video_a_row() -> None:
     """A peer that fails half way would look fast."""
-    assert time_program("diffusers", 1, 1) > 0
+    assert time_program("diffusers", functools.partial(write_job, num_clips=1, num_variants=1), 1) > 0

@@ -89,6 +89,7 @@ def _refined(
         ("ti2v_5b", Mode.I2V),
         ("a14b_t2v", Mode.T2V),
         ("a14b_i2v", Mode.I2V),
+        ("wan21_i2v", Mode.I2V),
     ],
 )
 def test_a_chain_of_steps_makes_the_size_that_was_planned(

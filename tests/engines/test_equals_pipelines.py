@@ -72,6 +72,7 @@ def _reference(
 CASES = [
     pytest.param("a14b_t2v", Mode.T2V, {}, id="two experts with boundary"),
     pytest.param("a14b_i2v", Mode.I2V, {}, id="36-channel i2v"),
+    pytest.param("wan21_i2v", Mode.I2V, {}, id="image features"),
     pytest.param("ti2v_5b", Mode.T2V, {}, id="expand_timesteps t2v"),
     pytest.param("ti2v_5b", Mode.I2V, {}, id="expand_timesteps i2v"),
     pytest.param("pocket", Mode.T2V, {}, id="expand_timesteps and two experts t2v"),

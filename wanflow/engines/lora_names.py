@@ -53,6 +53,8 @@ _OUTSIDE = {
     "time_embedding.2": "condition_embedder.time_embedder.linear_2",
     "text_embedding.0": "condition_embedder.text_embedder.linear_1",
     "text_embedding.2": "condition_embedder.text_embedder.linear_2",
+    "img_emb.proj.1": "condition_embedder.image_embedder.ff.net.0.proj",
+    "img_emb.proj.3": "condition_embedder.image_embedder.ff.net.2",
 }
 _UNDERSCORED = {name.replace(".", "_"): name for name in (*_BLOCK, *_OUTSIDE)}
 _PREFIX = re.compile(r"(?:base_model\.model\.|diffusion_model\.|transformer\.)*")
@@ -89,6 +91,8 @@ class Dimensions:
     num_blocks: int
     width: int
     ffn_width: int
+    #: whether the blocks look at image features too
+    has_image: bool = False
 
     def of(self, layer: str) -> tuple[int, int] | None:
         """Rows and columns of a block's linear layer; None for layers elsewhere, or none at all."""
@@ -99,7 +103,8 @@ class Dimensions:
             return self.ffn_width, self.width
         if found[2] == "ffn.net.2":
             return self.width, self.ffn_width
-        return (self.width, self.width) if found[2] in _BLOCK.values() and "add_" not in found[2] else None
+        is_here = found[2] in _BLOCK.values() and (self.has_image or "add_" not in found[2])
+        return (self.width, self.width) if is_here else None
 
 
 def read_layers(head: bytes, num_bytes: int) -> tuple[dict[str, Layer], float]:

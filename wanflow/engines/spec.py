@@ -60,8 +60,10 @@ def read_spec(url: str, cache_dir: Path | None = None) -> EngineSpec:
     needed = checkpoint.needed_files(files, index)
     transformer = checkpoint.read_json(files, "transformer/config.json")
     vae = checkpoint.read_json(files, "vae/config.json")
+    path = "scheduler/scheduler_config.json"
+    scheduler = checkpoint.read_json(files, path) if path in needed else {}
     try:
-        defaults, modes, known = families.recognise(index, transformer)
+        defaults, modes, known = families.recognise(index, transformer, scheduler)
     except EngineError as error:
         raise EngineError(f"checkpoint {files.url}: {error}") from None
     own = checkpoint.read_json(files, "wanflow.json") if "wanflow.json" in files.sizes() else {}
@@ -94,6 +96,7 @@ def read_spec(url: str, cache_dir: Path | None = None) -> EngineSpec:
             ("num_blocks", int(transformer.get("num_layers", 40))),
             ("width", _width(transformer)),
             ("ffn_width", int(transformer.get("ffn_dim", 13824))),
+            ("image_dim", int(transformer.get("image_dim") or 0)),
             ("distilled", facts.distilled),
         ),
     )

@@ -1,10 +1,10 @@
 """The engine for Wan 2.1 and 2.2: diffusers' own components around our denoise loop.
 
-Owns the loaded weights of one checkpoint on one device: both experts, the text encoder, the VAE. The
-transformers and the text encoder run in bf16 on a GPU and in float32 on a CPU; the VAE always in float32, as
-its authors publish it. It does what the pipelines cannot: text cached by prompt, noise from the clip's seed
-whatever the device, progress and a way to stop at each step, a low-noise refine, frames that leave the
-decoder as they are made.
+Owns the loaded weights of one checkpoint on one device: both experts, the text encoder, the VAE, and CLIP's image
+encoder where the experts look at its features. The transformers and the text encoder run in bf16 on a GPU and in
+float32 on a CPU; the VAE and the image encoder always in float32, as their authors publish the one and diffusers'
+examples load the other. It does what the pipelines cannot: text cached by prompt, noise from the clip's seed whatever
+the device, progress and a way to stop at each step, a low-noise refine, frames that leave the decoder as they are made.
 
 The two guidance branches are two forwards: in one they would be rounded otherwise, and a clip would depend on how much
 memory there was.
@@ -29,7 +29,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.utils import logging as diffusers_logging
-from transformers import AutoTokenizer, UMT5EncoderModel
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from wanflow.engines.attention import Context
@@ -37,6 +37,7 @@ from wanflow.engines.backends import use_backend
 from wanflow.engines.denoise import Condition, denoise, draw_noise, make_schedule
 from wanflow.engines.devices import default_device
 from wanflow.engines.fp8 import problem_of, quantize
+from wanflow.engines.image_features import ImageEncoder
 from wanflow.engines.lora import LoraSlots
 from wanflow.engines.picture import open_cover, to_pixels
 from wanflow.engines.residence import Residence
@@ -80,6 +81,7 @@ def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int
             if (index.get(name) or [None, None])[1]
         ]
         tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer")
+        images = _load_image_encoder(directory, device) if experts[0].config.image_dim is not None else None
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise EngineError(f"checkpoint {spec.name} ({directory}) cannot be loaded: {error}") from error
     return WanEngine(
@@ -88,9 +90,19 @@ def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int
         text=TextEncoder(tokenizer, text.to(device).eval(), dtype),
         experts=[expert.eval() for expert in experts],
         vae=vae.eval(),
+        images=images,
         expand_timesteps=bool(index.get("expand_timesteps")),
         scheduler_config=json.loads(scheduler.read_text()) if scheduler.is_file() else {},
     )
+
+
+def _load_image_encoder(directory: Path, device: str) -> ImageEncoder:
+    model = CLIPVisionModel.from_pretrained(
+        directory / "image_encoder", dtype=torch.float32, use_safetensors=True
+    )
+    # by name: which processor transformers takes by itself, and so the pixels, depends on whether torchvision is there
+    processor = CLIPImageProcessorPil.from_pretrained(directory / "image_processor")
+    return ImageEncoder(processor, model.to(device).eval())
 
 
 class WanEngine:
@@ -104,12 +116,15 @@ class WanEngine:
         text: TextEncoder,
         experts: list[Any],
         vae: Any,
+        images: ImageEncoder | None,
         expand_timesteps: bool,
         scheduler_config: dict[str, Any],
     ) -> None:
         self.spec, self.device = spec, device
         self._text, self._experts, self._vae, self._video = text, experts, vae, VideoCoder(vae)
-        self._residence = Residence([text.model, vae], experts, device)
+        self._images = images
+        helpers = [text.model, vae, *([images.model] if images else [])]
+        self._residence = Residence(helpers, experts, device)
         self._memory_errors = _MemoryErrors(self._residence.recover)
         self._expand_timesteps, self._scheduler_config = expand_timesteps, scheduler_config
         self._context = Context(experts, experts[0].dtype)
@@ -270,7 +285,11 @@ class WanEngine:
         """The image at (width, height) as this checkpoint takes it."""
         if image is None:
             return Condition()
-        pixels = to_pixels(open_cover(image, width, height))
+        picture = open_cover(image, width, height)
+        pixels, features = to_pixels(picture), None
+        if self._images is not None:
+            self._residence.use(self._images.model)
+            features = self._images.encode([picture]).to(self._experts[0].dtype)
         self._residence.use(self._vae)
         if self._expand_timesteps:
             return Condition(first=self._video.encode(iter([pixels])))
@@ -282,16 +301,26 @@ class WanEngine:
         # others are not
         mask = torch.zeros(1, stride, *latents.shape[2:], device=latents.device)
         mask[:, :, 0] = 1.0
-        return Condition(channels=torch.cat([mask, latents], dim=1))
+        return Condition(channels=torch.cat([mask, latents], dim=1), features=features)
 
     def _predict(
-        self, expert: Any, x: torch.Tensor, time: torch.Tensor, prompt: torch.Tensor, branch: str
+        self,
+        expert: Any,
+        x: torch.Tensor,
+        time: torch.Tensor,
+        prompt: torch.Tensor,
+        features: torch.Tensor | None,
+        branch: str,
     ) -> torch.Tensor:
         self._residence.use(expert)
-        text = self._context.use(expert, prompt, branch)
+        text, image = self._context.use(expert, prompt, features, branch)
         with self._step_cache.branch(expert, branch):
             flow: torch.Tensor = expert(
-                hidden_states=x, timestep=time, encoder_hidden_states=text, return_dict=False
+                hidden_states=x,
+                timestep=time,
+                encoder_hidden_states=text,
+                encoder_hidden_states_image=image,
+                return_dict=False,
             )[0]
         return flow
 

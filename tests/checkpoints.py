@@ -14,6 +14,7 @@ a14b_t2v    two experts, boundary 0.875, VAE of 8x                              
 a14b_i2v    two experts, boundary 0.9, 36 channels in, no CLIP, VAE of 8x           i2v
 wan21_t2v   one expert, VAE of 8x                                                   t2v
 wan21_i2v   one expert, 36 channels in, CLIP's image encoder, VAE of 8x             i2v
+wan21_flf2v as wan21_i2v, with a place for the last frame's features                i2v with a last frame
 ==========  ======================================================================  ==================
 """
 
@@ -23,7 +24,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-LAYOUTS = ("pocket", "ti2v_5b", "a14b_t2v", "a14b_i2v", "wan21_t2v", "wan21_i2v")
+LAYOUTS = ("pocket", "ti2v_5b", "a14b_t2v", "a14b_i2v", "wan21_t2v", "wan21_i2v", "wan21_flf2v")
 
 _TEXT_DIM = 32
 
@@ -86,6 +87,8 @@ _VAE_POCKET: dict[str, Any] = {
 _IMAGE_DIM, _IMAGE_SIDE = 16, 28
 #: of a transformer that looks at its features
 _LOOKS: dict[str, Any] = {"image_dim": _IMAGE_DIM, "added_kv_proj_dim": 24}
+#: and of one that looks at two pictures
+_LOOKS_TWICE = _LOOKS | {"pos_embed_seq_len": 10}
 
 _SIZES_16 = [[32, 32], [32, 64], [64, 32]]
 _SIZES_32 = [[64, 64], [32, 64], [64, 32]]
@@ -116,7 +119,7 @@ def _layout(name: str) -> dict[str, Any]:
     if name == "wan21_t2v":
         config = {"boundary_ratio": None, "expand_timesteps": False}
         return {"channels": 16, "vae": _VAE_8X, "experts": 1, "config": config, "facts": small}
-    if name == "wan21_i2v":
+    if name in ("wan21_i2v", "wan21_flf2v"):
         config = {"boundary_ratio": None, "expand_timesteps": False}
         return {
             "channels": 36,
@@ -124,7 +127,7 @@ def _layout(name: str) -> dict[str, Any]:
             "experts": 1,
             "config": config,
             "facts": small,
-            "transformer": _LOOKS,
+            "transformer": _LOOKS if name == "wan21_i2v" else _LOOKS_TWICE,
         }
     raise ValueError(f"layout {name!r} is none of {', '.join(LAYOUTS)}")
 
@@ -215,7 +218,9 @@ def _wake(expert: Any, torch: Any) -> None:
     """Make every input matter: at their defaults, text, image and time barely move a random expert's output."""
     with torch.no_grad():
         for name, parameter in expert.named_parameters():
-            if "condition_embedder" in name or "attn2" in name:
+            if "pos_embed" in name:  # zeros by default
+                parameter.normal_()
+            elif "condition_embedder" in name or "attn2" in name:
                 if parameter.ndim > 1:
                     parameter.mul_(2.0)
                 else:

@@ -151,7 +151,7 @@ def test_the_first_frame_is_the_image_at_the_larger_size(
     assert isinstance(wan, WanEngine)
     clip = make_clip(wan, Mode.I2V)
     refined = _refined(wan, clip, image, wan.generate(clip, image, silent))
-    assert torch.equal(refined[:, :, :1], wan._condition(clip, image, 96, 64).first)
+    assert torch.equal(refined[:, :, :1], wan._condition(clip, (image, None), 96, 64).first)
 
 
 def test_each_stage_draws_noise_of_its_own_and_always_the_same(engine: Callable[[str], Engine]) -> None:  # noqa: F811

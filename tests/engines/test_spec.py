@@ -16,7 +16,7 @@ import pytest
 from wanflow.engines import families
 from wanflow.engines.spec import check_frames, check_size, frames_for, read_spec, size_for
 from wanflow.errors import EngineError
-from wanflow.model import EngineSpec, Mode
+from wanflow.model import EngineSpec, LastImage, Mode
 
 # the parts of the published checkpoints' configurations that tell them apart
 _14B = {
@@ -41,6 +41,8 @@ _1_3B = {
     "out_channels": 16,
 }
 
+#: those whose clips may, or must, have a last frame given
+_LAST = {"wan2.2-i2v-a14b": LastImage.MAY, "wan2.1-flf2v-14b-720p": LastImage.MUST}
 _I2V = _14B | {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}
 #: what converted checkpoints say in their scheduler; that of I2V-720P is its own
 _SHIFT = {"flow_shift": 3.0}
@@ -60,6 +62,13 @@ PUBLISHED = [
     ("wan2.1-t2v-1.3b", {}, _1_3B, (16, 81, 50, 8.0, 6.0, None), "t2v"),
     ("wan2.1-i2v-14b-480p", {}, _I2V, (16, 81, 40, 3.0, 5.0, None), "i2v"),
     ("wan2.1-i2v-14b-720p", {}, _I2V, (16, 81, 40, 5.0, 5.0, None), "i2v"),
+    (
+        "wan2.1-flf2v-14b-720p",
+        {},
+        _I2V | {"pos_embed_seq_len": 514},
+        (16, 81, 50, 16.0, 5.0, None),
+        "i2v",
+    ),
 ]
 
 
@@ -74,6 +83,23 @@ def test_published_models_get_their_own_defaults(
         found.fps, found.num_frames, found.steps, found.flow_shift, found.guidance, found.guidance_low
     ) == numbers  # fmt: skip
     assert can == {Mode(mode) for mode in modes.split()}
+    assert found.last_image is _LAST.get(name, LastImage.NEVER)
+
+
+@pytest.mark.parametrize(("name", "index", "transformer", "numbers", "modes"), PUBLISHED)
+def test_the_readme_says_what_each_model_was_made_for(
+    name: str, index: dict[str, Any], transformer: dict[str, Any], numbers: tuple[Any, ...], modes: str
+) -> None:
+    """Who chooses a checkpoint by the table gets what it says."""
+    found, _, _ = families.recognise(index, transformer, _SHIFTS.get(name, _SHIFT))
+    starts = modes.replace("t2v", "text").replace("i2v", "image").replace(" ", ", ")
+    sizes = ", ".join(f"{w}x{h}" for w, h in found.sizes if w > h)
+    guidance = ", ".join(f"{g:g}" for g in (found.guidance, found.guidance_low) if g is not None)
+    row = (
+        f"| `{name}` | {starts} | {found.last_image} | {sizes} | {found.num_frames}, {found.fps:g} "
+        f"| {found.steps} | {found.flow_shift:g} | {guidance} |"
+    )
+    assert row in (Path(__file__).parents[2] / "README.md").read_text().splitlines()
 
 
 def test_an_unknown_layout_is_refused_in_words() -> None:

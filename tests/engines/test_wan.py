@@ -281,7 +281,7 @@ def test_the_image_decides_the_first_frame(engine: Callable[[str], Engine], imag
     wan = _wan(engine, "pocket")
     clip = make_clip(wan, Mode.I2V)
     latents = wan.generate(clip, image, silent)
-    assert torch.equal(latents[:, :, :1], wan._condition(clip, image, clip.width, clip.height).first)
+    assert torch.equal(latents[:, :, :1], wan._condition(clip, (image, None), clip.width, clip.height).first)
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n1234"])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wanflow.errors import EngineError
-from wanflow.model import Mode
+from wanflow.model import LastImage, Mode
 
 _480P = ((832, 480), (480, 832), (624, 624))
 _720P = ((1280, 720), (720, 1280), (960, 960))
@@ -40,15 +40,17 @@ class Defaults:
     refine_steps: int = 0
     #: made for a few steps without guidance
     distilled: bool = False
+    last_image: LastImage = LastImage.NEVER
 
 
 _A14B_T2V = Defaults("wan2.2-t2v-a14b", 16, 81, _480P + _720P, 40, 12.0, 4.0, 3.0)
-_A14B_I2V = Defaults("wan2.2-i2v-a14b", 16, 81, _480P + _720P, 40, 5.0, 3.5, 3.5)
+_A14B_I2V = Defaults("wan2.2-i2v-a14b", 16, 81, _480P + _720P, 40, 5.0, 3.5, 3.5, last_image=LastImage.MAY)
 _TI2V_5B = Defaults("wan2.2-ti2v-5b", 24, 121, ((1280, 704), (704, 1280), (960, 960)), 50, 5.0, 5.0)
 _WAN21_14B = Defaults("wan2.1-t2v-14b", 16, 81, _720P + _480P, 50, 5.0, 5.0)
 _WAN21_1_3B = Defaults("wan2.1-t2v-1.3b", 16, 81, _480P, 50, 8.0, 6.0)
 _WAN21_I2V_480P = Defaults("wan2.1-i2v-14b-480p", 16, 81, _480P, 40, 3.0, 5.0)
 _WAN21_I2V_720P = Defaults("wan2.1-i2v-14b-720p", 16, 81, _720P, 40, 5.0, 5.0)
+_WAN21_FLF2V = Defaults("wan2.1-flf2v-14b-720p", 16, 81, _720P, 50, 16.0, 5.0, last_image=LastImage.MUST)
 
 
 def recognise(
@@ -79,13 +81,17 @@ def recognise(
         large = dimensions == (40, 5120)
         if transformer.get("image_dim") is None:
             return _A14B_I2V, frozenset({Mode.I2V}), large and two_experts
-        return _with_image_features(scheduler), frozenset({Mode.I2V}), large and not two_experts
+        return _with_image_features(transformer, scheduler), frozenset({Mode.I2V}), large and not two_experts
     raise EngineError(
         f"a transformer with {channels_in} channels in and {channels_out} out is neither text-to-video (as many in as "
         f"out) nor image-to-video ({2 * channels_out + 4} in); the wan engine does not know this layout"
     )
 
 
-def _with_image_features(scheduler: Mapping[str, Any]) -> Defaults:
-    """Wan 2.1 I2V. The models for 480p and 720p are one layout: the flow shift alone, 3 and 5, tells them apart."""
+def _with_image_features(transformer: Mapping[str, Any], scheduler: Mapping[str, Any]) -> Defaults:
+    """Wan 2.1: FLF2V has places for the features of two images, I2V for those of one. I2V for 480p and I2V for 720p are
+    one layout: the flow shift alone, 3 and 5, tells them apart.
+    """
+    if transformer.get("pos_embed_seq_len") is not None:
+        return _WAN21_FLF2V
     return _WAN21_I2V_720P if float(scheduler.get("flow_shift") or 0.0) >= 5.0 else _WAN21_I2V_480P

@@ -24,7 +24,7 @@ from typing import Any
 
 from wanflow.engines import checkpoint, families
 from wanflow.errors import EngineError
-from wanflow.model import EngineSpec, Mode, Sampling, Scalar
+from wanflow.model import EngineSpec, LastImage, Mode, Sampling, Scalar
 
 SCHEDULERS = ("unipc", "euler")
 
@@ -99,6 +99,7 @@ def read_spec(url: str, cache_dir: Path | None = None) -> EngineSpec:
             ("image_dim", int(transformer.get("image_dim") or 0)),
             ("distilled", facts.distilled),
         ),
+        last_image=facts.last_image,
     )
 
 
@@ -181,6 +182,18 @@ def check_frames(spec: EngineSpec, num_frames: int) -> None:
         )
 
 
+def check_last_image(spec: EngineSpec, is_given: bool, num_frames: int) -> None:
+    """EngineError when a clip that starts from an image can not, or must, have an image of its last frame."""
+    if is_given and spec.last_image is LastImage.NEVER:
+        raise EngineError(
+            f"{spec.name} cannot be given its last frame; take Wan 2.2 I2V-A14B or Wan 2.1 FLF2V, or leave it empty"
+        )
+    if not is_given and spec.last_image is LastImage.MUST:
+        raise EngineError(f"is empty, and {spec.name} goes from a first frame to a last one: give both")
+    if is_given and num_frames == 1:
+        raise EngineError("a clip of one frame has no last one; make it longer, or leave it empty")
+
+
 def _neighbours(side: float, grid: int) -> tuple[int, int]:
     low = max(grid, int(side // grid) * grid)
     return low, low + grid
@@ -212,6 +225,7 @@ def _facts(own: Mapping[str, Any], base: families.Defaults, where: str) -> famil
             refine_strength=float(refine.get("strength", base.refine_strength)),
             refine_steps=int(refine.get("steps", base.refine_steps)),
             distilled=own.get("distilled", False) is True,
+            last_image=base.last_image,
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise EngineError(f"{where}: a field has the wrong type ({error})") from None

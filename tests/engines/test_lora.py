@@ -208,9 +208,12 @@ def test_biases_and_scales_of_the_whole_file_count(tmp_path: Path) -> None:
     """lightx2v's files add to biases; diffusers writes alpha once for all layers."""
     bias = torch.arange(24.0)
     tensors = {"diffusion_model.blocks.0.self_attn.q.diff_b": bias}
-    _, path = write(
-        tmp_path / "bias.safetensors", tensors | {"diffusion_model.blocks.0.norm3.diff": bias.clone()}
-    )
+    norms = {
+        f"diffusion_model.{norm}.{part}": bias.clone()
+        for norm in ("blocks.0.norm3", "blocks.0.cross_attn.norm_k_img", "img_emb.proj.0", "img_emb.proj.4")
+        for part in ("diff", "diff_b")
+    }
+    _, path = write(tmp_path / "bias.safetensors", tensors | norms)
     [(name, addition)] = load_additions(path, 0.5).items()
     assert name == "blocks.0.attn1.to_q"
     assert torch.equal(addition.bias, 0.5 * bias)

@@ -7,8 +7,8 @@ Accepted are safetensors files whose tensors are named as
   ``lora_A`` and ``lora_B``), with ``.alpha`` and ``.diff_b`` (an addition to the layer's bias)
 - kohya's and musubi's trainers: ``lora_unet_blocks_0_self_attn_q.lora_down.weight``
 
-``.diff`` of norms is passed over, as diffusers passes it over; anything else that is not understood is an error: half
-of a style is not that style. Only linear layers have low-rank weights. Knows no files and no stores.
+``.diff`` and ``.diff_b`` of norms are passed over, as diffusers passes them over; anything else that is not understood
+is an error: half of a style is not that style. Only linear layers have low-rank weights. Knows no files and no stores.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ _PART = re.compile(
     r"(?P<layer>.+?)\.(?:(?P<down>lora_A|lora_down|lora\.down)(?:\.default)?\.weight"
     r"|(?P<up>lora_B|lora_up|lora\.up)(?:\.default)?\.weight|(?P<alpha>alpha)|(?P<bias>diff_b|lora_B\.bias)|(?P<diff>diff))"
 )
+#: the first and the last layer of the image projection are norms too
+_NORM = re.compile(r".*norm.*|img_emb\.proj\.[04]")
 _KOHYA = re.compile(r"lora_unet_(?:blocks_(?P<block>\d+)_)?(?P<rest>\w+)")
 _BLOCK_NAME = re.compile(r"blocks\.(\d+)\.(.+)")
 
@@ -121,7 +123,7 @@ def read_layers(head: bytes, num_bytes: int) -> tuple[dict[str, Layer], float]:
         plain = name[len(_PREFIX.match(name)[0]) :]  # type: ignore[index]
         part = _PART.fullmatch(plain)
         layer = _diffusers_name(part["layer"]) if part else None
-        if part is not None and part["diff"] and "norm" in part["layer"]:
+        if part is not None and (part["diff"] or part["bias"]) and _NORM.fullmatch(part["layer"]):
             continue
         if part is None or layer is None or part["diff"]:
             raise InputError(f"its tensor `{name[:120]}` is no low-rank weight of a Wan transformer")

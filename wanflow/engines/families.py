@@ -94,4 +94,5 @@ def _with_image_features(transformer: Mapping[str, Any], scheduler: Mapping[str,
     """
     if transformer.get("pos_embed_seq_len") is not None:
         return _WAN21_FLF2V
-    return _WAN21_I2V_720P if float(scheduler.get("flow_shift") or 0.0) >= 5.0 else _WAN21_I2V_480P
+    shift = scheduler.get("flow_shift")
+    return _WAN21_I2V_720P if isinstance(shift, int | float) and shift >= 5 else _WAN21_I2V_480P

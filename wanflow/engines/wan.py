@@ -2,9 +2,9 @@
 
 Owns the loaded weights of one checkpoint on one device: both experts, the text encoder, the VAE, and CLIP's image
 encoder where the experts look at its features. The transformers and the text encoder run in bf16 on a GPU and in
-float32 on a CPU; the VAE and the image encoder always in float32, as their authors publish the one and diffusers'
-examples load the other. It does what the pipelines cannot: text cached by prompt, noise from the clip's seed whatever
-the device, progress and a way to stop at each step, a low-noise refine, frames that leave the decoder as they are made.
+float32 on a CPU; the VAE and the image encoder always in float32, as diffusers' examples load them. It does what the
+pipelines cannot: text cached by prompt, noise from the clip's seed whatever the device, progress and a way to stop at
+each step, a low-noise refine, frames that leave the decoder as they are made.
 
 The two guidance branches are two forwards: in one they would be rounded otherwise, and a clip would depend on how much
 memory there was.
@@ -296,7 +296,7 @@ class WanEngine:
             try:
                 check_last_image(self.spec, last_image is not None, clip.num_frames)
             except EngineError as error:
-                raise RenderError(str(error), Cause.BAD_INPUT) from None
+                raise RenderError(f"last_image: {error}", Cause.BAD_INPUT) from None
 
     def _shape(self, clip: Clip) -> tuple[int, ...]:
         frames = (clip.num_frames - 1) // self.spec.frame_stride + 1

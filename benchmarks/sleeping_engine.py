@@ -29,7 +29,14 @@ class SleepingEngine:
     def set_thrift(self, thrift: int) -> None:
         pass
 
-    def generate(self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None) -> bytes:
+    def generate(
+        self,
+        clip: Clip,
+        image: bytes | None,
+        on_step: OnStep,
+        keep: Keep | None = None,
+        last_image: bytes | None = None,
+    ) -> bytes:
         num_steps = clip.sampling.steps
         first = keep.start.step if keep and keep.start else 0
 

@@ -13,6 +13,8 @@ ti2v_5b     one expert, ``expand_timesteps``, VAE of 16x with patches of 2      
 a14b_t2v    two experts, boundary 0.875, VAE of 8x                                  t2v
 a14b_i2v    two experts, boundary 0.9, 36 channels in, no CLIP, VAE of 8x           i2v
 wan21_t2v   one expert, VAE of 8x                                                   t2v
+wan21_i2v   one expert, 36 channels in, CLIP's image encoder, VAE of 8x             i2v
+wan21_flf2v as wan21_i2v, with a place for the last frame's features                i2v with a last frame
 ==========  ======================================================================  ==================
 """
 
@@ -22,7 +24,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-LAYOUTS = ("pocket", "ti2v_5b", "a14b_t2v", "a14b_i2v", "wan21_t2v")
+LAYOUTS = ("pocket", "ti2v_5b", "a14b_t2v", "a14b_i2v", "wan21_t2v", "wan21_i2v", "wan21_flf2v")
 
 _TEXT_DIM = 32
 
@@ -81,6 +83,13 @@ _VAE_POCKET: dict[str, Any] = {
     "latents_std": [1.0 + 0.1 * i for i in range(8)],
 }
 
+#: of CLIP's image encoder: pictures of 28x28 in patches of 14 are four rows and the class token's
+_IMAGE_DIM, _IMAGE_SIDE = 16, 28
+#: of a transformer that looks at its features
+_LOOKS: dict[str, Any] = {"image_dim": _IMAGE_DIM, "added_kv_proj_dim": 24}
+#: and of one that looks at two pictures
+_LOOKS_TWICE = _LOOKS | {"pos_embed_seq_len": 10}
+
 _SIZES_16 = [[32, 32], [32, 64], [64, 32]]
 _SIZES_32 = [[64, 64], [32, 64], [64, 32]]
 
@@ -110,6 +119,16 @@ def _layout(name: str) -> dict[str, Any]:
     if name == "wan21_t2v":
         config = {"boundary_ratio": None, "expand_timesteps": False}
         return {"channels": 16, "vae": _VAE_8X, "experts": 1, "config": config, "facts": small}
+    if name in ("wan21_i2v", "wan21_flf2v"):
+        config = {"boundary_ratio": None, "expand_timesteps": False}
+        return {
+            "channels": 36,
+            "vae": _VAE_8X,
+            "experts": 1,
+            "config": config,
+            "facts": small,
+            "transformer": _LOOKS if name == "wan21_i2v" else _LOOKS_TWICE,
+        }
     raise ValueError(f"layout {name!r} is none of {', '.join(LAYOUTS)}")
 
 
@@ -136,7 +155,10 @@ def make(layout: str, directory: Path, seed: int = 0, facts: bool = True) -> Pat
                 index[name] = [None, None]
                 continue
             expert = WanTransformer3DModel(
-                **_TRANSFORMER, in_channels=wanted["channels"], out_channels=latent_channels
+                **_TRANSFORMER,
+                **wanted.get("transformer", {}),
+                in_channels=wanted["channels"],
+                out_channels=latent_channels,
             )
             _wake(expert, torch)
             expert.save_pretrained(directory / name)
@@ -151,6 +173,10 @@ def make(layout: str, directory: Path, seed: int = 0, facts: bool = True) -> Pat
             feed_forward_proj="gated-gelu",
         )
         text = UMT5EncoderModel(text_config).eval()
+        if "transformer" in wanted:
+            _save_image_encoder(directory)
+            index["image_encoder"] = ["transformers", "CLIPVisionModel"]
+            index["image_processor"] = ["transformers", "CLIPImageProcessor"]
     vae.save_pretrained(directory / "vae")
     text.save_pretrained(directory / "text_encoder")
     _tokenizer().save_pretrained(str(directory / "tokenizer"))
@@ -168,14 +194,33 @@ def make(layout: str, directory: Path, seed: int = 0, facts: bool = True) -> Pat
 
 
 def _pipeline(layout: str) -> str:
-    return "WanImageToVideoPipeline" if layout == "a14b_i2v" else "WanPipeline"
+    return "WanImageToVideoPipeline" if _layout(layout)["channels"] == 36 else "WanPipeline"
+
+
+def _save_image_encoder(directory: Path) -> None:
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
+
+    config = CLIPVisionConfig(
+        hidden_size=_IMAGE_DIM,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=_IMAGE_SIDE,
+        patch_size=14,
+    )
+    CLIPVisionModel(config).eval().save_pretrained(directory / "image_encoder")
+    side = {"height": _IMAGE_SIDE, "width": _IMAGE_SIDE}
+    processor = CLIPImageProcessorPil(size={"shortest_edge": _IMAGE_SIDE}, crop_size=side)
+    processor.save_pretrained(str(directory / "image_processor"))
 
 
 def _wake(expert: Any, torch: Any) -> None:
-    """Make every input matter: at their defaults, text and time barely move a random expert's output."""
+    """Make every input matter: at their defaults, text, image and time barely move a random expert's output."""
     with torch.no_grad():
         for name, parameter in expert.named_parameters():
-            if "condition_embedder" in name or "attn2" in name:
+            if "pos_embed" in name:  # zeros by default
+                parameter.normal_()
+            elif "condition_embedder" in name or "attn2" in name:
                 if parameter.ndim > 1:
                     parameter.mul_(2.0)
                 else:

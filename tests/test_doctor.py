@@ -88,6 +88,22 @@ def test_a_checkpoint_with_a_missing_file_is_named(tmp_path: Path) -> None:
     assert "half" in found["checkpoint i2v"].found
 
 
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        ("a14b_i2v", "(i2v, may have a last_image)"),
+        ("wan21_flf2v", "(i2v, must have a last_image)"),
+        ("wan21_i2v", "(i2v), "),
+    ],
+)
+def test_what_a_checkpoint_starts_and_ends_at_is_told(tmp_path: Path, layout: str, words: str) -> None:
+    """Which of three checkpoints for images takes a last frame is in no name."""
+    from tests.checkpoints import make
+
+    found = answers(job(tmp_path, {"i2v": str(make(layout, tmp_path / layout))}))
+    assert f"tiny-{layout} {words}" in found["checkpoint"].found
+
+
 def test_torch_that_cannot_be_loaded_is_told_and_the_rest_is_still_asked(tmp_path: Path) -> None:
     """A CUDA build on a machine without its libraries raises OSError at import: an answer, not a traceback."""
     (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file')")

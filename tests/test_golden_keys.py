@@ -16,7 +16,7 @@ from wanflow import keys
 from wanflow.inputs import Inputs
 from wanflow.job import Job
 from wanflow.manifest import read_variants
-from wanflow.model import EngineSpec, Mode, Sampling, Variant
+from wanflow.model import EngineSpec, LastImage, Mode, Sampling, Variant
 
 GOLDEN = Path(__file__).with_name("golden_keys.json")
 
@@ -47,6 +47,7 @@ ENGINE = EngineSpec(
     num_frames=81,
     sampling=Sampling(40, 4.0, 3.0, 12.0, "unipc", 0.875),
     hints=(("max_positions", 1024), ("refine_scale", 2.0), ("refine_strength", 0.3), ("refine_steps", 12)),
+    last_image=LastImage.MAY,
 )
 ROW = {"variant_id": "ann", "prompt": "waves", "image": "", "headline": "Hello Ann", "logo": "dot.png"}
 LAYERS = [
@@ -61,6 +62,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "prompt in another script": ({}, {"prompt": "Wellen über Zürich, 波"}),
     "negative prompt": ({"clip": {"negative_prompt": "text"}}, {}),
     "from an image": ({}, {"image": "dot.png"}),
+    "from an image to an image": ({"clip": {"last_image": "dot.png"}}, {"image": "dot.png"}),
     "seed": ({"clip": {"seed": 7}}, {}),
     "aspect": ({"clip": {"aspect": "9x16"}, "outputs": [{"name": "story", "preset": "instagram-story"}]}, {}),
     "size": ({"clip": {"size": "640x384"}}, {}),

@@ -54,6 +54,7 @@ VARIANT = Variant("ann", 1, (Scene((("9x16", CLIP),), (LOGO, HEADLINE)),), ((OUT
         {"negative_prompt": "text"},
         {"image": Source("s3://bucket/a.png", "f" * 64)},
         {"image": None},
+        {"last_image": Source("s3://bucket/b.png", "d" * 64)},
         {"seed": 1},
         {"width": 176},
         {"height": 112},
@@ -187,7 +188,7 @@ def test_a_trunk_is_shared_by_what_differs_behind_it_only() -> None:
     others = [
         {"mode": Mode.T2V}, {"weights": "x" * 64}, {"negative_prompt": "text"}, {"image": None}, {"seed": 1},
         {"width": 176}, {"height": 112}, {"num_frames": 21}, {"sampling": replace(CLIP.sampling, steps=13)},
-        {"branch": Branch("sea", 6)}, {"branch": Branch("waves", 7)},
+        {"branch": Branch("sea", 6)}, {"branch": Branch("waves", 7)}, {"last_image": LOGO.image},
     ]  # fmt: skip
     assert len({first.key, *(trunk(**other) for other in others)}) == len(others) + 1
 

@@ -227,9 +227,12 @@ def _checkpoints(job: Job | None) -> dict[str, str]:
 
 def _checkpoint(name: str, url: str) -> Check:
     from wanflow.engines import read_spec
+    from wanflow.model import LastImage
 
     spec = read_spec(url)
     modes = "+".join(sorted(spec.modes))
+    if spec.last_image is not LastImage.NEVER:
+        modes += f", {spec.last_image} have a last_image"
     sizes = ", ".join(f"{width}x{height}" for width, height in spec.sizes)
     found = f"{spec.name} ({modes}), {sizes}, {spec.num_frames} frames at {spec.fps:g} fps, weights {spec.weights[:12]}"
     return Check(name, "ok", found)

@@ -141,6 +141,7 @@ def _denoised(clip: Clip, prompt: str) -> tuple[object, ...]:
         clip.num_frames,
         clip.sampling,
         *([("loras", clip.loras)] if clip.loras else ()),
+        *([("last_image", clip.last_image)] if clip.last_image else ()),
     )
 
 

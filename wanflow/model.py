@@ -25,6 +25,14 @@ class Mode(StrEnum):
     I2V = "i2v"
 
 
+class LastImage(StrEnum):
+    """Whether a checkpoint takes an image for the last frame, beside that for the first."""
+
+    NEVER = "never"
+    MAY = "may"
+    MUST = "must"
+
+
 class Cause(StrEnum):
     """Why an attempt did not end well; the scheduler has one rule a cause."""
 
@@ -88,6 +96,8 @@ class EngineSpec:
     sampling: Sampling
     #: default ``refine`` parameters and other hints, name to value
     hints: tuple[tuple[str, Scalar], ...] = ()
+    #: whether a clip that starts from an image is given its last frame too
+    last_image: LastImage = LastImage.NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +185,13 @@ class Clip:
     branch: Branch | None = None
     #: low-rank weights, in the order in which they were asked for
     loras: tuple[Lora, ...] = ()
+    #: of the last frame, beside that of the first
+    last_image: Source | None = None
+
+    @property
+    def images(self) -> tuple[Source, ...]:
+        """The image of the first frame and that of the last, as far as they are given."""
+        return tuple(image for image in (self.image, self.last_image) if image is not None)
 
     @property
     def seconds(self) -> float:

@@ -72,11 +72,13 @@ def _upload(workspace: Store, source: Source, allowed: Allowed | None) -> None:
 
 
 def _clip(clip: Clip, moved: Callable[[Source], Source]) -> Clip:
-    if clip.image is None and not clip.loras:
+    if not clip.images and not clip.loras:
         return clip
-    image = moved(clip.image) if clip.image else None
     return replace(
-        clip, image=image, loras=tuple(replace(each, source=moved(each.source)) for each in clip.loras)
+        clip,
+        image=moved(clip.image) if clip.image else None,
+        last_image=moved(clip.last_image) if clip.last_image else None,
+        loras=tuple(replace(each, source=moved(each.source)) for each in clip.loras),
     )
 
 

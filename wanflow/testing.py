@@ -60,20 +60,37 @@ class FakeEngine:
     def set_loras(self, loras: Sequence[tuple[Lora, Path]]) -> None:
         self.loras = tuple(lora for lora, _ in loras)
 
-    def generate(self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None) -> Latents:
+    def generate(
+        self,
+        clip: Clip,
+        image: bytes | None,
+        on_step: OnStep,
+        keep: Keep | None = None,
+        last_image: bytes | None = None,
+    ) -> Latents:
         for part, cause in self.failures.items():
             if part in clip.prompt:
                 raise RenderError(f"failed on purpose: {part!r} is in the prompt", cause)
         trunk = ""
         if clip.branch is not None:
-            keep = FromBranch((keep and keep.start) or self.trunk(clip, image, on_step), keep)
+            keep = FromBranch(
+                (keep and keep.start) or self.trunk(clip, image, on_step, None, last_image), keep
+            )
             trunk = f" {clip.branch}"
         self._take_steps(clip, "denoise", clip.sampling.steps, on_step, keep)
         self.rendered.append(clip.prompt)
-        colour = hashlib.sha256(f"{clip.prompt} {clip.seed} {len(image or b'')}{trunk}".encode()).digest()[:3]
+        images = f"{len(image or b'')}{f' {len(last_image)}' if last_image else ''}"
+        colour = hashlib.sha256(f"{clip.prompt} {clip.seed} {images}{trunk}".encode()).digest()[:3]
         return _fake_latents(tuple(colour), clip.num_frames, clip.height // 8, clip.width // 8)
 
-    def trunk(self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None) -> Unfinished:
+    def trunk(
+        self,
+        clip: Clip,
+        image: bytes | None,
+        on_step: OnStep,
+        keep: Keep | None = None,
+        last_image: bytes | None = None,
+    ) -> Unfinished:
         assert clip.branch is not None
         self._take_steps(clip, "trunk", clip.branch.steps, on_step, keep)
         self.trunks.append(clip.branch.prompt)
@@ -94,6 +111,7 @@ class FakeEngine:
         on_step: OnStep,
         stage: str,
         keep: Keep | None = None,
+        last_image: bytes | None = None,
     ) -> Latents:
         if latents is None:
             assert keep is not None

@@ -89,6 +89,7 @@ def _refined(
         ("ti2v_5b", Mode.I2V),
         ("a14b_t2v", Mode.T2V),
         ("a14b_i2v", Mode.I2V),
+        ("wan21_i2v", Mode.I2V),
     ],
 )
 def test_a_chain_of_steps_makes_the_size_that_was_planned(
@@ -150,7 +151,7 @@ def test_the_first_frame_is_the_image_at_the_larger_size(
     assert isinstance(wan, WanEngine)
     clip = make_clip(wan, Mode.I2V)
     refined = _refined(wan, clip, image, wan.generate(clip, image, silent))
-    assert torch.equal(refined[:, :, :1], wan._condition(clip, image, 96, 64).first)
+    assert torch.equal(refined[:, :, :1], wan._condition(clip, (image, None), 96, 64).first)
 
 
 def test_each_stage_draws_noise_of_its_own_and_always_the_same(engine: Callable[[str], Engine]) -> None:  # noqa: F811

@@ -49,14 +49,28 @@ def engine(checkpoint: Callable[[str], Path]) -> Callable[[str], Engine]:
 def image() -> bytes:
     """A PNG of 48x40: smooth colours, so that cropping and scaling are well defined."""
     y, x = np.mgrid[0:40, 0:48] / 47.0
-    array = np.stack([x, y, 0.5 + 0.5 * np.sin(6 * x * y)], axis=-1)
+    return _png(np.stack([x, y, 0.5 + 0.5 * np.sin(6 * x * y)], axis=-1))
+
+
+@pytest.fixture(scope="session")
+def last_image() -> bytes:
+    """Another one, of 40x48."""
+    y, x = np.mgrid[0:48, 0:40] / 47.0
+    return _png(np.stack([1 - x, 0.5 + 0.5 * np.cos(5 * y), x * y], axis=-1))
+
+
+def _png(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray((array * 255).astype(np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def make_clip(
-    engine: Engine, mode: Mode, sampling: Sampling | None = None, size: tuple[int, int] = (48, 32)
+    engine: Engine,
+    mode: Mode,
+    sampling: Sampling | None = None,
+    size: tuple[int, int] = (48, 32),
+    has_last: bool = False,
 ) -> Clip:
     """A five-frame clip of ``engine``'s own weights."""
     return Clip(
@@ -71,6 +85,7 @@ def make_clip(
         num_frames=5,
         fps=engine.spec.fps,
         sampling=sampling or engine.spec.sampling,
+        last_image=Source("last.png", "1" * 64) if has_last else None,
     )
 
 

@@ -18,6 +18,7 @@ LAYOUTS = [
     ("wan21_t2v", Mode.T2V),
     ("a14b_t2v", Mode.T2V),
     ("a14b_i2v", Mode.I2V),
+    ("wan21_i2v", Mode.I2V),
     ("ti2v_5b", Mode.I2V),
     ("pocket", Mode.T2V),
     ("pocket", Mode.I2V),

@@ -44,6 +44,50 @@ def test_a_missing_file_is_named_before_any_gpu_is_asked_for(path: str, copy: Pa
         read_spec(str(copy))
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "image_encoder/config.json",
+        "image_encoder/model.safetensors",
+        "image_processor/preprocessor_config.json",
+    ],
+)
+def test_a_model_that_looks_at_image_features_needs_their_encoder(
+    path: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Wan 2.1 I2V without CLIP would be found out in the replica, after 30 GB of weights were read."""
+    copy = shutil.copytree(checkpoint("wan21_i2v"), tmp_path / "copy")
+    (copy / path).unlink()
+    with pytest.raises(EngineError, match=path.replace(".", r"\.")):
+        read_spec(str(copy))
+    index = copy / "model_index.json"
+    name = path.partition("/")[0]
+    index.write_text(index.read_text().replace(f'"{name}"', '"something_else"'))
+    with pytest.raises(EngineError, match=f"lists no {name}"):
+        read_spec(str(copy))
+
+
+def test_an_image_encoder_is_part_of_the_identity_where_it_is_used(
+    checkpoint: Callable[[str], Path], copy: Path, tmp_path: Path
+) -> None:
+    """Other features are other pixels; a folder that no expert looks at decides nothing."""
+    looking = shutil.copytree(checkpoint("wan21_i2v"), tmp_path / "looking")
+    original = read_spec(str(looking)).weights
+    for path in ("image_encoder/model.safetensors", "image_processor/preprocessor_config.json"):
+        data = bytearray((looking / path).read_bytes())
+        data[-1] ^= 1
+        (looking / path).write_bytes(bytes(data))
+        changed = read_spec(str(looking)).weights
+        assert changed != original
+        original = changed
+    index = copy / "model_index.json"
+    listed = '{"image_encoder": ["transformers", "CLIPVisionModel"],'
+    index.write_text(index.read_text().replace("{", listed, 1))
+    before = read_spec(str(copy)).weights
+    shutil.copytree(looking / "image_encoder", copy / "image_encoder")
+    assert read_spec(str(copy)).weights == before
+
+
 def test_a_weight_file_that_is_cut_short_is_named(copy: Path) -> None:
     """A full disk leaves files that look right by name."""
     path = copy / "vae" / "diffusion_pytorch_model.safetensors"

@@ -38,7 +38,7 @@ def _pipeline(directory: Path, clip: Clip) -> WanPipeline | WanImageToVideoPipel
 
 
 def _reference(
-    directory: Path, clip: Clip, engine: Engine, image: bytes | None
+    directory: Path, clip: Clip, image: bytes | None, last_image: bytes | None = None
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Latents and frames (frames, height, width, 3) in 0..1 as the pipeline makes them."""
     pipeline = _pipeline(directory, clip)
@@ -64,6 +64,8 @@ def _reference(
         options["guidance_scale_2"] = clip.sampling.guidance_low
     if image is not None:
         options["image"] = open_cover(image, clip.width, clip.height)
+    if last_image is not None:
+        options["last_image"] = open_cover(last_image, clip.width, clip.height)
     latents = pipeline(**options, output_type="latent").frames
     frames = pipeline(**options, output_type="np").frames[0]
     return latents, frames
@@ -72,6 +74,7 @@ def _reference(
 CASES = [
     pytest.param("a14b_t2v", Mode.T2V, {}, id="two experts with boundary"),
     pytest.param("a14b_i2v", Mode.I2V, {}, id="36-channel i2v"),
+    pytest.param("wan21_i2v", Mode.I2V, {}, id="image features"),
     pytest.param("ti2v_5b", Mode.T2V, {}, id="expand_timesteps t2v"),
     pytest.param("ti2v_5b", Mode.I2V, {}, id="expand_timesteps i2v"),
     pytest.param("pocket", Mode.T2V, {}, id="expand_timesteps and two experts t2v"),
@@ -106,11 +109,33 @@ def test_engine_makes_what_the_pipeline_makes(
     size = (64, 32) if wan.spec.grid == 32 else (48, 32)
     clip = make_clip(wan, mode, sampling, size)
     source = image if mode is Mode.I2V else None
-    latents = wan.generate(clip, source, silent)
+    _assert_equal(wan, wan.generate(clip, source, silent), *_reference(checkpoint(layout), clip, source))
+
+
+@pytest.mark.parametrize("num_frames", [5, 9])
+@pytest.mark.parametrize("scheduler", ["unipc", "euler"])
+@pytest.mark.parametrize("layout", ["a14b_i2v", "wan21_flf2v"])
+def test_from_a_first_to_a_last_frame_as_the_pipeline_goes(
+    layout: str,
+    scheduler: str,
+    num_frames: int,
+    checkpoint: Callable[[str], Path],
+    engine: Callable[[str], Engine],
+    image: bytes,
+    last_image: bytes,
+) -> None:
+    """A loop, or a cut to the next scene: the last frame is as exact as the first. With one expert and CLIP, or two."""
+    wan = engine(layout)
+    sampling = replace(wan.spec.sampling, steps=4, scheduler=scheduler, flow_shift=5.0)
+    clip = replace(make_clip(wan, Mode.I2V, sampling, has_last=True), num_frames=num_frames)
+    latents = wan.generate(clip, image, silent, None, last_image)
+    _assert_equal(wan, latents, *_reference(checkpoint(layout), clip, image, last_image))
+
+
+def _assert_equal(
+    wan: Engine, latents: torch.Tensor, expected_latents: torch.Tensor, expected_frames: np.ndarray
+) -> None:
     frames = np.concatenate([pixels[0].permute(1, 2, 3, 0).numpy() for pixels in wan.decode_pixels(latents)])
-
-    expected_latents, expected_frames = _reference(checkpoint(layout), clip, wan, source)
-
     assert (latents - expected_latents).abs().max() < _TOLERANCE
     assert np.abs((frames / 2 + 0.5).clip(0, 1) - expected_frames).max() < _TOLERANCE
     assert expected_latents.std() > 0.1

@@ -15,8 +15,10 @@ from tests.checkpoints import make
 from tests.engines.conftest import make_clip, silent
 from wanflow.engines import Engine, load_engine, read_spec
 from wanflow.engines.lora import load_additions
+from wanflow.engines.lora_names import check_fit, read_layers
+from wanflow.engines.profiles import dimensions_of
 from wanflow.engines.wan import WanEngine
-from wanflow.errors import RenderError
+from wanflow.errors import InputError, RenderError
 from wanflow.model import Cause, Clip, Lora, Mode, Source
 
 RANK = 4
@@ -34,6 +36,13 @@ OUTSIDE = [
     ("condition_embedder.text_embedder.linear_1", "text_embedding.0", 24, 32),
     ("condition_embedder.time_embedder.linear_2", "time_embedding.2", 24, 24),
 ]
+#: in those that look at image features
+IMAGE = [
+    ("blocks.0.attn2.add_k_proj", "blocks.0.cross_attn.k_img", 24, 24),
+    ("blocks.1.attn2.add_v_proj", "blocks.1.cross_attn.v_img", 24, 24),
+    ("condition_embedder.image_embedder.ff.net.0.proj", "img_emb.proj.1", 16, 16),
+    ("condition_embedder.image_embedder.ff.net.2", "img_emb.proj.3", 24, 16),
+]
 Weights = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -50,7 +59,7 @@ def weights(seed: int = 0, layers: list[tuple[str, str, int, int]] | None = None
 
 
 def _own(name: str) -> str:
-    return {ours: theirs for ours, theirs, _, _ in (*LAYERS, *OUTSIDE)}[name]
+    return {ours: theirs for ours, theirs, _, _ in (*LAYERS, *OUTSIDE, *IMAGE)}[name]
 
 
 def _diffusers(given: Weights, prefix: str = "transformer.", default: str = "") -> dict[str, torch.Tensor]:
@@ -111,7 +120,7 @@ def with_loras(wan: Engine, clip: Clip, *loras: tuple[Source, Path, float, str])
 
 def _clip(wan: Engine) -> Clip:
     sampling = replace(wan.spec.sampling, steps=4, flow_shift=5.0, guidance=4.0, guidance_low=3.0)
-    return make_clip(wan, Mode.T2V, sampling)
+    return make_clip(wan, Mode.T2V if Mode.T2V in wan.spec.modes else Mode.I2V, sampling)
 
 
 def _merged(directory: Path, given: Weights, scale: float, experts: str) -> WanEngine:
@@ -141,24 +150,33 @@ def test_every_format_gives_the_same_numbers(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("expert", ["both", "high", "low"])
-@pytest.mark.parametrize("layers", [LAYERS, OUTSIDE], ids=["blocks", "embedders"])
+@pytest.mark.parametrize(
+    ("layout", "layers"),
+    [("a14b_t2v", LAYERS), ("a14b_t2v", OUTSIDE), ("wan21_i2v", IMAGE)],
+    ids=["blocks", "embedders", "image"],
+)
 def test_it_equals_weights_merged_by_hand(
     expert: str,
+    layout: str,
     layers: list[tuple[str, str, int, int]],
     engine: Callable[[str], Engine],
     checkpoint: Callable[[str], Path],
+    image: bytes,
     tmp_path: Path,
 ) -> None:
     """What a studio sees after merging is what wanflow renders without."""
-    wan, given = engine("a14b_t2v"), weights(1, layers)
+    wan, given = engine(layout), weights(1, layers)
+    if expert == "low" and len(wan._experts) == 1:
+        pytest.skip("there is one expert only")
     source, path = write(tmp_path / "lora.safetensors", _comfy(given))
-    plain = wan.generate(_clip(wan), None, silent)
+    first_frame = image if _clip(wan).mode is Mode.I2V else None
+    plain = wan.generate(_clip(wan), first_frame, silent)
     try:
-        beside = wan.generate(with_loras(wan, _clip(wan), (source, path, 0.8, expert)), None, silent)
+        beside = wan.generate(with_loras(wan, _clip(wan), (source, path, 0.8, expert)), first_frame, silent)
     finally:
         wan.set_loras([])
-    merged = _merged(checkpoint("a14b_t2v"), given, 0.8, expert)
-    expected = merged.generate(_clip(merged), None, silent)
+    merged = _merged(checkpoint(layout), given, 0.8, expert)
+    expected = merged.generate(_clip(merged), first_frame, silent)
     assert (beside - plain).abs().max() > 1e-2
     assert (beside - expected).abs().max() < 1e-4
 
@@ -190,9 +208,12 @@ def test_biases_and_scales_of_the_whole_file_count(tmp_path: Path) -> None:
     """lightx2v's files add to biases; diffusers writes alpha once for all layers."""
     bias = torch.arange(24.0)
     tensors = {"diffusion_model.blocks.0.self_attn.q.diff_b": bias}
-    _, path = write(
-        tmp_path / "bias.safetensors", tensors | {"diffusion_model.blocks.0.norm3.diff": bias.clone()}
-    )
+    norms = {
+        f"diffusion_model.{norm}.{part}": bias.clone()
+        for norm in ("blocks.0.norm3", "blocks.0.cross_attn.norm_k_img", "img_emb.proj.0", "img_emb.proj.4")
+        for part in ("diff", "diff_b")
+    }
+    _, path = write(tmp_path / "bias.safetensors", tensors | norms)
     [(name, addition)] = load_additions(path, 0.5).items()
     assert name == "blocks.0.attn1.to_q"
     assert torch.equal(addition.bias, 0.5 * bias)
@@ -251,6 +272,21 @@ def test_another_models_lora_is_bad_input_and_leaves_nothing(
         wan.set_loras([(Lora(source), path)])
     assert raised.value.cause is Cause.BAD_INPUT
     assert torch.equal(wan.generate(_clip(wan), None, silent), plain)
+
+
+def test_image_projections_fit_checkpoints_that_have_them(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Most styles for Wan 2.1 I2V have them; on Wan 2.2 that is found while planning, not in a replica."""
+    given = weights(1, [IMAGE[0], LAYERS[0]])
+    _, path = write(tmp_path / "lora.safetensors", _comfy(given))
+    layers, _ = read_layers(path.read_bytes(), path.stat().st_size)
+    looking, other = (dimensions_of(read_spec(str(checkpoint(name)))) for name in ("wan21_i2v", "a14b_i2v"))
+    assert looking is not None
+    assert other is not None
+    check_fit(layers, looking)
+    with pytest.raises(InputError, match="add_k_proj, which this checkpoint has not"):
+        check_fit(layers, other)
 
 
 @pytest.mark.parametrize("layout", ["pocket", "ti2v_5b", "wan21_t2v"])

@@ -95,30 +95,40 @@ def test_after_a_failure_everything_is_brought_anew() -> None:
     assert world.used(world.low) == {"low"}
 
 
+LAYOUTS = [("a14b_t2v", Mode.T2V), ("pocket", Mode.T2V), ("wan21_i2v", Mode.I2V)]
+
+
 @pytest.mark.parametrize("thrift", [1, 2, 3])
-def test_a_rung_changes_no_number(thrift: int, engine: Callable[[str], Engine]) -> None:
+@pytest.mark.parametrize(("layout", "mode"), LAYOUTS)
+def test_a_rung_changes_no_number(
+    layout: str, mode: Mode, thrift: int, engine: Callable[[str], Engine], image: bytes
+) -> None:
     """The ladder is an execution choice: it is in no key, so it must not be in any pixel."""
-    wan = engine("a14b_t2v")
-    clip = make_clip(wan, Mode.T2V, replace(wan.spec.sampling, steps=3))
-    whole = wan.generate(clip, None, silent)
+    wan = engine(layout)
+    clip = make_clip(wan, mode, replace(wan.spec.sampling, steps=3))
+    source = image if mode is Mode.I2V else None
+    whole = wan.generate(clip, source, silent)
     wan.set_thrift(thrift)
     try:
-        assert torch.equal(wan.generate(clip, None, silent), whole)
+        assert torch.equal(wan.generate(clip, source, silent), whole)
     finally:
         wan.set_thrift(0)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("layout", ["a14b_t2v", "pocket"])
-def test_a_rung_changes_no_number_on_a_gpu(layout: str, checkpoint: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize(("layout", "mode"), LAYOUTS)
+def test_a_rung_changes_no_number_on_a_gpu(
+    layout: str, mode: Mode, checkpoint: Callable[[str], Path], image: bytes
+) -> None:
     """Here weights truly move, through every rung and back up."""
     wan = load_engine(read_spec(str(checkpoint(layout))), device="cuda")
-    clip = make_clip(wan, Mode.T2V, replace(wan.spec.sampling, steps=3))
-    whole = wan.generate(clip, None, silent)
+    clip = make_clip(wan, mode, replace(wan.spec.sampling, steps=3))
+    source = image if mode is Mode.I2V else None
+    whole = wan.generate(clip, source, silent)
     pixels = torch.cat(list(wan.decode_pixels(whole)), dim=2)
     for thrift in (1, 2, 3, 0):
         wan.set_thrift(thrift)
-        assert torch.equal(wan.generate(clip, None, silent), whole)
+        assert torch.equal(wan.generate(clip, source, silent), whole)
         assert torch.equal(torch.cat(list(wan.decode_pixels(whole)), dim=2), pixels)
 
 

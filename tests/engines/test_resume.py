@@ -72,6 +72,7 @@ def _sampling(engine: Engine, scheduler: str) -> Sampling:
         ("wan21_t2v", Mode.T2V),
         ("a14b_t2v", Mode.T2V),
         ("a14b_i2v", Mode.I2V),
+        ("wan21_i2v", Mode.I2V),
         ("pocket", Mode.I2V),
     ],
 )

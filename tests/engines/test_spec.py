@@ -16,7 +16,7 @@ import pytest
 from wanflow.engines import families
 from wanflow.engines.spec import check_frames, check_size, frames_for, read_spec, size_for
 from wanflow.errors import EngineError
-from wanflow.model import EngineSpec, Mode
+from wanflow.model import EngineSpec, LastImage, Mode
 
 # the parts of the published checkpoints' configurations that tell them apart
 _14B = {
@@ -41,6 +41,13 @@ _1_3B = {
     "out_channels": 16,
 }
 
+#: those whose clips may, or must, have a last frame given
+_LAST = {"wan2.2-i2v-a14b": LastImage.MAY, "wan2.1-flf2v-14b-720p": LastImage.MUST}
+_I2V = _14B | {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}
+#: what converted checkpoints say in their scheduler; that of I2V-720P is its own
+_SHIFT = {"flow_shift": 3.0}
+_SHIFTS = {"wan2.1-i2v-14b-720p": {"flow_shift": 5.0}}
+
 PUBLISHED = [
     ("wan2.2-t2v-a14b", {"boundary_ratio": 0.875}, _14B, (16, 81, 40, 12.0, 4.0, 3.0), "t2v"),
     (
@@ -53,6 +60,15 @@ PUBLISHED = [
     ("wan2.2-ti2v-5b", {"expand_timesteps": True}, _5B, (24, 121, 50, 5.0, 5.0, None), "t2v i2v"),
     ("wan2.1-t2v-14b", {}, _14B, (16, 81, 50, 5.0, 5.0, None), "t2v"),
     ("wan2.1-t2v-1.3b", {}, _1_3B, (16, 81, 50, 8.0, 6.0, None), "t2v"),
+    ("wan2.1-i2v-14b-480p", {}, _I2V, (16, 81, 40, 3.0, 5.0, None), "i2v"),
+    ("wan2.1-i2v-14b-720p", {}, _I2V, (16, 81, 40, 5.0, 5.0, None), "i2v"),
+    (
+        "wan2.1-flf2v-14b-720p",
+        {},
+        _I2V | {"pos_embed_seq_len": 514},
+        (16, 81, 50, 16.0, 5.0, None),
+        "i2v",
+    ),
 ]
 
 
@@ -61,18 +77,35 @@ def test_published_models_get_their_own_defaults(
     name: str, index: dict[str, Any], transformer: dict[str, Any], numbers: tuple[Any, ...], modes: str
 ) -> None:
     """Converted checkpoints say flow shift 3.0 in their scheduler; rendering with that makes flat, soft clips."""
-    found, can, known = families.recognise(index, transformer)
+    found, can, known = families.recognise(index, transformer, _SHIFTS.get(name, _SHIFT))
     assert (found.name, known) == (name, True)
     assert (
         found.fps, found.num_frames, found.steps, found.flow_shift, found.guidance, found.guidance_low
     ) == numbers  # fmt: skip
     assert can == {Mode(mode) for mode in modes.split()}
+    assert found.last_image is _LAST.get(name, LastImage.NEVER)
 
 
-def test_clip_conditioned_checkpoints_are_refused_in_words() -> None:
-    """Wan 2.1 I2V needs a CLIP encoder: better no render than one that ignores the image."""
-    with pytest.raises(EngineError, match="CLIP"):
-        families.recognise({}, _14B | {"in_channels": 36, "image_dim": 1280})
+@pytest.mark.parametrize(("name", "index", "transformer", "numbers", "modes"), PUBLISHED)
+def test_the_readme_says_what_each_model_was_made_for(
+    name: str, index: dict[str, Any], transformer: dict[str, Any], numbers: tuple[Any, ...], modes: str
+) -> None:
+    """Who chooses a checkpoint by the table gets what it says."""
+    found, _, _ = families.recognise(index, transformer, _SHIFTS.get(name, _SHIFT))
+    starts = modes.replace("t2v", "text").replace("i2v", "image").replace(" ", ", ")
+    sizes = ", ".join(f"{w}x{h}" for w, h in found.sizes if w > h)
+    guidance = ", ".join(f"{g:g}" for g in (found.guidance, found.guidance_low) if g is not None)
+    row = (
+        f"| `{name}` | {starts} | {found.last_image} | {sizes} | {found.num_frames}, {found.fps:g} "
+        f"| {found.steps} | {found.flow_shift:g} | {guidance} |"
+    )
+    assert row in (Path(__file__).parents[2] / "README.md").read_text().splitlines()
+
+
+def test_an_unknown_layout_is_refused_in_words() -> None:
+    """Better no render than one that ignores what the model was made to look at."""
+    with pytest.raises(EngineError, match="neither text-to-video"):
+        families.recognise({}, _14B | {"in_channels": 20, "image_dim": 1280}, _SHIFT)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +115,7 @@ def test_clip_conditioned_checkpoints_are_refused_in_words() -> None:
         ("ti2v_5b", {Mode.T2V, Mode.I2V}, 32, None),
         ("a14b_t2v", {Mode.T2V}, 16, 0.875),
         ("a14b_i2v", {Mode.I2V}, 16, 0.9),
+        ("wan21_i2v", {Mode.I2V}, 16, None),
     ],
 )
 def test_spec_follows_from_the_checkpoints_own_files(
@@ -130,7 +164,7 @@ def test_a_wrong_wanflow_json_is_an_error_that_names_it(
 def _model(name: str) -> EngineSpec:
     """A published model's spec without its weights."""
     index, transformer = next((i, t) for n, i, t, _, _ in PUBLISHED if n == name)
-    found, modes, _ = families.recognise(index, transformer)
+    found, modes, _ = families.recognise(index, transformer, _SHIFTS.get(name, _SHIFT))
     from wanflow.model import Sampling
 
     return EngineSpec(
@@ -148,6 +182,8 @@ def _model(name: str) -> EngineSpec:
         ("wan2.2-t2v-a14b", "9x16", (480, 832)),
         ("wan2.2-t2v-a14b", "1x1", (624, 624)),
         ("wan2.2-t2v-a14b", "4x5", (560, 704)),
+        ("wan2.1-i2v-14b-480p", "16x9", (832, 480)),
+        ("wan2.1-i2v-14b-720p", "16x9", (1280, 720)),
         ("wan2.2-ti2v-5b", "16x9", (1280, 704)),
         ("wan2.2-ti2v-5b", "9x16", (704, 1280)),
         ("wan2.2-ti2v-5b", "4x5", (832, 1056)),

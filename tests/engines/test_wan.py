@@ -92,7 +92,7 @@ def test_padding_rows_are_folded_into_one_exactly(words: int, engine: Callable[[
     expert = wan._experts[0]
     x, time = draw_noise(1, (1, 16, 2, 4, 4)), torch.tensor([900])
     with torch.inference_mode():
-        folded = wan._predict(expert, x, time, rows, "positive")
+        folded = wan._predict(expert, x, time, rows, None, "positive")
         wan._context.forget()
         for block in expert.blocks:
             block.attn2.set_processor(WanAttnProcessor())
@@ -109,36 +109,44 @@ def test_in_bf16_the_padding_is_put_back(checkpoint: Callable[[str], Path]) -> N
     )
     context = Context([expert], torch.bfloat16)
     with torch.inference_mode():
-        context.use(expert, torch.ones(1, 3, 32, dtype=torch.bfloat16), "positive")
+        context.use(expert, torch.ones(1, 3, 32, dtype=torch.bfloat16), None, "positive")
     processor = expert.blocks[0].attn2.processor
     assert processor.bias is None
     assert processor.kept[0].shape[1] == MAX_TOKENS
 
 
-@pytest.mark.parametrize("layout", ["a14b_t2v", "ti2v_5b"])
+@pytest.mark.parametrize(
+    ("layout", "mode"), [("a14b_t2v", Mode.T2V), ("ti2v_5b", Mode.T2V), ("wan21_i2v", Mode.I2V)]
+)
 def test_a_prompts_keys_and_values_are_computed_once_a_clip(
-    layout: str, engine: Callable[[str], Engine]
+    layout: str, mode: Mode, engine: Callable[[str], Engine], image: bytes
 ) -> None:
     """512 rows through forty layers at each of forty steps, for numbers that never change: to the last bit."""
     wan = _wan(engine, layout)
     sampling = replace(wan.spec.sampling, steps=4, flow_shift=5.0, guidance=4.0, guidance_low=3.0)
-    clip = make_clip(wan, Mode.T2V, sampling, (64, 32))
+    clip = make_clip(wan, mode, sampling, (64, 32))
+    source = image if mode is Mode.I2V else None
     calls: list[int] = []
+    of_image: list[int] = []
     keys = [block.attn2.to_k for expert in wan._experts for block in expert.blocks]
     handles = [key.register_forward_hook(lambda *_: calls.append(1)) for key in keys]
+    if wan._images is not None:
+        added = [block.attn2.add_k_proj for block in wan._experts[0].blocks]
+        handles += [key.register_forward_hook(lambda *_: of_image.append(1)) for key in added]
     try:
-        kept = wan.generate(clip, None, silent)
+        kept = wan.generate(clip, source, silent)
         assert len(calls) == len(keys) * 2, "once an expert, layer and guidance branch"
+        assert len(of_image) == (len(keys) if wan._images else 0), "the image's once for both branches"
         calls.clear()
         wan._context.keeps = False
-        computed = wan.generate(clip, None, silent)
+        computed = wan.generate(clip, source, silent)
         assert len(calls) == 2 * 2 * sampling.steps, "at each step, in each branch, in each of two layers"
     finally:
         wan._context.keeps = True
         for handle in handles:
             handle.remove()
     assert torch.equal(kept, computed)
-    other = wan.generate(replace(clip, prompt="something else"), None, silent)
+    other = wan.generate(replace(clip, prompt="something else"), source, silent)
     assert not torch.equal(other, kept), "another clip's prompt is not taken for this one's"
 
 
@@ -273,7 +281,7 @@ def test_the_image_decides_the_first_frame(engine: Callable[[str], Engine], imag
     wan = _wan(engine, "pocket")
     clip = make_clip(wan, Mode.I2V)
     latents = wan.generate(clip, image, silent)
-    assert torch.equal(latents[:, :, :1], wan._condition(clip, image, clip.width, clip.height).first)
+    assert torch.equal(latents[:, :, :1], wan._condition(clip, (image, None), clip.width, clip.height).first)
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n1234"])

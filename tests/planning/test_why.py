@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.checkpoints import make
 from tests.planning.published import pretend_run, stores
 from tests.run.jobs import ROWS, job_dict, make_job, write_rows
 from wanflow import Job, keys, plan
@@ -56,6 +57,21 @@ def test_image_of_the_same_name_with_other_bytes_is_seen(tmp_path: Path, checkpo
     assert list(found) == ["ann"]
     assert found["ann"].startswith("image: shot.png (")
     assert " -> shot.png (" in found["ann"]
+
+
+def test_another_last_frame_is_told_as_such(tmp_path: Path) -> None:
+    """From none to one, and from one to another."""
+    for name, colour in (("a.png", (9, 9, 9)), ("b.png", (200, 9, 9)), ("c.png", (9, 200, 9))):
+        Image.new("RGB", (64, 64), colour).save(tmp_path / name)
+    row = ROWS[0] | {"image": "a.png", "last_image": ""}
+    job = make_job(tmp_path, str(make("a14b_i2v", tmp_path / "model")), [row])
+    pretend_run(job)
+    write_rows(job.directory, [row | {"last_image": "b.png"}])
+    assert whys(job)["ann"].startswith("image of the last frame: none -> b.png (")
+    pretend_run(job)
+    write_rows(job.directory, [row | {"last_image": "c.png"}])
+    assert whys(job)["ann"].startswith("image of the last frame: b.png (")
+    assert " -> c.png (" in whys(job)["ann"]
 
 
 def changed(job: Job, **changes: Any) -> Job:

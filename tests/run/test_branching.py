@@ -82,10 +82,15 @@ class Fake:
 
         class Told(FakeEngine):
             def generate(
-                self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None
+                self,
+                clip: Clip,
+                image: bytes | None,
+                on_step: OnStep,
+                keep: Keep | None = None,
+                last_image: bytes | None = None,
             ) -> Any:
                 outer.before(clip)
-                return super().generate(clip, image, on_step, keep)
+                return super().generate(clip, image, on_step, keep, last_image)
 
         engine = Told(spec)
         engine.trunks, engine.rendered = self.trunks, self.rendered

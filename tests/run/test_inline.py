@@ -226,7 +226,14 @@ def test_what_the_deadline_leaves_no_time_for_is_left_with_exit_5(
 
 
 class _EndlessEngine(FakeEngine):
-    def generate(self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None) -> Any:
+    def generate(
+        self,
+        clip: Clip,
+        image: bytes | None,
+        on_step: OnStep,
+        keep: Keep | None = None,
+        last_image: bytes | None = None,
+    ) -> Any:
         step = 0
         while True:
             on_step("denoise", step := step + 1, 10**9)
@@ -284,6 +291,17 @@ def test_real_engine_renders_a_clip(tmp_path: Path, checkpoint: str) -> None:
     assert row["seconds_denoise"] > 0
     assert row["seconds_cascade"] > 0
     assert row["seconds_decode"] > 0
+
+
+@pytest.mark.parametrize("layout", ["a14b_i2v", "wan21_flf2v"])
+def test_real_engine_renders_from_a_first_to_a_last_frame(tmp_path: Path, layout: str) -> None:
+    """From the column to the video, with two experts and with CLIP; a row without a first frame is told."""
+    rows = [ROWS[0] | {"image": "logo.png", "last_image": "logo.png"}, ROWS[1] | {"last_image": "logo.png"}]
+    job = make_job(tmp_path, str(make(layout, tmp_path / "model")), rows, cascade=[{"refine": {"steps": 1}}])
+    outcome = run(job, inline=True, skip_bad_rows=True)
+    assert (outcome.counts["published"], outcome.counts["failed"]) == (1, 1)
+    reasons = {row["variant_id"]: row["reason"] for row in results(Store(str(job.workspace))).to_pylist()}
+    assert "last_image: there is no image of the first frame" in reasons["bob"]
 
 
 def test_run_that_waits_for_another_one_can_be_stopped(

@@ -54,12 +54,13 @@ def apply(
     on_step: OnStep,
     stage_name: str,
     keep: Keep | None = None,
+    last_image: bytes | None = None,
 ) -> Latents:
     """Latents after ``step``, which ``check`` has returned. ``on_step`` reports under ``stage_name`` and may
     stop it; ``keep`` takes the steps, and may have some to go on from.
     """
     result: Latents = _method(step.method).apply(
-        dict(step.params), engine, clip, latents, image, on_step, stage_name, keep
+        dict(step.params), engine, clip, latents, image, on_step, stage_name, keep, last_image
     )
     return result
 

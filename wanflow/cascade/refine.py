@@ -8,7 +8,7 @@ the share of noise in the mix (sigma), not of the schedule's steps, so 0.3 means
 shift. It must stay below the boundary, above which the low-noise expert was never trained.
 
 An image-to-video clip is conditioned on its source image at the larger size, so its first frame gains real
-detail.
+detail; its last one too, where its image is given.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def apply(
     on_step: OnStep,
     stage: str,
     keep: Keep | None = None,
+    last_image: bytes | None = None,
 ) -> Latents:
     """Refined latents. The noise follows from the clip's seed and the stage, so chained steps draw different
     noise.
@@ -96,6 +97,7 @@ def apply(
         on_step=on_step,
         stage=stage,
         keep=keep,
+        last_image=last_image,
     )
 
 

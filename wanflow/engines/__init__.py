@@ -73,16 +73,31 @@ class Engine(Protocol):
         Called between clips only. RenderError (bad input) when one does not fit; then there are none.
         """
 
-    def generate(self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None) -> Latents:
+    def generate(
+        self,
+        clip: Clip,
+        image: bytes | None,
+        on_step: OnStep,
+        keep: Keep | None = None,
+        last_image: bytes | None = None,
+    ) -> Latents:
         """Base latents of ``clip``. Calls ``on_step`` for the stages ``encode`` and ``denoise``, with step 0
         at a start, or the step that it goes on from.
 
-        ``image`` is the source file's bytes for an image-to-video clip. A clip with a branch goes on from
+        ``image`` is the source file's bytes for an image-to-video clip, ``last_image`` those of its last frame's
+        where the clip has one. A clip with a branch goes on from
         ``keep.start``, its trunk or later; without one its trunk is made first. Raises RenderError (its cause
         says whether another try can help), and whatever ``on_step`` and ``keep`` raise.
         """
 
-    def trunk(self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None) -> Unfinished:
+    def trunk(
+        self,
+        clip: Clip,
+        image: bytes | None,
+        on_step: OnStep,
+        keep: Keep | None = None,
+        last_image: bytes | None = None,
+    ) -> Unfinished:
         """The first steps of a clip with a branch, denoised with the branch's prompt: where ``generate`` goes
         on from. Calls ``on_step`` for the stages ``encode`` and ``trunk``; raises as ``generate`` does.
         """
@@ -102,6 +117,7 @@ class Engine(Protocol):
         on_step: OnStep,
         stage: str,
         keep: Keep | None = None,
+        last_image: bytes | None = None,
     ) -> Latents:
         """Re-noise ``latents`` (of any size on the grid) to ``strength`` and denoise them with the low-noise
         expert. They are not needed, and may be None, where ``keep.start`` has steps to go on from.

@@ -40,8 +40,13 @@ _CLASSES = {
     "transformer_2": "WanTransformer3DModel",
     "vae": "AutoencoderKLWan",
     "text_encoder": "UMT5EncoderModel",
+    "image_encoder": "CLIPVisionModel",
 }
-_WEIGHTS = {"text_encoder": "model"}
+#: components without weights -> their file
+_SETTINGS = {"scheduler": "scheduler_config.json", "image_processor": "preprocessor_config.json"}
+#: needed by transformers that look at image features (Wan 2.1 I2V), and by no others, which may list them all the same
+_IMAGE = ("image_encoder", "image_processor")
+_WEIGHTS = {"text_encoder": "model", "image_encoder": "model"}
 
 
 class Files(Protocol):
@@ -117,9 +122,15 @@ def components(files: Files, index: Mapping[str, Any]) -> tuple[str, ...]:
     kind.
     """
     present = tuple(
-        name for name in (*_CLASSES, "tokenizer", "scheduler") if (index.get(name) or [None, None])[1]
+        name for name in (*_CLASSES, "tokenizer", *_SETTINGS) if (index.get(name) or [None, None])[1]
     )
-    for name in ("transformer", "vae", "text_encoder", "tokenizer"):
+    required: tuple[str, ...] = ("transformer", "vae", "text_encoder", "tokenizer")
+    if "transformer" in present:
+        if read_json(files, "transformer/config.json").get("image_dim") is not None:
+            required += _IMAGE
+        else:
+            present = tuple(name for name in present if name not in _IMAGE)
+    for name in required:
         if name not in present:
             raise EngineError(
                 f"checkpoint {files.url}: model_index.json lists no {name}; the wan engine needs one"
@@ -141,8 +152,8 @@ def needed_files(files: Files, index: Mapping[str, Any]) -> tuple[str, ...]:
     sizes = files.sizes()
     needed = {"model_index.json"}
     for name in components(files, index):
-        if name == "scheduler":
-            needed.add("scheduler/scheduler_config.json")
+        if name in _SETTINGS:
+            needed.add(f"{name}/{_SETTINGS[name]}")
         elif name == "tokenizer":
             needed.update(path for path in sizes if path.startswith("tokenizer/"))
             needed.add("tokenizer/tokenizer_config.json")

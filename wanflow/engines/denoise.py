@@ -30,14 +30,16 @@ _TRAIN_TIMESTEPS = 1000
 
 @dataclass(frozen=True)
 class Condition:
-    """What image-to-video adds to the experts' input; both None: text-to-video.
+    """What image-to-video adds to the experts' input; all None: text-to-video.
 
     ``channels`` (36-channel layout): mask and image latents, joined to the latents at every step.
     ``first`` (``expand_timesteps``): the clean latents of the first frame, whose tokens are at time 0.
+    ``features`` (Wan 2.1): what CLIP sees, (images, rows, width), which the blocks attend to beside the prompt.
     """
 
     channels: torch.Tensor | None = None
     first: torch.Tensor | None = None
+    features: torch.Tensor | None = None
 
     def model_input(self, latents: torch.Tensor) -> torch.Tensor:
         if self.channels is not None:
@@ -107,8 +109,9 @@ def make_schedule(
     return scheduler
 
 
-#: (expert, its input, timestep, prompt, guidance branch) -> predicted flow; the caller knows how prompts get there
-Predict = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor, str], torch.Tensor]
+#: (expert, its input, timestep, prompt, image features, guidance branch) -> predicted flow; the caller knows how
+#: prompts and features get there
+Predict = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, str], torch.Tensor]
 #: names of the guidance branches
 POSITIVE, NEGATIVE = "positive", "negative"
 
@@ -146,10 +149,10 @@ def denoise(
         guidance = sampling.guidance if high or sampling.guidance_low is None else sampling.guidance_low
         x = condition.model_input(latents).to(expert.dtype)
         time = condition.timestep(t, latents, expert.config.patch_size)
-        flow = predict(expert, x, time, positive, POSITIVE)
+        flow = predict(expert, x, time, positive, condition.features, POSITIVE)
         if guidance > 1.0 and i < num_guided:
             assert negative is not None
-            without = predict(expert, x, time, negative, NEGATIVE)
+            without = predict(expert, x, time, negative, condition.features, NEGATIVE)
             flow = without + guidance * (flow - without)
         # In the order in which a file would hold it: no kernel may see whether a clip was ever interrupted.
         latents = scheduler.step(flow.contiguous(), t, latents, return_dict=False)[0]

@@ -7,8 +7,8 @@ Accepted are safetensors files whose tensors are named as
   ``lora_A`` and ``lora_B``), with ``.alpha`` and ``.diff_b`` (an addition to the layer's bias)
 - kohya's and musubi's trainers: ``lora_unet_blocks_0_self_attn_q.lora_down.weight``
 
-``.diff`` of norms is passed over, as diffusers passes it over; anything else that is not understood is an error: half
-of a style is not that style. Only linear layers have low-rank weights. Knows no files and no stores.
+``.diff`` and ``.diff_b`` of norms are passed over, as diffusers passes them over; anything else that is not understood
+is an error: half of a style is not that style. Only linear layers have low-rank weights. Knows no files and no stores.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ _OUTSIDE = {
     "time_embedding.2": "condition_embedder.time_embedder.linear_2",
     "text_embedding.0": "condition_embedder.text_embedder.linear_1",
     "text_embedding.2": "condition_embedder.text_embedder.linear_2",
+    "img_emb.proj.1": "condition_embedder.image_embedder.ff.net.0.proj",
+    "img_emb.proj.3": "condition_embedder.image_embedder.ff.net.2",
 }
 _UNDERSCORED = {name.replace(".", "_"): name for name in (*_BLOCK, *_OUTSIDE)}
 _PREFIX = re.compile(r"(?:base_model\.model\.|diffusion_model\.|transformer\.)*")
@@ -60,6 +62,8 @@ _PART = re.compile(
     r"(?P<layer>.+?)\.(?:(?P<down>lora_A|lora_down|lora\.down)(?:\.default)?\.weight"
     r"|(?P<up>lora_B|lora_up|lora\.up)(?:\.default)?\.weight|(?P<alpha>alpha)|(?P<bias>diff_b|lora_B\.bias)|(?P<diff>diff))"
 )
+#: the first and the last layer of the image projection are norms too
+_NORM = re.compile(r".*norm.*|img_emb\.proj\.[04]")
 _KOHYA = re.compile(r"lora_unet_(?:blocks_(?P<block>\d+)_)?(?P<rest>\w+)")
 _BLOCK_NAME = re.compile(r"blocks\.(\d+)\.(.+)")
 
@@ -89,6 +93,8 @@ class Dimensions:
     num_blocks: int
     width: int
     ffn_width: int
+    #: whether the blocks look at image features too
+    has_image: bool = False
 
     def of(self, layer: str) -> tuple[int, int] | None:
         """Rows and columns of a block's linear layer; None for layers elsewhere, or none at all."""
@@ -99,7 +105,8 @@ class Dimensions:
             return self.ffn_width, self.width
         if found[2] == "ffn.net.2":
             return self.width, self.ffn_width
-        return (self.width, self.width) if found[2] in _BLOCK.values() and "add_" not in found[2] else None
+        is_here = found[2] in _BLOCK.values() and (self.has_image or "add_" not in found[2])
+        return (self.width, self.width) if is_here else None
 
 
 def read_layers(head: bytes, num_bytes: int) -> tuple[dict[str, Layer], float]:
@@ -116,7 +123,7 @@ def read_layers(head: bytes, num_bytes: int) -> tuple[dict[str, Layer], float]:
         plain = name[len(_PREFIX.match(name)[0]) :]  # type: ignore[index]
         part = _PART.fullmatch(plain)
         layer = _diffusers_name(part["layer"]) if part else None
-        if part is not None and part["diff"] and "norm" in part["layer"]:
+        if part is not None and (part["diff"] or part["bias"]) and _NORM.fullmatch(part["layer"]):
             continue
         if part is None or layer is None or part["diff"]:
             raise InputError(f"its tensor `{name[:120]}` is no low-rank weight of a Wan transformer")

@@ -19,7 +19,8 @@ def dimensions_of(spec: EngineSpec) -> Dimensions | None:
     hints = dict(spec.hints)
     if "width" not in hints:
         return None
-    return Dimensions(*(int(str(hints[name])) for name in ("num_blocks", "width", "ffn_width")))
+    num_blocks, width, ffn_width = (int(str(hints[name])) for name in ("num_blocks", "width", "ffn_width"))
+    return Dimensions(num_blocks, width, ffn_width, has_image=bool(hints.get("image_dim")))
 
 
 def turbo_weights(

@@ -8,7 +8,7 @@ one.
 rung  on the device
 ====  =======================================================================================
 0     everything, always
-1     the experts; the text encoder and the VAE while they work
+1     the experts; the encoders of text and image, and the VAE, while they work
 2     what works: one expert at a time, nothing else beside it
 3     as 2, and of an expert one block at a time (each step copies all of its weights)
 ====  =======================================================================================
@@ -34,7 +34,7 @@ def _move(module: torch.nn.Module, device: torch.device) -> None:
 
 
 class Residence:
-    """Moves ``helpers`` (text encoder, VAE) and ``experts`` out of each other's way; all begin on ``device``."""
+    """Moves ``helpers`` (encoders, VAE) and ``experts`` out of each other's way; all begin on ``device``."""
 
     def __init__(
         self,

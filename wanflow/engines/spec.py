@@ -24,7 +24,7 @@ from typing import Any
 
 from wanflow.engines import checkpoint, families
 from wanflow.errors import EngineError
-from wanflow.model import EngineSpec, Mode, Sampling, Scalar
+from wanflow.model import EngineSpec, LastImage, Mode, Sampling, Scalar
 
 SCHEDULERS = ("unipc", "euler")
 
@@ -60,8 +60,10 @@ def read_spec(url: str, cache_dir: Path | None = None) -> EngineSpec:
     needed = checkpoint.needed_files(files, index)
     transformer = checkpoint.read_json(files, "transformer/config.json")
     vae = checkpoint.read_json(files, "vae/config.json")
+    path = "scheduler/scheduler_config.json"
+    scheduler = checkpoint.read_json(files, path) if path in needed else {}
     try:
-        defaults, modes, known = families.recognise(index, transformer)
+        defaults, modes, known = families.recognise(index, transformer, scheduler)
     except EngineError as error:
         raise EngineError(f"checkpoint {files.url}: {error}") from None
     own = checkpoint.read_json(files, "wanflow.json") if "wanflow.json" in files.sizes() else {}
@@ -94,8 +96,10 @@ def read_spec(url: str, cache_dir: Path | None = None) -> EngineSpec:
             ("num_blocks", int(transformer.get("num_layers", 40))),
             ("width", _width(transformer)),
             ("ffn_width", int(transformer.get("ffn_dim", 13824))),
+            ("image_dim", int(transformer.get("image_dim") or 0)),
             ("distilled", facts.distilled),
         ),
+        last_image=facts.last_image,
     )
 
 
@@ -178,6 +182,18 @@ def check_frames(spec: EngineSpec, num_frames: int) -> None:
         )
 
 
+def check_last_image(spec: EngineSpec, is_given: bool, num_frames: int) -> None:
+    """EngineError when a clip that starts from an image can not, or must, have an image of its last frame."""
+    if is_given and spec.last_image is LastImage.NEVER:
+        raise EngineError(
+            f"{spec.name} cannot be given its last frame; take Wan 2.2 I2V-A14B or Wan 2.1 FLF2V, or leave it empty"
+        )
+    if not is_given and spec.last_image is LastImage.MUST:
+        raise EngineError(f"is empty, and {spec.name} goes from a first frame to a last one: give both")
+    if is_given and num_frames == 1:
+        raise EngineError("a clip of one frame has no last one; make it longer, or leave it empty")
+
+
 def _neighbours(side: float, grid: int) -> tuple[int, int]:
     low = max(grid, int(side // grid) * grid)
     return low, low + grid
@@ -209,6 +225,7 @@ def _facts(own: Mapping[str, Any], base: families.Defaults, where: str) -> famil
             refine_strength=float(refine.get("strength", base.refine_strength)),
             refine_steps=int(refine.get("steps", base.refine_steps)),
             distilled=own.get("distilled", False) is True,
+            last_image=base.last_image,
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise EngineError(f"{where}: a field has the wrong type ({error})") from None

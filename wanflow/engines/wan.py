@@ -1,10 +1,10 @@
 """The engine for Wan 2.1 and 2.2: diffusers' own components around our denoise loop.
 
-Owns the loaded weights of one checkpoint on one device: both experts, the text encoder, the VAE. The
-transformers and the text encoder run in bf16 on a GPU and in float32 on a CPU; the VAE always in float32, as
-its authors publish it. It does what the pipelines cannot: text cached by prompt, noise from the clip's seed
-whatever the device, progress and a way to stop at each step, a low-noise refine, frames that leave the
-decoder as they are made.
+Owns the loaded weights of one checkpoint on one device: both experts, the text encoder, the VAE, and CLIP's image
+encoder where the experts look at its features. The transformers and the text encoder run in bf16 on a GPU and in
+float32 on a CPU; the VAE and the image encoder always in float32, as diffusers' examples load them. It does what the
+pipelines cannot: text cached by prompt, noise from the clip's seed whatever the device, progress and a way to stop at
+each step, a low-noise refine, frames that leave the decoder as they are made.
 
 The two guidance branches are two forwards: in one they would be rounded otherwise, and a clip would depend on how much
 memory there was.
@@ -29,7 +29,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.utils import logging as diffusers_logging
-from transformers import AutoTokenizer, UMT5EncoderModel
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from wanflow.engines.attention import Context
@@ -37,9 +37,11 @@ from wanflow.engines.backends import use_backend
 from wanflow.engines.denoise import Condition, denoise, draw_noise, make_schedule
 from wanflow.engines.devices import default_device
 from wanflow.engines.fp8 import problem_of, quantize
+from wanflow.engines.image_features import ImageEncoder
 from wanflow.engines.lora import LoraSlots
 from wanflow.engines.picture import open_cover, to_pixels
 from wanflow.engines.residence import Residence
+from wanflow.engines.spec import check_last_image
 from wanflow.engines.step_cache import StepCache
 from wanflow.engines.text import TextEncoder
 from wanflow.engines.trunk import BranchReached, FromBranch, ToBranch
@@ -53,6 +55,9 @@ if TYPE_CHECKING:
 
     from wanflow.engines import OnStep
     from wanflow.engines.unfinished import Keep, Unfinished
+
+#: files of the first frame and of the last, as far as they are given
+Images = tuple[bytes | None, bytes | None]
 
 
 def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int | None) -> WanEngine:
@@ -80,6 +85,7 @@ def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int
             if (index.get(name) or [None, None])[1]
         ]
         tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer")
+        images = _load_image_encoder(directory, device) if experts[0].config.image_dim is not None else None
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise EngineError(f"checkpoint {spec.name} ({directory}) cannot be loaded: {error}") from error
     return WanEngine(
@@ -88,9 +94,19 @@ def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int
         text=TextEncoder(tokenizer, text.to(device).eval(), dtype),
         experts=[expert.eval() for expert in experts],
         vae=vae.eval(),
+        images=images,
         expand_timesteps=bool(index.get("expand_timesteps")),
         scheduler_config=json.loads(scheduler.read_text()) if scheduler.is_file() else {},
     )
+
+
+def _load_image_encoder(directory: Path, device: str) -> ImageEncoder:
+    model = CLIPVisionModel.from_pretrained(
+        directory / "image_encoder", dtype=torch.float32, use_safetensors=True
+    )
+    # by name: which processor transformers takes by itself, and so the pixels, depends on whether torchvision is there
+    processor = CLIPImageProcessorPil.from_pretrained(directory / "image_processor")
+    return ImageEncoder(processor, model.to(device).eval())
 
 
 class WanEngine:
@@ -104,12 +120,15 @@ class WanEngine:
         text: TextEncoder,
         experts: list[Any],
         vae: Any,
+        images: ImageEncoder | None,
         expand_timesteps: bool,
         scheduler_config: dict[str, Any],
     ) -> None:
         self.spec, self.device = spec, device
         self._text, self._experts, self._vae, self._video = text, experts, vae, VideoCoder(vae)
-        self._residence = Residence([text.model, vae], experts, device)
+        self._images = images
+        helpers = [text.model, vae, *([images.model] if images else [])]
+        self._residence = Residence(helpers, experts, device)
         self._memory_errors = _MemoryErrors(self._residence.recover)
         self._expand_timesteps, self._scheduler_config = expand_timesteps, scheduler_config
         self._context = Context(experts, experts[0].dtype)
@@ -128,13 +147,25 @@ class WanEngine:
             self._loras.set(loras)
 
     def generate(
-        self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None
+        self,
+        clip: Clip,
+        image: bytes | None,
+        on_step: OnStep,
+        keep: Keep | None = None,
+        last_image: bytes | None = None,
     ) -> torch.Tensor:
         if clip.branch is not None and (keep is None or keep.start is None):
-            keep = FromBranch(self.trunk(clip, image, on_step), keep)
-        return self._denoise(clip, image, "denoise", on_step, keep)
+            keep = FromBranch(self.trunk(clip, image, on_step, None, last_image), keep)
+        return self._denoise(clip, (image, last_image), "denoise", on_step, keep)
 
-    def trunk(self, clip: Clip, image: bytes | None, on_step: OnStep, keep: Keep | None = None) -> Unfinished:
+    def trunk(
+        self,
+        clip: Clip,
+        image: bytes | None,
+        on_step: OnStep,
+        keep: Keep | None = None,
+        last_image: bytes | None = None,
+    ) -> Unfinished:
         assert clip.branch is not None, "the clip has no branch"
         of = clip.branch.steps
         end = ToBranch(of, keep)
@@ -145,7 +176,7 @@ class WanEngine:
         if end.reached is None:
             with suppress(BranchReached):
                 shared = replace(clip, prompt=clip.branch.prompt, branch=None)
-                self._denoise(shared, image, "trunk", on_trunk, end)
+                self._denoise(shared, (image, last_image), "trunk", on_trunk, end)
         assert end.reached is not None
         if not bool(torch.isfinite(end.reached.latents).all()):
             raise RenderError("denoising gave NaN or infinite latents", Cause.BAD_OUTPUT)
@@ -156,14 +187,14 @@ class WanEngine:
         return fits(make_schedule(clip.sampling, self._scheduler_config, torch.device("cpu")), state)
 
     def _denoise(
-        self, clip: Clip, image: bytes | None, stage: str, on_step: OnStep, keep: Keep | None
+        self, clip: Clip, images: Images, stage: str, on_step: OnStep, keep: Keep | None
     ) -> torch.Tensor:
         """Base latents with the clip's own prompt, from noise or from ``keep.start``."""
-        self._check(clip, image)
+        self._check(clip, images)
         with torch.inference_mode(), self._memory_errors:
             on_step("encode", 0, 1)
             prompts = self._prompts(clip)
-            condition = self._condition(clip, image, clip.width, clip.height)
+            condition = self._condition(clip, images, clip.width, clip.height)
             on_step("encode", 1, 1)
             schedule = make_schedule(clip.sampling, self._scheduler_config, torch.device(self.device))
             noise = draw_noise(clip.seed, self._shape(clip)).to(self.device)
@@ -185,8 +216,9 @@ class WanEngine:
         on_step: OnStep,
         stage: str,
         keep: Keep | None = None,
+        last_image: bytes | None = None,
     ) -> torch.Tensor:
-        self._check(clip, image)
+        self._check(clip, (image, last_image))
         with torch.inference_mode(), self._memory_errors:
             sampling, device = clip.sampling, torch.device(self.device)
             schedule = make_schedule(sampling, self._scheduler_config, device, strength, steps)
@@ -200,7 +232,7 @@ class WanEngine:
                 noisy = (1.0 - sigma) * latents.to(device, torch.float32) + sigma * noise
             height, width = (side * self._spatial for side in noisy.shape[3:])
             prompts = self._prompts(clip)
-            condition = self._condition(clip, image, width, height)
+            condition = self._condition(clip, (image, last_image), width, height)
             with self._one_clip(clip):
                 return denoise(
                     self._experts, self._predict, schedule, sampling, noisy, prompts, condition,
@@ -244,17 +276,27 @@ class WanEngine:
             quantize([expert])
         self._is_fp8 = True
 
-    def _check(self, clip: Clip, image: bytes | None) -> None:
+    def _check(self, clip: Clip, images: Images) -> None:
         if clip.weights != self.spec.weights:
             raise RenderError(f"the clip was planned for other weights than those loaded ({self.spec.name})")
         if clip.loras != self._loras.current:
             raise RenderError("the clip was planned with other LoRAs than those loaded")
         if clip.mode not in self.spec.modes:
             raise RenderError(f"{self.spec.name} does not do {clip.mode}", Cause.BAD_INPUT)
+        image, last_image = images
         if (clip.mode is Mode.I2V) != (image is not None):
             raise RenderError(
                 f"a {clip.mode} clip came {'without' if image is None else 'with'} an image", Cause.BAD_INPUT
             )
+        if (clip.last_image is None) != (last_image is None):
+            raise RenderError(
+                f"a clip came {'without its' if last_image is None else 'with a'} last frame", Cause.BAD_INPUT
+            )
+        if image is not None:
+            try:
+                check_last_image(self.spec, last_image is not None, clip.num_frames)
+            except EngineError as error:
+                raise RenderError(f"last_image: {error}", Cause.BAD_INPUT) from None
 
     def _shape(self, clip: Clip) -> tuple[int, ...]:
         frames = (clip.num_frames - 1) // self.spec.frame_stride + 1
@@ -266,32 +308,51 @@ class WanEngine:
             self._residence.use(self._text.model)
         return self._text.encode(clip.prompt), self._text.encode(clip.negative_prompt) if guided else None
 
-    def _condition(self, clip: Clip, image: bytes | None, width: int, height: int) -> Condition:
-        """The image at (width, height) as this checkpoint takes it."""
-        if image is None:
+    def _condition(self, clip: Clip, images: Images, width: int, height: int) -> Condition:
+        """The images at (width, height) as this checkpoint takes them."""
+        pictures = [open_cover(image, width, height) for image in images if image is not None]
+        if not pictures:
             return Condition()
-        pixels = to_pixels(open_cover(image, width, height))
+        features = None
+        if self._images is not None:
+            self._residence.use(self._images.model)
+            features = self._images.encode(pictures).to(self._experts[0].dtype)
+        first, *last = map(to_pixels, pictures)
         self._residence.use(self._vae)
         if self._expand_timesteps:
-            return Condition(first=self._video.encode(iter([pixels])))
+            return Condition(first=self._video.encode(iter([first])))
         stride = self.spec.frame_stride
         blank = torch.zeros(1, 3, stride, height, width)
-        chunks = [pixels] + [blank] * ((clip.num_frames - 1) // stride)
+        chunks = [first] + [blank] * ((clip.num_frames - 1) // stride)
+        if last:
+            chunks[-1] = torch.cat([blank[:, :, 1:], last[0]], dim=2)
         latents = self._video.encode(iter(chunks))
-        # a mask of one channel for each frame that a latent frame stands for: the first frame is given, the
-        # others are not
+        # a mask of one channel for each frame that a latent frame stands for: the first frame is given, and the last
+        # where there is an image of it; the others are not
         mask = torch.zeros(1, stride, *latents.shape[2:], device=latents.device)
         mask[:, :, 0] = 1.0
-        return Condition(channels=torch.cat([mask, latents], dim=1))
+        if last:
+            mask[:, -1, -1] = 1.0
+        return Condition(channels=torch.cat([mask, latents], dim=1), features=features)
 
     def _predict(
-        self, expert: Any, x: torch.Tensor, time: torch.Tensor, prompt: torch.Tensor, branch: str
+        self,
+        expert: Any,
+        x: torch.Tensor,
+        time: torch.Tensor,
+        prompt: torch.Tensor,
+        features: torch.Tensor | None,
+        branch: str,
     ) -> torch.Tensor:
         self._residence.use(expert)
-        text = self._context.use(expert, prompt, branch)
+        text, image = self._context.use(expert, prompt, features, branch)
         with self._step_cache.branch(expert, branch):
             flow: torch.Tensor = expert(
-                hidden_states=x, timestep=time, encoder_hidden_states=text, return_dict=False
+                hidden_states=x,
+                timestep=time,
+                encoder_hidden_states=text,
+                encoder_hidden_states_image=image,
+                return_dict=False,
             )[0]
         return flow
 

@@ -166,6 +166,11 @@ class ClipSection(Section):
         default=None,
         description="Template of the first frame's path or URL; empty: text-to-video. Default: the row's `image`.",
     )
+    last_image: Template | None = Field(
+        default=None,
+        description="Template of the last frame's path or URL, beside the first's; for checkpoints that take one. "
+        "Default: the row's `last_image`, or none.",
+    )
     aspect: Aspects = Field(
         default=("16x9",), description="Ratios such as 16x9, one or a list. A row's `aspect` comes first."
     )

@@ -11,7 +11,7 @@ from functools import cache, partial
 
 from wanflow.cascade import check as check_cascade
 from wanflow.engines import branch_steps
-from wanflow.engines.spec import check_frames, check_size, frames_for, size_for
+from wanflow.engines.spec import check_frames, check_last_image, check_size, frames_for, size_for
 from wanflow.errors import EngineError, InputError, JobError
 from wanflow.inputs import Inputs
 from wanflow.job import Job
@@ -19,13 +19,13 @@ from wanflow.job.fields import check_size_text, parse_seconds, parse_seed
 from wanflow.manifest.loras import LoraMaker
 from wanflow.manifest.prompts import clean_prompt
 from wanflow.manifest.values import is_null
-from wanflow.model import Branch, Clip, EngineSpec, Lora, Mode
+from wanflow.model import Branch, Clip, EngineSpec, Lora, Mode, Source
 from wanflow.templates import Template, compile_template
 
 #: distinct clips that are remembered; a job with more is slower, not wrong
 MAX_REMEMBERED = 100_000
 
-_TEXTS = ("prompt", "negative_prompt", "image")
+_TEXTS = ("prompt", "negative_prompt", "image", "last_image")
 
 
 def _engine_error(attempt: Callable[[Mode], object], mode: Mode) -> str:
@@ -83,8 +83,8 @@ class ClipMaker:
         self._size = cache(self._find_size)
         self._frames = cache(self._find_frames)
         self._known: dict[tuple[object, ...], Clip | list[str]] = {}
-        #: template of the first frame's place, for reading ahead
-        self.image: Template | None = self._templates["image"]
+        #: templates of the frames' places, for reading ahead
+        self.images: tuple[Template, ...] = (self._templates["image"], self._templates["last_image"])
 
     @property
     def constant_aspects(self) -> tuple[str, ...] | None:
@@ -103,15 +103,16 @@ class ClipMaker:
         )
 
     def check_constants(self, aspects: Iterable[str], columns: Collection[str]) -> None:
-        """What the job fixes for every row, tried once: image, LoRAs, sizes of ``aspects``, length. JobError,
+        """What the job fixes for every row, tried once: images, LoRAs, sizes of ``aspects``, length. JobError,
         EngineError.
         """
-        image = self._templates["image"].constant
-        if image is not None and image.strip():
-            try:
-                self._inputs.image(image)
-            except InputError as exc:
-                raise JobError(f"clip.image: {exc}") from None
+        for name in ("image", "last_image"):
+            image = self._templates[name].constant
+            if image is not None and image.strip():
+                try:
+                    self._inputs.image(image)
+                except InputError as exc:
+                    raise JobError(f"clip.{name}: {exc}") from None
         broken: list[JobError] = []
         for mode in self._engines:
             try:
@@ -123,6 +124,10 @@ class ClipMaker:
         tries: list[tuple[str, Callable[[Mode], object]]] = [
             (f"clip: aspect {aspect}", partial(self._size, aspect=aspect)) for aspect in aspects
         ]
+        last_image = self._templates["last_image"].constant
+        if last_image is not None:
+            is_given = bool(last_image.strip())
+            tries.append(("clip.last_image", partial(self._check_last_image, is_given=is_given)))
         length = self._job.clip.seconds
         if "seconds" not in columns and not isinstance(length, str):
             tries.append(("clip: length", partial(self._frames, seconds=length)))
@@ -156,15 +161,17 @@ class ClipMaker:
     def _build(
         self, aspect: str, texts: tuple[str, ...], loras: tuple[str, ...], seed: object, seconds: object
     ) -> Clip | list[str]:
-        prompt, negative, image, *on = texts
+        prompt, negative, image, last_image, *on = texts
         reasons: list[str] = []
-        source = None
         mode = Mode.I2V if image.strip() else Mode.T2V
-        if mode is Mode.I2V:
+        sources: dict[str, Source | None] = {"image": None, "last_image": None}
+        for name, url in (("image", image), ("last_image", last_image)):
             try:
-                source = self._inputs.image(image)
+                sources[name] = self._inputs.image(url) if url.strip() else None
             except InputError as exc:
-                reasons.append(f"image: {exc}")
+                reasons.append(f"{name}: {exc}")
+        if last_image.strip() and mode is Mode.T2V:
+            reasons.append("last_image: there is no image of the first frame; give one, or leave it empty")
         number, length = 0, self._job.clip.seconds
         try:
             number = parse_seed(self._default_seed if is_null(seed) else seed)
@@ -199,6 +206,11 @@ class ClipMaker:
             num_frames = self._frames(mode, explicit if isinstance(explicit, float) else None)
         except EngineError as exc:
             reasons.append(f"length: {exc}")
+        if mode is Mode.I2V:
+            try:
+                self._check_last_image(mode, bool(last_image.strip()), num_frames)
+            except EngineError as exc:
+                reasons.append(f"last_image: {exc}")
         if reasons:
             return reasons
         return Clip(
@@ -206,7 +218,7 @@ class ClipMaker:
             weights=spec.weights,
             prompt=cleaned,
             negative_prompt=clean_prompt(negative),
-            image=source,
+            image=sources["image"],
             seed=number,
             width=width,
             height=height,
@@ -216,6 +228,7 @@ class ClipMaker:
             cascade=self._cascades[spec.weights],
             branch=Branch(base_prompt, self._branch_steps[spec.weights]) if on else None,
             loras=added,
+            last_image=sources["last_image"],
         )
 
     def _sampled(self, spec: EngineSpec) -> EngineSpec:
@@ -229,6 +242,9 @@ class ClipMaker:
         instead = "leave the image empty" if mode is Mode.I2V else "give an image"
         need = f"the row {what}, so it needs a checkpoint for {mode} (there is {given})"
         return f"{need}; set engine.checkpoint.{mode}, or {instead}"
+
+    def _check_last_image(self, mode: Mode, is_given: bool, num_frames: int = 0) -> None:
+        check_last_image(self._engines[mode], is_given, num_frames)
 
     def _find_size(self, mode: Mode, aspect: str) -> tuple[int, int]:
         spec = self._engines[mode]

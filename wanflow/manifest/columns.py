@@ -35,6 +35,11 @@ COLUMNS: dict[str, Known] = {
         {"type": ["string", "null"]},
         "text",
     ),
+    "last_image": Known(
+        "Path or URL of the last frame, beside that of the first; for checkpoints that take one.",
+        {"type": ["string", "null"]},
+        "text",
+    ),
     "negative_prompt": Known("What the clip should not show.", {"type": ["string", "null"]}, "text"),
     "seed": Known(
         "Seed of the noise; empty: the job's clip.seed.",

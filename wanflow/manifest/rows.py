@@ -63,10 +63,12 @@ def read_variants(
 def template_columns(job: Job) -> dict[str, frozenset[str]]:
     """Place (``clip.prompt``) to the names whose values decide a clip there; the manifest need not have them all."""
     found = {
-        f"clip.{name}": {name} for name in ("prompt", "negative_prompt", "image", "seed", "aspect", "seconds")
+        f"clip.{name}": {name}
+        for name in ("prompt", "negative_prompt", "image", "last_image", "seed", "aspect", "seconds")
     }
     given = job.clip_templates()
-    for place in ("clip.prompt", "clip.negative_prompt", "clip.image"):  # a template stands in for the column
+    # a template stands in for the column
+    for place in ("clip.prompt", "clip.negative_prompt", "clip.image", "clip.last_image"):
         if place in given:
             found[place] = set()
     for place, text in given.items():
@@ -207,7 +209,7 @@ class _VariantMaker:
     def _prefetch(self, chunk: list[dict[str, object]]) -> None:
         """Read the chunk's new images at once instead of one after another."""
         urls: set[str] = set()
-        for template in (self._clips.image, *(layer.image for layer in self._layers)):
+        for template in (*self._clips.images, *(layer.image for layer in self._layers)):
             if template is None or template.constant is not None or "aspect" in template.names:
                 continue
             for values in _different(chunk, template.names):

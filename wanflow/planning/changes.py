@@ -59,10 +59,11 @@ def compare_clips(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Ch
                 yield change(Reason.PROMPT, "", old, new, name)
             case "negative_prompt":
                 yield change(Reason.PROMPT, "negative", old, new, name)
-            case "image":
+            case "image" | "last_image":
                 was, now = old.get(name) or {}, new.get(name) or {}
                 if was.get("digest") != now.get("digest"):
-                    yield Change(Reason.IMAGE, "", _source(was), _source(now))
+                    what = "of the last frame" if name == "last_image" else ""
+                    yield Change(Reason.IMAGE, what, _source(was), _source(now))
             case "weights":
                 yield Change(Reason.ENGINE, "weights", str(old.get(name))[:12], str(new.get(name))[:12])
             case "sampling":

@@ -19,7 +19,7 @@ from wanflow import cascade, master, quality
 from wanflow.engines import Engine, OnStep, Unfinished, check_fp8, dump_latents, load_latents
 from wanflow.errors import Cancelled, EngineError, InputError, RenderError, StoreError
 from wanflow.inputs import read_source
-from wanflow.model import Attempt, Cause, Clip, Lora, Record, RenderClip, Scalar, Stage
+from wanflow.model import Attempt, Cause, Clip, Lora, Record, RenderClip, Scalar, Source, Stage
 from wanflow.pool import RunContext
 from wanflow.pool.failures import render_error
 from wanflow.pool.keeping import Keeper, Saved
@@ -83,13 +83,14 @@ class Replica:
         self._timer = _StageTimer()
         #: of the stage under way, where it has steps
         self._keeper: Keeper | None = None
-        #: source images fetched ahead, by digest; the newest two, since a staged clip may go elsewhere
+        #: source images fetched ahead, by digest; those of the newest two clips, since a staged one may go elsewhere
         self._images: dict[str, bytes] = {}
 
     def stage(self, task: RenderClip) -> None:
-        """Fetch the clip's image and LoRAs ahead of its turn. Failures wait for the render to report them."""
+        """Fetch the clip's images and LoRAs ahead of its turn. Failures wait for the render to report them."""
         try:
-            self._image(task.clip)
+            for image in task.clip.images:
+                self._image(image)
             for lora in task.clip.loras:
                 local_lora(lora.source)
         except (StoreError, InputError):
@@ -136,7 +137,8 @@ class Replica:
             raise failure from error
         finally:
             self._keeper = None
-            self._images.pop(task.clip.image.digest if task.clip.image else "", None)
+            for image in task.clip.images:
+                self._images.pop(image.digest, None)
         return Rendered(timer.seconds(), memory_bytes())
 
     def seconds(self) -> Seconds:
@@ -158,7 +160,7 @@ class Replica:
         elif done is not None:
             first = done[0] + 1
             latents = load_latents(self._store.read(file_of(done[1], LATENTS).path))
-        image = self._image(clip)
+        image, last_image = self._image(clip.image), self._image(clip.last_image)
         if clip.loras != self._loras:
             # whatever happens in between, the next clip's are set anew
             self._loras = None
@@ -170,14 +172,16 @@ class Replica:
                 continue
             keeper = self._keeper = self._keep_steps(stage, attempt, watch)
             if stage.name == "trunk":
-                trunk = self._engine.trunk(clip, image, on_step, keeper)
+                trunk = self._engine.trunk(clip, image, on_step, keeper, last_image)
             elif stage.name == "base":
                 if trunk is not None:
                     keeper.begin_at(trunk)
-                latents = self._engine.generate(clip, image, on_step, keeper)
+                latents = self._engine.generate(clip, image, on_step, keeper, last_image)
             else:
                 step = clip.cascade[int(stage.name.partition("-")[2]) - 1]
-                latents = cascade.apply(step, self._engine, clip, latents, image, on_step, stage.name, keeper)
+                latents = cascade.apply(
+                    step, self._engine, clip, latents, image, on_step, stage.name, keeper, last_image
+                )
             # where another attempt was first, what follows descends from what is on record
             with _storing(on_step):
                 if latents is None and trunk is not None:
@@ -261,13 +265,13 @@ class Replica:
                 return number, record
         return None
 
-    def _image(self, clip: Clip) -> bytes | None:
-        if clip.image is None:
+    def _image(self, source: Source | None) -> bytes | None:
+        if source is None:
             return None
-        found = self._images.get(clip.image.digest)
+        found = self._images.get(source.digest)
         if found is None:
-            found = self._images[clip.image.digest] = read_source(clip.image)
-            for digest in list(self._images)[:-2]:
+            found = self._images[source.digest] = read_source(source)
+            for digest in list(self._images)[:-4]:
                 self._images.pop(digest, None)
         return found
 

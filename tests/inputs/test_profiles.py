@@ -163,6 +163,7 @@ def test_a_distilled_checkpoint_says_so_itself(case: Case) -> None:
             {"profile": "fast", "fast": {"cache": 2}},
             "engine.fast.cache: `2` is a number; it must be less than",
         ),
+        ({"compile": True}, "engine: has compile: true, but the profile exact is never compiled"),
         ({"profile": "turbo", "turbo": {}}, "engine.turbo: names no weights; give {high: URL, low: URL}"),
     ],
 )

@@ -133,6 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
         spec = read_spec(chosen.checkpoint)
         engine = load_engine(spec)
         assert isinstance(engine, WanEngine)
+        engine.set_compile(False)  # forwards are counted inside of blocks
         width, height = map(int, chosen.size.split("x")) if chosen.size else spec.sizes[0]
         sampling: Sampling = replace(spec.sampling, steps=chosen.steps or spec.sampling.steps)
         clips = [

@@ -34,12 +34,14 @@ from transformers.utils import logging as transformers_logging
 
 from wanflow.engines.attention import Context
 from wanflow.engines.backends import use_backend
+from wanflow.engines.compiled import CompiledBlocks
 from wanflow.engines.denoise import Condition, denoise, draw_noise, make_schedule
 from wanflow.engines.devices import default_device
 from wanflow.engines.fp8 import problem_of, quantize
 from wanflow.engines.image_features import ImageEncoder
 from wanflow.engines.lora import LoraSlots
 from wanflow.engines.picture import open_cover, to_pixels
+from wanflow.engines.profiles import is_compiled
 from wanflow.engines.residence import Residence
 from wanflow.engines.spec import check_last_image
 from wanflow.engines.step_cache import StepCache
@@ -131,6 +133,10 @@ class WanEngine:
         self._residence = Residence(helpers, experts, device)
         self._memory_errors = _MemoryErrors(self._residence.recover)
         self._expand_timesteps, self._scheduler_config = expand_timesteps, scheduler_config
+        self._compile: bool | None = None
+        self._blocks = CompiledBlocks(
+            experts
+        )  # first: what others hang on the blocks stays outside of the graph
         self._context = Context(experts, experts[0].dtype)
         self._step_cache = StepCache(experts)
         self._loras = LoraSlots(experts)
@@ -141,6 +147,9 @@ class WanEngine:
     def set_thrift(self, thrift: int) -> None:
         self._residence.set_thrift(thrift)
         self._context.keeps = thrift == 0
+
+    def set_compile(self, wanted: bool | None) -> None:
+        self._compile = wanted
 
     def set_loras(self, loras: Sequence[tuple[Lora, Path]]) -> None:
         with self._memory_errors:
@@ -258,6 +267,7 @@ class WanEngine:
     def _one_clip(self, clip: Clip) -> Iterator[None]:
         """What is remembered from step to step is of one clip, however it ends."""
         self._set_precision(clip.sampling.shortcuts is not None and clip.sampling.shortcuts.fp8)
+        self._blocks.is_on = is_compiled(clip.sampling.profile, self.device, self._compile)
         with self._step_cache.clip(clip.sampling.shortcuts):
             try:
                 yield

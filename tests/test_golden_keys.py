@@ -81,6 +81,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {},
     ),
+    "fast with both branches in one forward": (
+        {"engine": {"checkpoint": "golden", "profile": "fast", "fast": {"batch_guidance": True}}},
+        {},
+    ),
     "turbo": (
         {
             "engine": {

@@ -133,6 +133,8 @@ class Shortcuts:
     cache_low: float = 0.0
     #: the experts' weights and activations in 8 bits
     fp8: bool = False
+    #: both guidance branches in one forward
+    batch_guidance: bool = field(default=False, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True)

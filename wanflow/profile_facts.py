@@ -50,8 +50,9 @@ def _told(sampling: Sampling) -> str:
         return steps
     s = sampling.shortcuts
     low = f" and {s.cache_low:g}" if sampling.boundary is not None else ""
+    both = " with both branches in one forward" if s.batch_guidance else ""
     bits = ", 8 bits" if s.fp8 else ""
-    return f"{steps}, guidance until {s.guidance_until:g} of them, step cache {s.cache:g}{low}{bits}"
+    return f"{steps}, guidance until {s.guidance_until:g} of them{both}, step cache {s.cache:g}{low}{bits}"
 
 
 def _lora(lora: Lora) -> str:

@@ -25,6 +25,17 @@ def test_calibrate_tells_distance_and_skipped_forwards_a_threshold(
     assert 0 < max(much["skipped_high"], much["skipped_low"]) < 1
 
 
+def test_calibrate_tells_what_both_branches_in_one_forward_give(
+    checkpoint: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same clip but for rounding; whether it is sooner, the seconds say."""
+    arguments = ["--thresholds", "0", "--prompt", "a red ball", "--steps", "3", "--batch-guidance", "--json"]
+    assert calibrate.main([str(checkpoint("a14b_t2v")), *arguments]) == 0
+    [row] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert 0 < row["distance"] < 1e-4
+    assert row["seconds_ratio"] > 0
+
+
 def test_calibrate_says_what_is_wrong_with_a_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

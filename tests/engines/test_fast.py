@@ -142,6 +142,50 @@ def test_without_a_cache_a_fast_clip_goes_on_to_the_last_bit(engine: Callable[[s
         )
 
 
+@pytest.mark.parametrize(
+    ("layout", "mode"),
+    [("a14b_t2v", Mode.T2V), ("a14b_i2v", Mode.I2V), ("pocket", Mode.I2V), ("ti2v_5b", Mode.T2V)],
+)
+def test_both_branches_in_one_forward_are_the_same_but_for_rounding(
+    layout: str, mode: Mode, engine: Callable[[str], Engine], image: bytes
+) -> None:
+    """Prompts of other lengths, a time a token, channels of an image: each branch has its own, in half the forwards."""
+    wan = engine(layout)
+    source = image if mode is Mode.I2V else None
+    for negative in ("blurry", "", "blurry, and a great deal longer than the prompt that it goes with, " * 9):
+        change = {
+            "negative_prompt": negative, "image": make_clip(wan, mode).image, "mode": mode, "width": 64
+        }  # fmt: skip
+        clip = _clip(wan, Shortcuts(0.5), **change)
+        two = wan.generate(clip, source, silent)
+        with _counted(wan) as calls:
+            one = wan.generate(_clip(wan, Shortcuts(0.5, batch_guidance=True), **change), source, silent)
+        assert sum(block == 0 for _, block in calls) == STEPS
+        assert 0 < _distance(one, two) < 1e-4
+        assert _distance(one, wan.generate(replace(clip, negative_prompt="other"), source, silent)) > 1e-3
+
+
+def test_a_cache_of_both_branches_skips_both_and_is_of_one_clip(engine: Callable[[str], Engine]) -> None:
+    """Its memory is of both, so after guidance has ended there is none yet; and after a failure none at all."""
+    wan = engine("a14b_t2v")
+    shortcuts = Shortcuts(0.75, ALWAYS, ALWAYS, batch_guidance=True)
+    clip = _clip(wan, shortcuts)
+    with _counted(wan) as calls:
+        alone = wan.generate(clip, None, silent)
+    assert sum(block == 0 for _, block in calls) == STEPS
+    assert calls.count((0, 1)) == 1
+    assert calls.count((1, 1)) == 2, "the low-noise expert's first step, and the first one without guidance"
+
+    def stop(stage: str, step: int, of: int) -> None:
+        if stage == "denoise" and step == 3:
+            raise Cancelled
+
+    for other in (shortcuts, Shortcuts(0.75, ALWAYS, ALWAYS)):
+        with pytest.raises(Cancelled):
+            wan.generate(_clip(wan, other, prompt="a blue cube", width=32, height=64), None, stop)
+        assert torch.equal(wan.generate(clip, None, silent), alone)
+
+
 def test_a_refine_has_shortcuts_of_its_own_steps(engine: Callable[[str], Engine]) -> None:
     """At twice the size a step costs many times more: what fast saves, it must save there."""
     wan = engine("pocket")

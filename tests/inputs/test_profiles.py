@@ -93,7 +93,13 @@ def test_fast_is_in_the_clip_with_every_number(case: Case) -> None:
     assert one.sampling.shortcuts == Shortcuts(0.6, 0.08, 0.0), (
         "one expert has no other's threshold in its key"
     )
-    assert len({base_key(clip) for clip in (plain, fast, given)}) == 3
+    both = clip_of(case, engine=engine(profile="fast", fast={"batch_guidance": True}))
+    assert both.sampling.shortcuts == Shortcuts(0.6, 0.08, 0.08, batch_guidance=True)
+    apart = clip_of(case, engine=engine(profile="fast", fast={"batch_guidance": False}))
+    assert base_key(apart) == base_key(fast)
+    assert len({base_key(clip) for clip in (plain, fast, given, both)}) == 4
+    assert "batch_guidance" in str(describe_clip(both))
+    assert "batch_guidance" not in str(describe_clip(fast)), "as runs before it was there have described it"
     assert work_of(fast) == pytest.approx(0.8 * work_of(plain)), "its steps without guidance cost half"
 
 

@@ -94,13 +94,17 @@ def render(engine: WanEngine, clips: Sequence[Clip]) -> tuple[list[torch.Tensor]
 
 
 def measure(
-    engine: WanEngine, clips: Sequence[Clip], thresholds: Sequence[float], guidance_until: float = 1.0
+    engine: WanEngine,
+    clips: Sequence[Clip],
+    thresholds: Sequence[float],
+    guidance_until: float = 1.0,
+    batch_guidance: bool = False,
 ) -> Iterator[Row]:
     """A row a threshold; the clips are exact ones."""
     render(engine, [replace(clips[0], sampling=replace(clips[0].sampling, steps=1))])  # warm
     exact, exact_s, _ = render(engine, clips)
     for threshold in thresholds:
-        shortcuts = Shortcuts(guidance_until, threshold, threshold)
+        shortcuts = Shortcuts(guidance_until, threshold, threshold, batch_guidance=batch_guidance)
         found, seconds, forwards = render(engine, [with_shortcuts(clip, shortcuts) for clip in clips])
         distances = [relative_l2(one, other) for one, other in zip(found, exact, strict=True)]
         yield Row(
@@ -127,6 +131,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--num-frames", type=int, help="default: the model's")
     parser.add_argument("--steps", type=int, help="default: the model's")
     parser.add_argument("--guidance-until", type=float, default=1.0)
+    parser.add_argument(
+        "--batch-guidance", action="store_true", help="both branches in one forward: is it faster?"
+    )
     parser.add_argument("--json", action="store_true", help="end with one machine-readable line")
     chosen = parser.parse_args(arguments)
     try:
@@ -147,7 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         print("threshold  distance  skipped high  skipped low  seconds")
         rows = []
-        for row in measure(engine, clips, chosen.thresholds, chosen.guidance_until):
+        for row in measure(engine, clips, chosen.thresholds, chosen.guidance_until, chosen.batch_guidance):
             rows.append(row)
             skipped = f"{row.skipped_high:12.0%}  {row.skipped_low:11.0%}"
             print(

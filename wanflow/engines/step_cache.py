@@ -1,8 +1,9 @@
 """Step caching: an expert whose first block changes little since the last step is not computed to its end.
 
-diffusers' FirstBlockCache does it, with one memory an expert and guidance branch. What it remembers is of one clip at
-one size; so it is forgotten before and after each, whatever ended it. A clip that goes on from saved steps begins with
-an empty memory: its first step is computed in full.
+diffusers' FirstBlockCache does it, with one memory an expert and guidance branch (or both, where they are one forward:
+then both are skipped or none). What it remembers is of one clip at one size; so it is forgotten before and after each,
+whatever ended it. A clip that goes on from saved steps begins with an empty memory: its first step is computed in full,
+and so is the one after guidance ended, where the branches were one forward.
 """
 
 from __future__ import annotations

@@ -6,9 +6,6 @@ float32 on a CPU; the VAE and the image encoder always in float32, as diffusers'
 pipelines cannot: text cached by prompt, noise from the clip's seed whatever the device, progress and a way to stop at
 each step, a low-noise refine, frames that leave the decoder as they are made.
 
-The two guidance branches are two forwards: in one they would be rounded otherwise, and a clip would depend on how much
-memory there was.
-
 Limits: one clip at a time; every component is loaded onto the device (an A14B checkpoint takes about 70 GB in bf16)
 and leaves it only after a clip ran out of memory (``residence``).
 """
@@ -350,12 +347,12 @@ class WanEngine:
         expert: Any,
         x: torch.Tensor,
         time: torch.Tensor,
-        prompt: torch.Tensor,
+        prompts: Sequence[torch.Tensor],
         features: torch.Tensor | None,
         branch: str,
     ) -> torch.Tensor:
         self._residence.use(expert)
-        text, image = self._context.use(expert, prompt, features, branch)
+        text, image = self._context.use(expert, prompts, features, branch)
         with self._step_cache.branch(expert, branch):
             flow: torch.Tensor = expert(
                 hidden_states=x,

@@ -44,9 +44,17 @@ class FastSection(Section):
         description="Weights and activations in 8 bits; needs a GPU of compute capability 8.9 and wanflow[fp8].",
     )
 
+    batch_guidance: bool = Field(
+        default=False,
+        description="Both guidance branches in one forward, which takes more memory: sooner where one does not fill the"
+        " GPU, at small sizes. The step cache then skips both or none.",
+    )
+
     def shortcuts(self, has_two_experts: bool) -> Shortcuts:
         low = self.cache if self.cache_low is None else self.cache_low
-        return Shortcuts(self.guidance_until, self.cache, low if has_two_experts else 0.0, self.fp8)
+        return Shortcuts(
+            self.guidance_until, self.cache, low if has_two_experts else 0.0, self.fp8, self.batch_guidance
+        )
 
 
 class TurboWeights(Section):

@@ -137,6 +137,11 @@ def test_a_jobs_profile_is_told_with_what_this_machine_has_for_it(tmp_path: Path
     assert "LoRA ink.safetensors (" in found.found
     assert ") at 0.8 for low; 1 LoRA(s) by row" in found.found
     compiled = answers(job(tmp_path, engine=engine | {"compile": True}))["profile"]
+    taylor = engine | {"fast": {"taylor_low": 3, "batch_guidance": True}}
+    told = answers(job(tmp_path, engine=taylor))["profile"].found
+    assert (
+        "guidance until 0.6 of them with both branches in one forward, step cache 0.08 and taylor 3" in told
+    )
     assert re.search(r"blocks (compiled, kept in /|as they are: no C compiler)", compiled.found)
 
 

@@ -49,10 +49,18 @@ def _told(sampling: Sampling) -> str:
     if sampling.shortcuts is None:
         return steps
     s = sampling.shortcuts
-    low = f" and {s.cache_low:g}" if sampling.boundary is not None else ""
+    caches = [_cache(s.cache, s.taylor)]
+    if sampling.boundary is not None:
+        caches.append(_cache(s.cache_low, s.taylor_low))
     both = " with both branches in one forward" if s.batch_guidance else ""
     bits = ", 8 bits" if s.fp8 else ""
-    return f"{steps}, guidance until {s.guidance_until:g} of them{both}, step cache {s.cache:g}{low}{bits}"
+    return (
+        f"{steps}, guidance until {s.guidance_until:g} of them{both}, step cache {' and '.join(caches)}{bits}"
+    )
+
+
+def _cache(threshold: float, interval: int) -> str:
+    return f"taylor {interval}" if interval else f"{threshold:g}"
 
 
 def _lora(lora: Lora) -> str:

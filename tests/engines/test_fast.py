@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.engines.conftest import make_clip, silent
+from tests.engines.test_lora import _diffusers as in_diffusers_names
+from tests.engines.test_lora import with_loras, write
 from tests.engines.test_resume import Interruption
 from wanflow import cascade
 from wanflow.engines import Engine, load_unfinished
@@ -110,6 +113,54 @@ def test_a_clip_after_a_failed_one_is_as_if_it_came_first(
         assert torch.equal(wan.generate(second, None, silent), alone)
     wan.generate(_clip(wan, shortcuts), None, silent)
     assert torch.equal(wan.generate(second, None, silent), alone), "after one that ended well"
+
+
+def test_extrapolated_steps_are_not_computed_in_each_expert_on_its_own(
+    engine: Callable[[str], Engine],
+) -> None:
+    """Each expert counts its own steps: the first three are computed, then each second one; in both branches."""
+    wan = engine("a14b_t2v")
+    whole_steps = {}
+    with _counted(wan) as calls:
+        whole = wan.generate(_clip(wan, None), None, silent)
+        for expert in (0, 1):
+            whole_steps[expert] = calls.count((expert, 1)) // 2
+        for shortcuts in (Shortcuts(taylor=2), Shortcuts(taylor_low=2), Shortcuts(taylor=2, taylor_low=2)):
+            calls.clear()
+            found = wan.generate(_clip(wan, shortcuts), None, silent)
+            for expert, interval in ((0, shortcuts.taylor), (1, shortcuts.taylor_low)):
+                steps = range(whole_steps[expert])
+                computed = [step for step in steps if step < 3 or not interval or step % interval == 0]
+                assert calls.count((expert, 0)) == calls.count((expert, 1)) == 2 * len(computed)
+            assert torch.equal(found, whole) == (len(calls) == 4 * STEPS)
+            assert _distance(found, whole) < 0.5
+
+
+def test_a_clip_after_an_extrapolated_one_is_as_if_it_came_first(
+    engine: Callable[[str], Engine], tmp_path: Path
+) -> None:
+    """Also where the next one has a LoRA on the very layer that the extrapolation hangs on."""
+    wan = engine("a14b_t2v")
+    plain = _clip(wan, None)
+    taylor = _clip(wan, Shortcuts(taylor=2, taylor_low=2))
+    head = {"proj_out": (torch.full((4, 24), 0.1), torch.full((64, 4), 0.1))}
+    source, path = write(tmp_path / "head.safetensors", in_diffusers_names(head))
+    styled = with_loras(wan, taylor, (source, path, 1.0, "both"))
+    alone = wan.generate(styled, None, silent)
+    wan.set_loras([])
+    first, exact = wan.generate(taylor, None, silent), wan.generate(plain, None, silent)
+
+    def stop(stage: str, step: int, of: int) -> None:
+        if stage == "denoise" and step == 4:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        wan.generate(replace(taylor, width=32, height=64), None, stop)
+    assert torch.equal(wan.generate(plain, None, silent), exact)
+    assert torch.equal(wan.generate(taylor, None, silent), first)
+    with_loras(wan, taylor, (source, path, 1.0, "both"))
+    assert torch.equal(wan.generate(styled, None, silent), alone)
+    wan.set_loras([])
 
 
 def test_a_cached_clip_that_goes_on_elsewhere_stays_close(engine: Callable[[str], Engine]) -> None:

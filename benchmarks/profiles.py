@@ -157,8 +157,8 @@ def main(arguments: list[str] | None = None) -> None:
         lines.append(line)
         print(
             f"{line.profile:20}  {line.guidance_until:5.2f}  {line.cache:5.2f}  {line.taylor_low:10}  "
-            f"{line.forwards:8.1f}  {line.skipped:7.0%}  {line.latents:7.3f}  {line.psnr_db:7.1f}  {line.adherence:9.0%}  "
-            f"{line.seconds_ratio:7.2f}",
+            f"{line.forwards:8.1f}  {line.skipped:7.0%}  {line.latents:7.3f}  {line.psnr_db:7.1f}  "
+            f"{line.adherence:9.0%}  {line.seconds_ratio:7.2f}",
             flush=True,
         )
     if chosen.json:

@@ -225,7 +225,7 @@ def test_a_fault_of_the_block_itself_is_not_blamed_on_the_compiler(
 def test_compiled_code_is_found_on_disk_by_the_next_process(
     fresh: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Eight replicas of a node, and the next night's, compile once between them; the cache lies where the others do."""
+    """A replica that starts later, tonight or tomorrow, compiles nothing; the cache lies where the others do."""
     monkeypatch.setenv("WANFLOW_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     x = torch.randn(5, 3)

@@ -7,7 +7,8 @@ layers have a LoRA of which rank (in steps of 32); each is compiled once a proce
 
 Compiled code rounds otherwise than torch's own kernels, as another attention kernel does; ``exact`` is never compiled.
 Where compiling fails, blocks are computed as they are, with one warning. Compiled code is kept on the node's disk, for
-all its processes and the next run: ``<WANFLOW_CACHE>/compiled``, or ``TORCHINDUCTOR_CACHE_DIR`` where that is set.
+processes that start later, tonight or in the next run: ``<WANFLOW_CACHE>/compiled``, or ``TORCHINDUCTOR_CACHE_DIR``
+where that is set.
 """
 
 from __future__ import annotations

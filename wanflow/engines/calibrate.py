@@ -62,8 +62,9 @@ class Row:
 
 @contextmanager
 def counted(engine: WanEngine) -> Iterator[Forwards]:
-    """Count the forwards that ``engine`` makes meanwhile."""
+    """Count the forwards that ``engine`` makes meanwhile. It compiles nothing from here on: blocks are looked into."""
     found = Forwards()
+    engine.set_compile(False)
 
     def note(numbers: list[int], expert: int) -> Any:
         def hook(*_: object) -> None:
@@ -150,7 +151,6 @@ def main(arguments: list[str] | None = None) -> int:
         spec = read_spec(chosen.checkpoint)
         engine = load_engine(spec)
         assert isinstance(engine, WanEngine)
-        engine.set_compile(False)  # forwards are counted inside of blocks
         width, height = map(int, chosen.size.split("x")) if chosen.size else spec.sizes[0]
         sampling: Sampling = replace(spec.sampling, steps=chosen.steps or spec.sampling.steps)
         clips = [

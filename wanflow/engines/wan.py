@@ -131,9 +131,8 @@ class WanEngine:
         self._memory_errors = _MemoryErrors(self._residence.recover)
         self._expand_timesteps, self._scheduler_config = expand_timesteps, scheduler_config
         self._compile: bool | None = None
-        self._blocks = CompiledBlocks(
-            experts
-        )  # first: what others hang on the blocks stays outside of the graph
+        # before anything else is hung on the blocks: that stays outside of the graph
+        self._blocks = CompiledBlocks(experts)
         self._context = Context(experts, experts[0].dtype)
         self._step_cache = StepCache(experts)
         self._loras = LoraSlots(experts)

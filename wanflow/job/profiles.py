@@ -50,7 +50,6 @@ class FastSection(Section):
         default=False,
         description="Weights and activations in 8 bits; needs a GPU of compute capability 8.9 and wanflow[fp8].",
     )
-
     batch_guidance: bool = Field(
         default=False,
         description="Both guidance branches in one forward, which takes more memory: sooner where one does not fill the"

@@ -216,6 +216,29 @@ def test_both_branches_in_one_forward_are_the_same_but_for_rounding(
         assert _distance(one, wan.generate(replace(clip, negative_prompt="other"), source, silent)) > 1e-3
 
 
+@pytest.mark.parametrize(("layout", "has_last"), [("wan21_i2v", False), ("wan21_flf2v", True)])
+def test_both_branches_in_one_forward_look_at_the_same_images(
+    layout: str, has_last: bool, engine: Callable[[str], Engine], image: bytes, last_image: bytes
+) -> None:
+    """Their features serve both, kept or, while memory is short, computed at each step: to the last bit."""
+    wan = engine(layout)
+    assert isinstance(wan, WanEngine)
+    last = last_image if has_last else None
+    sampling = replace(wan.spec.sampling, steps=3, guidance=4.0)
+
+    def generate(shortcuts: Shortcuts) -> torch.Tensor:
+        clip = make_clip(wan, Mode.I2V, replace(sampling, shortcuts=shortcuts), has_last=has_last)
+        return wan.generate(clip, image, silent, None, last)
+
+    two, one = generate(Shortcuts()), generate(Shortcuts(batch_guidance=True))
+    assert 0 < _distance(one, two) < 1e-4
+    wan._context.keeps = False
+    try:
+        assert torch.equal(generate(Shortcuts(batch_guidance=True)), one)
+    finally:
+        wan._context.keeps = True
+
+
 def test_a_cache_of_both_branches_skips_both_and_is_of_one_clip(engine: Callable[[str], Engine]) -> None:
     """Its memory is of both, so after guidance has ended there is none yet; and after a failure none at all."""
     wan = engine("a14b_t2v")

@@ -11,11 +11,15 @@ from benchmarks import profiles
 
 def test_it_prints_a_line_a_setting_and_the_same_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     """One command gives the table that the README shows."""
-    profiles.main(["--clips", "1", "--threads", "1", "--settings", "1:0", "0.5:0.3", "--turbo", "--json"])
+    profiles.main(
+        ["--clips", "1", "--threads", "1", "--settings", "1:0", "0.5:0.3", "1:0:2", "--turbo", "--json"]
+    )
     lines = capsys.readouterr().out.splitlines()
-    exact, same, fast, turbo = json.loads(lines[-1])
-    assert len(lines) == 1 + 4 + 1
+    exact, same, fast, taylor, turbo = json.loads(lines[-1])
+    assert len(lines) == 1 + 5 + 1
     assert [line["profile"] for line in (exact, fast, turbo)] == ["exact", "fast", "turbo, not distilled"]
+    assert (taylor["taylor_low"], taylor["forwards"]) == (2, exact["forwards"])
+    assert 0 < taylor["skipped"] < 1
     assert exact["latents"] == same["latents"] == 0.0, "a profile without shortcuts is exact"
     assert exact["seconds_ratio"] == 1.0
     assert fast["forwards"] < exact["forwards"] == same["forwards"]

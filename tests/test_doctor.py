@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,9 +132,17 @@ def test_a_jobs_profile_is_told_with_what_this_machine_has_for_it(tmp_path: Path
     assert found.status == "ok", found
     assert "fast, 12 steps, guidance until 0.5 of them, step cache 0.08 and 0.1" in found.found
     assert "attention by " in found.found
+    assert "blocks as they are" in found.found or torch.cuda.is_available()
     assert "8 bits: " in found.found
     assert "LoRA ink.safetensors (" in found.found
     assert ") at 0.8 for low; 1 LoRA(s) by row" in found.found
+    compiled = answers(job(tmp_path, engine=engine | {"compile": True}))["profile"]
+    taylor = engine | {"fast": {"taylor_low": 3, "batch_guidance": True}}
+    told = answers(job(tmp_path, engine=taylor))["profile"].found
+    assert (
+        "guidance until 0.6 of them with both branches in one forward, step cache 0.08 and taylor 3" in told
+    )
+    assert re.search(r"blocks (compiled, kept in /|as they are: no C compiler)", compiled.found)
 
 
 def test_a_profile_that_cannot_be_had_fails_before_the_night(tmp_path: Path) -> None:

@@ -81,6 +81,14 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {},
     ),
+    "fast with both branches in one forward": (
+        {"engine": {"checkpoint": "golden", "profile": "fast", "fast": {"batch_guidance": True}}},
+        {},
+    ),
+    "fast with extrapolated steps": (
+        {"engine": {"checkpoint": "golden", "profile": "fast", "fast": {"taylor": 2, "taylor_low": 3}}},
+        {},
+    ),
     "turbo": (
         {
             "engine": {

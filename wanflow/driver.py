@@ -193,7 +193,7 @@ def _scheduler(job: Job, made: Plan, context: RunContext, pool: Pool, started_s:
 
 
 def _group(clip: Clip) -> str:
-    """What a replica prepares once: compiled shapes and buffers of these weights, and the LoRAs beside them."""
+    """What a replica prepares once: buffers of these weights at one size, and the LoRAs beside them."""
     loras = "".join(f" {lora.expert} {lora.scale:g} {lora.source.digest}" for lora in clip.loras)
     return f"{clip.weights} {clip.width}x{clip.height}x{clip.num_frames}{loras}"
 
@@ -355,6 +355,7 @@ def _context(job: Job, made: Plan, ledger: Ledger, epoch: int, load_engine: Load
         price_per_s=price_per_s(job),
         cache_control=job.publish.cache_control,
         fp8=job.engine.fast is not None and job.engine.fast.fp8,
+        compile=job.engine.compile,
         load_engine=load_engine,
     )
 

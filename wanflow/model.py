@@ -133,6 +133,13 @@ class Shortcuts:
     cache_low: float = 0.0
     #: the experts' weights and activations in 8 bits
     fp8: bool = False
+    #: both guidance branches in one forward
+    batch_guidance: bool = field(default=False, metadata=LATER)
+    #: in place of ``cache``: of the steps of the high-noise expert (or the only one) each so manieth is computed, and
+    #: the others extrapolated (TaylorSeer); 0: all are
+    taylor: int = field(default=0, metadata=LATER)
+    #: the same in the low-noise expert
+    taylor_low: int = field(default=0, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,10 @@ def profile_facts(job: Job) -> tuple[str, str]:
     """What there is, and what is wrong with it (empty: nothing). Raises WanflowError for what no run could use."""
     from wanflow.engines import read_spec
     from wanflow.engines.backends import best_backend
+    from wanflow.engines.compiled import cache_folder, missing_tool
     from wanflow.engines.devices import default_device
     from wanflow.engines.fp8 import problem_of
+    from wanflow.engines.profiles import is_compiled
     from wanflow.manifest.loras import LoraMaker
 
     specs = {mode: read_spec(url) for mode, url in job.engine.checkpoints().items()}
@@ -26,7 +28,13 @@ def profile_facts(job: Job) -> tuple[str, str]:
     by_row = sum(is_template(entry.url) for entry in job.clip.lora)
     device = default_device()
     told = dict.fromkeys(_told(job.engine.sampling(spec.sampling)) for spec in specs.values())
-    found = [*told, f"attention by {best_backend(device)}", "blocks as they are (not compiled)"]
+    found = [*told, f"attention by {best_backend(device)}"]
+    if not is_compiled(job.engine.profile, device, job.engine.compile):
+        found.append("blocks as they are (not compiled)")
+    elif lacks := missing_tool(device):
+        found.append(f"blocks as they are: {lacks} to compile them with")
+    else:
+        found.append(f"blocks compiled, kept in {cache_folder()}")
     problem = problem_of(device)
     wants_fp8 = job.engine.fast is not None and job.engine.fast.fp8
     found.append("8 bits: possible here" if not problem else "8 bits: not here")
@@ -41,9 +49,18 @@ def _told(sampling: Sampling) -> str:
     if sampling.shortcuts is None:
         return steps
     s = sampling.shortcuts
-    low = f" and {s.cache_low:g}" if sampling.boundary is not None else ""
+    caches = [_cache(s.cache, s.taylor)]
+    if sampling.boundary is not None:
+        caches.append(_cache(s.cache_low, s.taylor_low))
+    both = " with both branches in one forward" if s.batch_guidance else ""
     bits = ", 8 bits" if s.fp8 else ""
-    return f"{steps}, guidance until {s.guidance_until:g} of them, step cache {s.cache:g}{low}{bits}"
+    return (
+        f"{steps}, guidance until {s.guidance_until:g} of them{both}, step cache {' and '.join(caches)}{bits}"
+    )
+
+
+def _cache(threshold: float, interval: int) -> str:
+    return f"taylor {interval}" if interval else f"{threshold:g}"
 
 
 def _lora(lora: Lora) -> str:

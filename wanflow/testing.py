@@ -51,11 +51,16 @@ class FakeEngine:
         self.trunks: list[str] = []
         #: rung of the memory ladder
         self.thrift = 0
+        #: as ``engine.compile`` of the job
+        self.compile: bool | None = None
         #: what clips are rendered with at the moment
         self.loras: tuple[Lora, ...] = ()
 
     def set_thrift(self, thrift: int) -> None:
         self.thrift = thrift
+
+    def set_compile(self, wanted: bool | None) -> None:
+        self.compile = wanted
 
     def set_loras(self, loras: Sequence[tuple[Lora, Path]]) -> None:
         self.loras = tuple(lora for lora, _ in loras)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.engines.conftest import make_clip, silent
+from tests.engines.test_lora import _diffusers as in_diffusers_names
+from tests.engines.test_lora import with_loras, write
 from tests.engines.test_resume import Interruption
 from wanflow import cascade
 from wanflow.engines import Engine, load_unfinished
@@ -112,6 +115,54 @@ def test_a_clip_after_a_failed_one_is_as_if_it_came_first(
     assert torch.equal(wan.generate(second, None, silent), alone), "after one that ended well"
 
 
+def test_extrapolated_steps_are_not_computed_in_each_expert_on_its_own(
+    engine: Callable[[str], Engine],
+) -> None:
+    """Each expert counts its own steps: the first three are computed, then each second one; in both branches."""
+    wan = engine("a14b_t2v")
+    whole_steps = {}
+    with _counted(wan) as calls:
+        whole = wan.generate(_clip(wan, None), None, silent)
+        for expert in (0, 1):
+            whole_steps[expert] = calls.count((expert, 1)) // 2
+        for shortcuts in (Shortcuts(taylor=2), Shortcuts(taylor_low=2), Shortcuts(taylor=2, taylor_low=2)):
+            calls.clear()
+            found = wan.generate(_clip(wan, shortcuts), None, silent)
+            for expert, interval in ((0, shortcuts.taylor), (1, shortcuts.taylor_low)):
+                steps = range(whole_steps[expert])
+                computed = [step for step in steps if step < 3 or not interval or step % interval == 0]
+                assert calls.count((expert, 0)) == calls.count((expert, 1)) == 2 * len(computed)
+            assert torch.equal(found, whole) == (len(calls) == 4 * STEPS)
+            assert _distance(found, whole) < 0.5
+
+
+def test_a_clip_after_an_extrapolated_one_is_as_if_it_came_first(
+    engine: Callable[[str], Engine], tmp_path: Path
+) -> None:
+    """Also where the next one has a LoRA on the very layer that the extrapolation hangs on."""
+    wan = engine("a14b_t2v")
+    plain = _clip(wan, None)
+    taylor = _clip(wan, Shortcuts(taylor=2, taylor_low=2))
+    head = {"proj_out": (torch.full((4, 24), 0.1), torch.full((64, 4), 0.1))}
+    source, path = write(tmp_path / "head.safetensors", in_diffusers_names(head))
+    styled = with_loras(wan, taylor, (source, path, 1.0, "both"))
+    alone = wan.generate(styled, None, silent)
+    wan.set_loras([])
+    first, exact = wan.generate(taylor, None, silent), wan.generate(plain, None, silent)
+
+    def stop(stage: str, step: int, of: int) -> None:
+        if stage == "denoise" and step == 4:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        wan.generate(replace(taylor, width=32, height=64), None, stop)
+    assert torch.equal(wan.generate(plain, None, silent), exact)
+    assert torch.equal(wan.generate(taylor, None, silent), first)
+    with_loras(wan, taylor, (source, path, 1.0, "both"))
+    assert torch.equal(wan.generate(styled, None, silent), alone)
+    wan.set_loras([])
+
+
 def test_a_cached_clip_that_goes_on_elsewhere_stays_close(engine: Callable[[str], Engine]) -> None:
     """What the cache remembers is not saved (A14B: 1.3 GB): the step after a resume is computed in full."""
     wan = engine("a14b_t2v")
@@ -140,6 +191,73 @@ def test_without_a_cache_a_fast_clip_goes_on_to_the_last_bit(engine: Callable[[s
         assert torch.equal(
             wan.generate(clip, None, silent, Interruption(0, load_unfinished(keep.data))), whole
         )
+
+
+@pytest.mark.parametrize(
+    ("layout", "mode"),
+    [("a14b_t2v", Mode.T2V), ("a14b_i2v", Mode.I2V), ("pocket", Mode.I2V), ("ti2v_5b", Mode.T2V)],
+)
+def test_both_branches_in_one_forward_are_the_same_but_for_rounding(
+    layout: str, mode: Mode, engine: Callable[[str], Engine], image: bytes
+) -> None:
+    """Prompts of other lengths, a time a token, channels of an image: each branch has its own, in half the forwards."""
+    wan = engine(layout)
+    source = image if mode is Mode.I2V else None
+    for negative in ("blurry", "", "blurry, and a great deal longer than the prompt that it goes with, " * 9):
+        change = {
+            "negative_prompt": negative, "image": make_clip(wan, mode).image, "mode": mode, "width": 64
+        }  # fmt: skip
+        clip = _clip(wan, Shortcuts(0.5), **change)
+        two = wan.generate(clip, source, silent)
+        with _counted(wan) as calls:
+            one = wan.generate(_clip(wan, Shortcuts(0.5, batch_guidance=True), **change), source, silent)
+        assert sum(block == 0 for _, block in calls) == STEPS
+        assert 0 < _distance(one, two) < 1e-4
+        assert _distance(one, wan.generate(replace(clip, negative_prompt="other"), source, silent)) > 1e-3
+
+
+@pytest.mark.parametrize(("layout", "has_last"), [("wan21_i2v", False), ("wan21_flf2v", True)])
+def test_both_branches_in_one_forward_look_at_the_same_images(
+    layout: str, has_last: bool, engine: Callable[[str], Engine], image: bytes, last_image: bytes
+) -> None:
+    """Their features serve both, kept or, while memory is short, computed at each step: to the last bit."""
+    wan = engine(layout)
+    assert isinstance(wan, WanEngine)
+    last = last_image if has_last else None
+    sampling = replace(wan.spec.sampling, steps=3, guidance=4.0)
+
+    def generate(shortcuts: Shortcuts) -> torch.Tensor:
+        clip = make_clip(wan, Mode.I2V, replace(sampling, shortcuts=shortcuts), has_last=has_last)
+        return wan.generate(clip, image, silent, None, last)
+
+    two, one = generate(Shortcuts()), generate(Shortcuts(batch_guidance=True))
+    assert 0 < _distance(one, two) < 1e-4
+    wan._context.keeps = False
+    try:
+        assert torch.equal(generate(Shortcuts(batch_guidance=True)), one)
+    finally:
+        wan._context.keeps = True
+
+
+def test_a_cache_of_both_branches_skips_both_and_is_of_one_clip(engine: Callable[[str], Engine]) -> None:
+    """Its memory is of both, so after guidance has ended there is none yet; and after a failure none at all."""
+    wan = engine("a14b_t2v")
+    shortcuts = Shortcuts(0.75, ALWAYS, ALWAYS, batch_guidance=True)
+    clip = _clip(wan, shortcuts)
+    with _counted(wan) as calls:
+        alone = wan.generate(clip, None, silent)
+    assert sum(block == 0 for _, block in calls) == STEPS
+    assert calls.count((0, 1)) == 1
+    assert calls.count((1, 1)) == 2, "the low-noise expert's first step, and the first one without guidance"
+
+    def stop(stage: str, step: int, of: int) -> None:
+        if stage == "denoise" and step == 3:
+            raise Cancelled
+
+    for other in (shortcuts, Shortcuts(0.75, ALWAYS, ALWAYS)):
+        with pytest.raises(Cancelled):
+            wan.generate(_clip(wan, other, prompt="a blue cube", width=32, height=64), None, stop)
+        assert torch.equal(wan.generate(clip, None, silent), alone)
 
 
 def test_a_refine_has_shortcuts_of_its_own_steps(engine: Callable[[str], Engine]) -> None:

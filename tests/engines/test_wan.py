@@ -91,8 +91,8 @@ def test_padding_rows_are_folded_into_one_exactly(words: int, engine: Callable[[
     assert rows.shape[1] == min(words * 4 + (0 if words else 1), MAX_TOKENS)
     expert = wan._experts[0]
     x, time = draw_noise(1, (1, 16, 2, 4, 4)), torch.tensor([900])
-    with torch.inference_mode():
-        folded = wan._predict(expert, x, time, rows, None, "positive")
+    with torch.inference_mode(), wan._one_clip(make_clip(wan, Mode.T2V)):
+        folded = wan._predict(expert, x, time, (rows,), None, "positive")
         wan._context.forget()
         for block in expert.blocks:
             block.attn2.set_processor(WanAttnProcessor())
@@ -109,7 +109,7 @@ def test_in_bf16_the_padding_is_put_back(checkpoint: Callable[[str], Path]) -> N
     )
     context = Context([expert], torch.bfloat16)
     with torch.inference_mode():
-        context.use(expert, torch.ones(1, 3, 32, dtype=torch.bfloat16), None, "positive")
+        context.use(expert, (torch.ones(1, 3, 32, dtype=torch.bfloat16),), None, "positive")
     processor = expert.blocks[0].attn2.processor
     assert processor.bias is None
     assert processor.kept[0].shape[1] == MAX_TOKENS

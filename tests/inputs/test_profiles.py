@@ -90,10 +90,22 @@ def test_fast_is_in_the_clip_with_every_number(case: Case) -> None:
     assert given.sampling.shortcuts == Shortcuts(1.0, 0.2, 0.0)
     assert given.sampling.steps == 30
     one = clip_of(case, ENGINES, engine=engine(profile="fast"))
+    extrapolated = clip_of(case, ENGINES, engine=engine(profile="fast", fast={"taylor": 3, "taylor_low": 3}))
+    assert extrapolated.sampling.shortcuts == Shortcuts(0.6, taylor=3)
     assert one.sampling.shortcuts == Shortcuts(0.6, 0.08, 0.0), (
         "one expert has no other's threshold in its key"
     )
-    assert len({base_key(clip) for clip in (plain, fast, given)}) == 3
+    both = clip_of(case, engine=engine(profile="fast", fast={"batch_guidance": True}))
+    assert both.sampling.shortcuts == Shortcuts(0.6, 0.08, 0.08, batch_guidance=True)
+    taylor = clip_of(case, engine=engine(profile="fast", fast={"cache": 0.1, "taylor_low": 3}))
+    assert taylor.sampling.shortcuts == Shortcuts(0.6, 0.1, 0.0, taylor_low=3)
+    first = clip_of(case, engine=engine(profile="fast", fast={"taylor": 4, "cache_low": 0.2}))
+    assert first.sampling.shortcuts == Shortcuts(0.6, 0.0, 0.2, taylor=4)
+    apart = clip_of(case, engine=engine(profile="fast", fast={"batch_guidance": False}))
+    assert base_key(apart) == base_key(fast)
+    assert len({base_key(clip) for clip in (plain, fast, given, both, taylor, first)}) == 6
+    assert "batch_guidance" in str(describe_clip(both))
+    assert "batch_guidance" not in str(describe_clip(fast)), "as runs before it was there have described it"
     assert work_of(fast) == pytest.approx(0.8 * work_of(plain)), "its steps without guidance cost half"
 
 
@@ -163,6 +175,15 @@ def test_a_distilled_checkpoint_says_so_itself(case: Case) -> None:
             {"profile": "fast", "fast": {"cache": 2}},
             "engine.fast.cache: `2` is a number; it must be less than",
         ),
+        (
+            {"profile": "fast", "fast": {"cache_low": 0.1, "taylor_low": 3}},
+            "engine.fast: has both cache_low and taylor_low; give one of them",
+        ),
+        (
+            {"profile": "fast", "fast": {"taylor": 1}},
+            "engine.fast.taylor: `1` is a number; it must be greater",
+        ),
+        ({"compile": True}, "engine: has compile: true, but the profile exact is never compiled"),
         ({"profile": "turbo", "turbo": {}}, "engine.turbo: names no weights; give {high: URL, low: URL}"),
     ],
 )

@@ -55,6 +55,22 @@ def test_manifest_becomes_published_videos(tmp_path: Path, checkpoint: str) -> N
     assert rows[0]["files"][0]["path"] == "ann/square.mp4"
 
 
+def test_compiling_reaches_the_replicas_and_renders_nothing_anew(tmp_path: Path, checkpoint: str) -> None:
+    """It changes how long a clip takes, not which clip it is."""
+    engines: list[FakeEngine] = []
+
+    def load(spec: EngineSpec, device: str | None, num_threads: int | None) -> FakeEngine:
+        engines.append(FakeEngine(spec))
+        return engines[-1]
+
+    settings: list[dict[str, Any]] = [{}, {"compile": False}, {"compile": True}]
+    for given in settings:
+        job = make_job(tmp_path, checkpoint, engine={"checkpoint": checkpoint, "profile": "fast", **given})
+        assert run(job, inline=True, load_engine=load, force="base").exit_code == 0
+        assert not plan(job).to_render
+    assert [engine.compile for engine in engines] == [None, False, True]
+
+
 def test_second_run_does_nothing(tmp_path: Path, checkpoint: str) -> None:
     """The nightly job of a quiet day: exit 0, nothing rendered, results say unchanged."""
     job = make_job(tmp_path, checkpoint)

@@ -67,6 +67,12 @@ class Engine(Protocol):
         Each rung computes the same numbers as the one above it. An engine with fewer rungs takes its last.
         """
 
+    def set_compile(self, wanted: bool | None) -> None:
+        """Whether to compile what computes a step, in profiles other than ``exact``; None: on a GPU.
+
+        The same numbers but for rounding. What cannot be compiled is computed without, with a warning in the log.
+        """
+
     def set_loras(self, loras: Sequence[tuple[Lora, Path]]) -> None:
         """From now on render with these (files on this node), which are the ``loras`` of the clips to come.
 

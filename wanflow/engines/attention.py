@@ -2,7 +2,8 @@
 padded with zero rows to 512, all keys and values computed once a clip.
 
 Every padding row is the same vector after the text projection, so all of them have one key and one value.
-Attention over ``n`` equal rows is attention over one row whose score is raised by ``log n``. A ten-word
+Attention over ``n`` equal rows is attention over one row whose score is raised by ``log n`` (or over ``m`` rows, each
+raised by ``log n/m``: prompts of one forward are of one length). A ten-word
 prompt then costs 11 rows a layer instead of 512, which on a CPU is a quarter of a small model's step. In bf16
 the logarithm would be rounded (0.4 % of the padding's weight), and a large model does not feel the cost:
 there the zeros are simply put back.
@@ -15,15 +16,17 @@ An image's rows come before the prompt's, have projections of their own, and ser
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
+from torch.nn import functional
 
 from wanflow.engines.text import MAX_TOKENS
 
-#: key and value of one layer, (1, rows, heads, width of a head)
+#: key and value of one layer, (prompts, rows, heads, width of a head)
 KeyValue = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -92,14 +95,15 @@ class Context:
         self._owner, self._kept, self._kept_image = None, {}, []
 
     def use(
-        self, expert: Any, rows: torch.Tensor, features: torch.Tensor | None, branch: str
+        self, expert: Any, prompts: Sequence[torch.Tensor], features: torch.Tensor | None, branch: str
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What the next forward of ``expert`` takes as ``encoder_hidden_states`` and ``encoder_hidden_states_image``,
-        for a prompt's rows (1, n, width) and the features of its images (images, m, width) or none.
+        for the rows (1, n, width) of each prompt, one for each of the batch, and the features of their images
+        (images, m, width) or none.
 
-        ``branch`` names the prompt until :meth:`forget`: a name has one prompt, and all have the same images.
+        ``branch`` names the prompts until :meth:`forget`: a name has the same ones, and all have the same images.
         """
-        padded, bias = self._padded(rows)
+        padded, bias = self._padded(prompts)
         layers = [block.attn2 for block in expert.blocks]
         if self._owner is not expert:
             self.forget()
@@ -116,21 +120,30 @@ class Context:
         for i, layer in enumerate(layers):
             layer.processor.bias = bias
             layer.processor.kept = kept[i] if kept else None
-            layer.processor.kept_image = self._kept_image[i] if self._kept_image else None
+            layer.processor.kept_image = _for_each(self._kept_image[i], prompts) if self._kept_image else None
             # the rows of all images are joined to one sequence
             layer.processor.num_image_rows = 0 if features is None else features.shape[0] * features.shape[1]
         # the blocks have all they need: one row is there for its type
-        return (padded[:, :1], None) if kept else (padded, features)
+        if kept:
+            return padded[:, :1], None
+        return padded, None if features is None else features.repeat(len(prompts), 1, 1)
 
-    def _padded(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        missing = MAX_TOKENS - rows.shape[1]
-        if missing == 0:
-            return rows, None
-        if not self._compact:
-            return torch.cat([rows, rows.new_zeros(1, missing, rows.shape[2])], dim=1), None
-        bias = rows.new_zeros(1, 1, 1, rows.shape[1] + 1)
-        bias[..., -1] = math.log(missing)
-        return torch.cat([rows, rows.new_zeros(1, 1, rows.shape[2])], dim=1), bias
+    def _padded(self, prompts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        lengths = [rows.shape[1] for rows in prompts]
+        length = min(max(lengths) + 1, MAX_TOKENS) if self._compact else MAX_TOKENS
+        padded = torch.cat([functional.pad(rows, (0, 0, 0, length - rows.shape[1])) for rows in prompts])
+        if not self._compact or min(lengths) == MAX_TOKENS:
+            return padded, None
+        bias = padded.new_zeros(len(prompts), 1, 1, length)
+        for i, own in enumerate(lengths):
+            if own < length:
+                bias[i, ..., own:] = math.log((MAX_TOKENS - own) / (length - own))
+        return padded, bias
+
+
+def _for_each(image: KeyValue, prompts: Sequence[torch.Tensor]) -> KeyValue:
+    key, value = image
+    return key.expand(len(prompts), -1, -1, -1), value.expand(len(prompts), -1, -1, -1)
 
 
 def _of_text(layer: Any, rows: torch.Tensor) -> KeyValue:

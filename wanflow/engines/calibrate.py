@@ -1,10 +1,11 @@
 """How far is ``fast`` from ``exact`` on a checkpoint? ``python -m wanflow.engines.calibrate CHECKPOINT`` measures it.
 
-The same prompts and seeds are rendered exactly, then with each threshold of the step cache: distance of the latents
-(relative L2, the mean over the clips), share of the forwards that were cut short in each expert, and seconds. Pick the
-largest threshold whose clips you would still sign, look at them, and write it into the job::
+The same prompts and seeds are rendered exactly, then with each threshold of the step cache, and with each interval of
+TaylorSeer that ``--taylor`` names, in one expert at a time: distance of the latents (relative L2, the mean over the
+clips), share of the forwards that were cut short in each expert, and seconds. Pick what cuts the most short among
+clips that you would still sign, look at them, and write it into the job::
 
-    engine: {profile: fast, fast: {cache: 0.08, cache_low: 0.12}}
+    engine: {profile: fast, fast: {cache: 0.08, taylor_low: 3}}
 
 Guidance is left on throughout, unless ``--guidance-until`` says otherwise. Text-to-video only.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -50,7 +51,8 @@ class Forwards:
 class Row:
     """One line of the table."""
 
-    threshold: float
+    #: as it is written into a job
+    setting: str
     distance: float
     skipped_high: float
     skipped_low: float
@@ -60,8 +62,9 @@ class Row:
 
 @contextmanager
 def counted(engine: WanEngine) -> Iterator[Forwards]:
-    """Count the forwards that ``engine`` makes meanwhile."""
+    """Count the forwards that ``engine`` makes meanwhile. It compiles nothing from here on: blocks are looked into."""
     found = Forwards()
+    engine.set_compile(False)
 
     def note(numbers: list[int], expert: int) -> Any:
         def hook(*_: object) -> None:
@@ -72,7 +75,7 @@ def counted(engine: WanEngine) -> Iterator[Forwards]:
     hooks = [
         layer.register_forward_hook(note(numbers, i))
         for i, expert in enumerate(engine._experts)
-        for layer, numbers in ((expert.blocks[0].ffn, found.begun), (expert.blocks[-1].ffn, found.whole))
+        for layer, numbers in ((expert.patch_embedding, found.begun), (expert.blocks[-1].ffn, found.whole))
     ]
     try:
         yield found
@@ -93,18 +96,29 @@ def render(engine: WanEngine, clips: Sequence[Clip]) -> tuple[list[torch.Tensor]
         return latents, time.perf_counter() - start_s, forwards
 
 
+def settings(
+    thresholds: Sequence[float], intervals: Sequence[int], has_two_experts: bool
+) -> Iterator[tuple[str, Shortcuts]]:
+    """What is measured, as it is written into a job, and what comes of it."""
+    for threshold in thresholds:
+        yield f"cache: {threshold:g}", Shortcuts(cache=threshold, cache_low=threshold)
+    for interval in intervals:
+        yield f"taylor: {interval}", Shortcuts(taylor=interval)
+        if has_two_experts:
+            yield f"taylor_low: {interval}", Shortcuts(taylor_low=interval)
+
+
 def measure(
-    engine: WanEngine, clips: Sequence[Clip], thresholds: Sequence[float], guidance_until: float = 1.0
+    engine: WanEngine, clips: Sequence[Clip], settings: Iterable[tuple[str, Shortcuts]]
 ) -> Iterator[Row]:
-    """A row a threshold; the clips are exact ones."""
+    """A row a setting; the clips are exact ones."""
     render(engine, [replace(clips[0], sampling=replace(clips[0].sampling, steps=1))])  # warm
     exact, exact_s, _ = render(engine, clips)
-    for threshold in thresholds:
-        shortcuts = Shortcuts(guidance_until, threshold, threshold)
+    for setting, shortcuts in settings:
         found, seconds, forwards = render(engine, [with_shortcuts(clip, shortcuts) for clip in clips])
         distances = [relative_l2(one, other) for one, other in zip(found, exact, strict=True)]
         yield Row(
-            threshold,
+            setting,
             sum(distances) / len(distances),
             forwards.share_skipped(0),
             forwards.share_skipped(1),
@@ -121,12 +135,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m wanflow.engines.calibrate", description=__doc__)
     parser.add_argument("checkpoint", help="as in engine.checkpoint")
     parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS)
+    parser.add_argument("--taylor", type=int, nargs="+", default=(), help="intervals; default: none")
     parser.add_argument("--prompt", action="append", help="again for more; default: three of ours")
     parser.add_argument("--seeds", type=int, default=1, help="clips a prompt")
     parser.add_argument("--size", help="width x height; default: the model's first")
     parser.add_argument("--num-frames", type=int, help="default: the model's")
     parser.add_argument("--steps", type=int, help="default: the model's")
     parser.add_argument("--guidance-until", type=float, default=1.0)
+    parser.add_argument(
+        "--batch-guidance", action="store_true", help="both branches in one forward: is it faster?"
+    )
     parser.add_argument("--json", action="store_true", help="end with one machine-readable line")
     chosen = parser.parse_args(arguments)
     try:
@@ -144,14 +162,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(
             f"{spec.name}, {len(clips)} clips of {width}x{height}x{clips[0].num_frames}, {sampling.steps} steps"
         )
-        print("threshold  distance  skipped high  skipped low  seconds")
+        print("setting         distance  skipped high  skipped low  seconds")
         rows = []
-        for row in measure(engine, clips, chosen.thresholds, chosen.guidance_until):
+        guidance = {"guidance_until": chosen.guidance_until, "batch_guidance": chosen.batch_guidance}
+        wanted = settings(chosen.thresholds, chosen.taylor, sampling.boundary is not None)
+        for row in measure(engine, clips, ((name, replace(each, **guidance)) for name, each in wanted)):
             rows.append(row)
             skipped = f"{row.skipped_high:12.0%}  {row.skipped_low:11.0%}"
-            print(
-                f"{row.threshold:9.3f}  {row.distance:8.3f}  {skipped}  {row.seconds_ratio:7.2f}", flush=True
-            )
+            print(f"{row.setting:14}  {row.distance:8.3f}  {skipped}  {row.seconds_ratio:7.2f}", flush=True)
     except WanflowError as error:
         print(f"error: {error}")
         return 1

@@ -5,13 +5,15 @@ Equals the loops of WanPipeline and WanImageToVideoPipeline on the same weights,
 reference tests hold it to that), with two differences on purpose: guidance is off for each expert on its own
 when it is 1 or less, where the pipelines look at the first number only; and text-to-video with
 ``expand_timesteps`` passes one timestep instead of one a token, which is the same arithmetic without the
-memory. The profile ``fast`` may end guidance before the last step. Knows nothing of prompts, files or clips.
+memory. The profile ``fast`` may end guidance before the last step, and compute both of its branches in one forward:
+rounded otherwise than in two, so never because there happens to be memory for it. Knows nothing of prompts, files
+or clips.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -109,11 +111,13 @@ def make_schedule(
     return scheduler
 
 
-#: (expert, its input, timestep, prompt, image features, guidance branch) -> predicted flow; the caller knows how
-#: prompts and features get there
-Predict = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, str], torch.Tensor]
-#: names of the guidance branches
-POSITIVE, NEGATIVE = "positive", "negative"
+#: (expert, its input, timestep, a prompt for each of the input, image features, guidance branch) -> predicted flow; the
+#: caller knows how prompts and features get there
+Predict = Callable[
+    [Any, torch.Tensor, torch.Tensor, Sequence[torch.Tensor], torch.Tensor | None, str], torch.Tensor
+]
+#: names of the guidance branches, and of both in one forward
+POSITIVE, NEGATIVE, BOTH = "positive", "negative", "both"
 
 
 def num_guided_steps(sampling: Sampling, num_steps: int) -> int:
@@ -140,6 +144,7 @@ def denoise(
     positive, negative = prompts
     num_steps, first = len(scheduler.timesteps), 0
     num_guided = num_guided_steps(sampling, num_steps)
+    batches = sampling.shortcuts is not None and sampling.shortcuts.batch_guidance
     if keep is not None and keep.start is not None:
         latents, first = restore(scheduler, keep.start, latents.device), keep.start.step
     on_step(first, num_steps)
@@ -149,11 +154,18 @@ def denoise(
         guidance = sampling.guidance if high or sampling.guidance_low is None else sampling.guidance_low
         x = condition.model_input(latents).to(expert.dtype)
         time = condition.timestep(t, latents, expert.config.patch_size)
-        flow = predict(expert, x, time, positive, condition.features, POSITIVE)
+        features = condition.features
         if guidance > 1.0 and i < num_guided:
             assert negative is not None
-            without = predict(expert, x, time, negative, condition.features, NEGATIVE)
+            if batches:
+                x, time = torch.cat([x, x]), torch.cat([time, time])
+                flow, without = predict(expert, x, time, (positive, negative), features, BOTH).chunk(2)
+            else:
+                flow = predict(expert, x, time, (positive,), features, POSITIVE)
+                without = predict(expert, x, time, (negative,), features, NEGATIVE)
             flow = without + guidance * (flow - without)
+        else:
+            flow = predict(expert, x, time, (positive,), features, POSITIVE)
         # In the order in which a file would hold it: no kernel may see whether a clip was ever interrupted.
         latents = scheduler.step(flow.contiguous(), t, latents, return_dict=False)[0]
         if keep is not None:

@@ -1,4 +1,4 @@
-"""What a profile needs of a checkpoint and of a device. Pure decisions; torch-free.
+"""What a profile needs of a checkpoint and of a device, and what it gets of it. Pure decisions; torch-free.
 
 What a profile is made of stands in the job and in the key of every clip. Nothing here changes it: what cannot be had is
 an error before anything is rendered, and never something else in its place.
@@ -50,6 +50,11 @@ def turbo_weights(
             f"engine.turbo.{missing}: {spec.name} has two experts, and each needs a distilled LoRA of its own"
         )
     return [(high, "high"), (low, "low")]
+
+
+def is_compiled(profile: str, device: str, wanted: bool | None) -> bool:
+    """Whether the experts' blocks are compiled; ``wanted`` is ``engine.compile``, None: where it pays."""
+    return profile != "exact" and (device.startswith("cuda") if wanted is None else wanted)
 
 
 def fp8_problem(capability: tuple[int, int] | None, torchao: str | None) -> str:

@@ -6,9 +6,6 @@ float32 on a CPU; the VAE and the image encoder always in float32, as diffusers'
 pipelines cannot: text cached by prompt, noise from the clip's seed whatever the device, progress and a way to stop at
 each step, a low-noise refine, frames that leave the decoder as they are made.
 
-The two guidance branches are two forwards: in one they would be rounded otherwise, and a clip would depend on how much
-memory there was.
-
 Limits: one clip at a time; every component is loaded onto the device (an A14B checkpoint takes about 70 GB in bf16)
 and leaves it only after a clip ran out of memory (``residence``).
 """
@@ -34,12 +31,14 @@ from transformers.utils import logging as transformers_logging
 
 from wanflow.engines.attention import Context
 from wanflow.engines.backends import use_backend
+from wanflow.engines.compiled import CompiledBlocks
 from wanflow.engines.denoise import Condition, denoise, draw_noise, make_schedule
 from wanflow.engines.devices import default_device
 from wanflow.engines.fp8 import problem_of, quantize
 from wanflow.engines.image_features import ImageEncoder
 from wanflow.engines.lora import LoraSlots
 from wanflow.engines.picture import open_cover, to_pixels
+from wanflow.engines.profiles import is_compiled
 from wanflow.engines.residence import Residence
 from wanflow.engines.spec import check_last_image
 from wanflow.engines.step_cache import StepCache
@@ -131,6 +130,9 @@ class WanEngine:
         self._residence = Residence(helpers, experts, device)
         self._memory_errors = _MemoryErrors(self._residence.recover)
         self._expand_timesteps, self._scheduler_config = expand_timesteps, scheduler_config
+        self._compile: bool | None = None
+        # before anything else is hung on the blocks: that stays outside of the graph
+        self._blocks = CompiledBlocks(experts)
         self._context = Context(experts, experts[0].dtype)
         self._step_cache = StepCache(experts)
         self._loras = LoraSlots(experts)
@@ -141,6 +143,9 @@ class WanEngine:
     def set_thrift(self, thrift: int) -> None:
         self._residence.set_thrift(thrift)
         self._context.keeps = thrift == 0
+
+    def set_compile(self, wanted: bool | None) -> None:
+        self._compile = wanted
 
     def set_loras(self, loras: Sequence[tuple[Lora, Path]]) -> None:
         with self._memory_errors:
@@ -258,6 +263,7 @@ class WanEngine:
     def _one_clip(self, clip: Clip) -> Iterator[None]:
         """What is remembered from step to step is of one clip, however it ends."""
         self._set_precision(clip.sampling.shortcuts is not None and clip.sampling.shortcuts.fp8)
+        self._blocks.is_on = is_compiled(clip.sampling.profile, self.device, self._compile)
         with self._step_cache.clip(clip.sampling.shortcuts):
             try:
                 yield
@@ -340,12 +346,12 @@ class WanEngine:
         expert: Any,
         x: torch.Tensor,
         time: torch.Tensor,
-        prompt: torch.Tensor,
+        prompts: Sequence[torch.Tensor],
         features: torch.Tensor | None,
         branch: str,
     ) -> torch.Tensor:
         self._residence.use(expert)
-        text, image = self._context.use(expert, prompt, features, branch)
+        text, image = self._context.use(expert, prompts, features, branch)
         with self._step_cache.branch(expert, branch):
             flow: torch.Tensor = expert(
                 hidden_states=x,

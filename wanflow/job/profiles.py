@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from wanflow.job.fields import Number, Section, Url
+from wanflow.job.fields import Count, Number, Section, Url
 from wanflow.model import Mode, Sampling, Shortcuts
 
 Profile = Literal["exact", "fast", "turbo"]
@@ -23,6 +23,8 @@ TURBO_SHIFT = 5.0
 TURBO_SCHEDULER = "euler"
 
 Share = Annotated[Number, Field(ge=0, le=1)]
+#: beyond it hardly any step is left
+Interval = Annotated[Count, Field(ge=2, le=10)]
 
 
 class FastSection(Section):
@@ -39,14 +41,41 @@ class FastSection(Section):
     cache_low: Share | None = Field(
         default=None, description="The same for the low-noise expert. Default: as `cache`."
     )
+    taylor: Interval | None = Field(
+        default=None,
+        description="In place of `cache`: each so manieth step is computed, the others are extrapolated (TaylorSeer).",
+    )
+    taylor_low: Interval | None = Field(default=None, description="The same in place of `cache_low`.")
     fp8: bool = Field(
         default=False,
         description="Weights and activations in 8 bits; needs a GPU of compute capability 8.9 and wanflow[fp8].",
     )
+    batch_guidance: bool = Field(
+        default=False,
+        description="Both guidance branches in one forward, which takes more memory: sooner where one does not fill the"
+        " GPU, at small sizes. The step cache then skips both or none.",
+    )
 
     def shortcuts(self, has_two_experts: bool) -> Shortcuts:
+        """As numbers, of both experts or the only one."""
         low = self.cache if self.cache_low is None else self.cache_low
-        return Shortcuts(self.guidance_until, self.cache, low if has_two_experts else 0.0, self.fp8)
+        taylor, taylor_low = self.taylor or 0, (self.taylor_low or 0) if has_two_experts else 0
+        return Shortcuts(
+            guidance_until=self.guidance_until,
+            cache=0.0 if taylor else self.cache,
+            cache_low=low if has_two_experts and not taylor_low else 0.0,
+            fp8=self.fp8,
+            batch_guidance=self.batch_guidance,
+            taylor=taylor,
+            taylor_low=taylor_low,
+        )
+
+    @model_validator(mode="after")
+    def _one_cache_an_expert(self) -> Self:
+        for cache, taylor in (("cache", "taylor"), ("cache_low", "taylor_low")):
+            if {cache, taylor} <= self.model_fields_set and getattr(self, taylor) and getattr(self, cache):
+                raise ValueError(f"has both {cache} and {taylor}; give one of them, an expert has one cache")
+        return self
 
 
 class TurboWeights(Section):

@@ -107,6 +107,11 @@ class EngineSection(Section):
         description="Weights of the profile turbo: {high: URL, low: URL}, a distilled LoRA an expert, or"
         " {distilled: true}; or {t2v: ..., i2v: ...}.",
     )
+    compile: bool | None = Field(
+        default=None,
+        description="Compile the model's blocks: the same numbers but for rounding, sooner after a first minute."
+        " Default: on GPUs, with the profiles fast and turbo; exact is never compiled.",
+    )
     steps: Annotated[Count, Field(ge=1, le=1000)] | None = Field(default=None, description="Denoising steps.")
     guidance: Annotated[Number, Field(ge=0, le=100)] | None = Field(
         default=None, description="Classifier-free guidance of the high-noise expert; 1 is off."
@@ -140,6 +145,11 @@ class EngineSection(Section):
                 raise ValueError(
                     f"has settings of {name}, but the profile is {self.profile}; set profile: {name}"
                 )
+        if self.compile and self.profile == "exact":
+            raise ValueError(
+                "has compile: true, but the profile exact is never compiled (compiled code rounds otherwise);"
+                " leave it out, or set profile: fast or turbo"
+            )
         return self
 
 

@@ -201,10 +201,14 @@ def _detail(planned: PlannedVariant) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A frozen value as JSON-ready ones; what is None is left out."""
+    """A frozen value as JSON-ready ones; what is None is left out, and what came later and has its default."""
     if isinstance(value, Source):
         return {"url": redact(value.url), "digest": value.digest}
     if hasattr(value, "__dataclass_fields__"):
-        named = ((each.name, getattr(value, each.name)) for each in fields(value))
-        return {name: _plain(each) for name, each in named if each is not None}
+        named = ((each, getattr(value, each.name)) for each in fields(value))
+        return {
+            each.name: _plain(found)
+            for each, found in named
+            if found is not None and not (each.metadata.get("later") and found == each.default)
+        }
     return value

@@ -56,6 +56,8 @@ class RunContext:
     save_every_s: float = 60.0
     #: the clips are in 8 bits: a replica that cannot do that is none
     fp8: bool = False
+    #: engine.compile
+    compile: bool | None = None
     load_engine: LoadEngine = load_real_engine
 
 

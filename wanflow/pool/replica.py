@@ -77,6 +77,8 @@ class Replica:
         if context.fp8:  # before minutes of loading
             check_fp8(device)
         self._engine: Engine = context.load_engine(context.engines[weights], device, num_threads)
+        if context.compile is not None:
+            self._engine.set_compile(context.compile)
         self._thrift = 0
         #: what the engine renders with; None: not known
         self._loras: tuple[Lora, ...] | None = ()

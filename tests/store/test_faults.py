@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,20 @@ def test_a_dead_endpoint_is_reported_after_bounded_tries(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StoreError, match=rf"after {TRIES} tries"):
         Store(s3_url).read("a.json")
+
+
+def test_an_answer_that_trickles_is_given_up_and_asked_for_again(
+    network: Network, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that sends a byte a moment is never silent for long enough to be noticed by that."""
+    store = Store(s3_url)
+    store.write("a.bin", bytes(2000))
+    monkeypatch.setattr("wanflow.storage.s3.TRY_TIMEOUT_S", 0.5)
+    network.once("drip", "GET", "a.bin")
+    began_s = time.monotonic()
+    assert store.read("a.bin") == bytes(2000)
+    assert time.monotonic() - began_s < 20, "the whole answer would have taken 100 s"
+    assert [method for method, _ in network.log] == ["PUT", "GET", "GET"]
 
 
 def test_waits_between_tries_are_random_bounded_and_grow() -> None:

@@ -212,10 +212,10 @@ class Lease:
                     self._say(
                         f"the run before ({_name(holder)}) has shown no life for {self._expiry_s:.0f} s: taking over"
                     )
+                self.former = holder.run_id if holder is not None else ""
                 with contextlib.suppress(Conflict):  # another run was faster: look again
                     self._write(replace(self._me, beat=0), etag, now)
                     if self._is_mine():
-                        self.former = holder.run_id if holder is not None else ""
                         return
                 continue
             self.waited = True

@@ -70,12 +70,15 @@ def test_a_lost_acknowledgement_of_a_durable_event_writes_it_once(network: Netwo
 
 
 def test_a_lost_acknowledgement_of_a_lease_is_noticed(network: Network, s3_url: str) -> None:
-    """A run must not wait a minute for itself."""
+    """A run must not wait a minute for itself, and still knows who was there before."""
     store = Store(s3_url)
     assert store.conditional_writes()
+    with Lease(store, run_id="monday"):
+        pass
     network.once("lose", "PUT", "lease")
     lease = Lease(store, sleep=no_sleep)
     lease.acquire()
+    assert lease.former == "monday"
     network.once("lose", "PUT", "lease")
     lease.beat()
     assert lease.lost == ""

@@ -17,7 +17,7 @@ from types import FrameType
 from wanflow.closing import close_quiet_run, close_run, is_quiet, measured_clips
 from wanflow.errors import Stopped, StoreError
 from wanflow.job import Job
-from wanflow.lease import Lease, claim_epoch, holder_of
+from wanflow.lease import Lease, claim_epoch, last_holder
 from wanflow.ledger import Ledger, new_run_id
 from wanflow.model import AssembleVariant, Clip
 from wanflow.pins import write_pins
@@ -95,7 +95,7 @@ def run(
     view = view or View()
     started_s = time.time()
     workspace, target = Store(str(job.workspace)), Store(job.publish.url)
-    before = holder_of(workspace, target)
+    before = last_holder(workspace, target)
     whole = not (only or limit or skip_bad_rows or force)
     manifest = manifest_state(job) if whole else None
     if whole and (quiet := find_quiet(job, workspace, target, manifest)):
@@ -131,8 +131,9 @@ def run(
             workspace, target, run_id=run_id, on_wait=view.message, sleep=_sleep_unless(stop_asked)
         ) as lease,
     ):
-        if lease.waited or before is not None:
-            # Another run was at work, or died at it: the store has changed since, or may have.
+        was_free = before is None or before.released
+        if lease.waited or not was_free or lease.former != (before.run_id if before else ""):
+            # Another run was at work, or died at it, or came and went: the store has changed since, or may have.
             made = plan(job, only=only, limit=limit, skip_bad_rows=skip_bad_rows, force=force)
             view.planned(made, run_id)
             if accept is None:

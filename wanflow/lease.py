@@ -44,12 +44,15 @@ def claim_epoch(workspace: Store) -> int:
         if name.isdigit()
     ]
     number = max(taken, default=0) + 1
+    me = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}\n".encode()
     while True:
-        try:
-            workspace.create(f"epochs/{number:08d}", f"{socket.gethostname()} {os.getpid()}\n".encode())
-            return number
-        except Conflict:  # another run's, or my own lost acknowledgement: numbers may be skipped
-            number += 1
+        path = f"epochs/{number:08d}"
+        # another run's, or my own lost acknowledgement: numbers may be skipped
+        with contextlib.suppress(Conflict):
+            workspace.create(path, me)
+            if workspace.read(path) == me:  # some servers let several writers win
+                return number
+        number += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,13 @@ def lease_path(target: Store | None) -> str:
 
 def holder_of(workspace: Store, target: Store | None = None) -> Holder | None:
     """Who holds the lease as far as its file says; None when nobody does. It may be dead."""
-    holder, _ = _look(workspace, lease_path(target))
+    holder = last_holder(workspace, target)
     return None if holder is None or holder.released else holder
+
+
+def last_holder(workspace: Store, target: Store | None = None) -> Holder | None:
+    """Who held the lease last, given back or not."""
+    return _look(workspace, lease_path(target))[0]
 
 
 def lease_paths(workspace: Store) -> list[str]:
@@ -204,10 +212,11 @@ class Lease:
                     self._say(
                         f"the run before ({_name(holder)}) has shown no life for {self._expiry_s:.0f} s: taking over"
                     )
+                self.former = holder.run_id if holder is not None else ""
                 with contextlib.suppress(Conflict):  # another run was faster: look again
                     self._write(replace(self._me, beat=0), etag, now)
-                    self.former = holder.run_id if holder is not None else ""
-                    return
+                    if self._is_mine():
+                        return
                 continue
             self.waited = True
             if told_at is None or now - told_at >= 30:
@@ -242,6 +251,14 @@ class Lease:
         with contextlib.suppress(StoreError):  # it expires by itself
             self._write(replace(self._me, released=True), self._etag, self._clock())
         self._etag = ""
+
+    def _is_mine(self) -> bool:
+        """Whether a write that went well is still what the lease says: some servers let several writers win."""
+        holder, _ = _look(self._workspace, self._path)
+        if holder is not None and holder.token == self._me.token:
+            return True
+        self._etag = ""
+        return False
 
     def _keep(self) -> None:
         while not self._lost and not self._end.wait(self._heartbeat_s):

@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from posixpath import splitext
 from typing import TYPE_CHECKING
 
 from wanflow.errors import Conflict, StoreError
@@ -41,7 +42,7 @@ CATALOG = "catalog"
 
 def poster_path(path: str) -> str:
     """Where the poster of the video at ``path`` lies: beside it, as ``.jpg``."""
-    return str(PurePosixPath(path).with_suffix(".jpg"))
+    return f"{splitext(path)[0]}.jpg"
 
 
 def record_path(target: Store, workspace: Store, path: str) -> str:

@@ -169,17 +169,19 @@ class Template:
             return _limited(_text(values[self._name]))
         if self.constant is not None:
             return self.constant
-        if self._parts is not None and (
-            self._template is None or all(values[name].__class__ is str for name in self.names)
-        ):
-            return _limited(
-                "".join(
-                    [
-                        part if name is None else _filtered(_text(values[name]), filters)
-                        for name, part, filters in self._parts
-                    ]
-                )
-            )
+        texts = []
+        for name, text, filters in self._parts or ():
+            if name is not None:
+                value = values[name]
+                if value.__class__ is not str and self._template is not None:
+                    break  # Jinja2 knows what its filters make of it
+                text = _text(value)
+                for each in filters:
+                    text = each(_limited(text))
+            texts.append(text)
+        else:
+            if self._parts is not None:
+                return _limited("".join(texts))
         shown = [_shown(values[name]) for name in self.names]
         key = tuple(
             [(value.__class__, value) for value in shown]
@@ -248,12 +250,6 @@ def _text(value: Any) -> str:
     if value.__class__ is str:
         return value
     return str(_shown(value))
-
-
-def _filtered(text: str, filters: tuple[Callable[[str], str], ...]) -> str:
-    for each in filters:
-        text = each(_limited(text))
-    return text
 
 
 def _limited(text: str) -> str:

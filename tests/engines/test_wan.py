@@ -17,7 +17,8 @@ from PIL import Image
 from tests.engines.conftest import make_clip, silent
 from wanflow.engines import Engine, dump_latents, load_engine, load_latents, read_spec
 from wanflow.engines.attention import Context
-from wanflow.engines.denoise import draw_noise, make_schedule
+from wanflow.engines.conditions import Conditions
+from wanflow.engines.denoise import Condition, draw_noise, make_schedule
 from wanflow.engines.text import MAX_TOKENS, clean
 from wanflow.engines.video import VideoCoder
 from wanflow.engines.wan import WanEngine
@@ -73,6 +74,44 @@ def test_a_prompt_is_encoded_once(engine: Callable[[str], Engine]) -> None:
         wan.generate(replace(clip, seed=seed, sampling=replace(clip.sampling, steps=1)), None, silent)
     handle.remove()
     assert sum(calls) == 1
+
+
+@pytest.mark.parametrize("layout", ["pocket", "a14b_i2v"])
+def test_an_image_is_encoded_once(engine: Callable[[str], Engine], image: bytes, layout: str) -> None:
+    """Twelve prompts on one packshot pay for the VAE once; another picture, size or length is another condition."""
+    wan = _wan(engine, layout)
+    calls: list[int] = []
+    handle = wan._vae.encoder.register_forward_hook(lambda *_: calls.append(1))
+    clip = make_clip(wan, Mode.I2V)
+    clip = replace(clip, sampling=replace(clip.sampling, steps=1))
+    first = wan.generate(clip, image, silent)
+    once = len(calls)
+    assert torch.equal(wan.generate(clip, image, silent), first)
+    wan.generate(replace(clip, seed=1, prompt="stars"), image, silent)
+    assert len(calls) == once
+    data = io.BytesIO()
+    Image.new("RGB", (48, 40), (200, 0, 0)).save(data, "PNG")
+    assert not torch.equal(wan.generate(clip, data.getvalue(), silent), first)
+    wan.generate(replace(clip, width=32), image, silent)
+    assert len(calls) == 3 * once
+    handle.remove()
+
+
+def test_images_at_hand_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty thousand customers have twenty thousand packshots; the one that was used last stays longest."""
+    monkeypatch.setattr("wanflow.engines.conditions.KEPT_BYTES", 3 * 4000)
+    conditions, made = Conditions("cpu"), list[bytes]()
+
+    def use(image: bytes) -> None:
+        def make() -> Condition:
+            made.append(image)
+            return Condition(first=torch.zeros(1000))
+
+        conditions.of([image], 8, 8, 5, make)
+
+    for image in (b"a", b"b", b"c", b"a", b"d", b"a", b"b"):
+        use(image)
+    assert made == [b"a", b"b", b"c", b"d", b"b"]
 
 
 def test_prompts_are_cleaned_as_the_pipelines_clean_them() -> None:

@@ -132,14 +132,14 @@ def test_clip_that_failed_before_is_told_with_its_variant(job: Job) -> None:
     key = plan(job).to_render[0].task.key
     remember_failure(stores(job)[0], key, Cause.BAD_OUTPUT, "black frames")
     assert "black frames" in whys(job)["cem"]
-    assert whys(job)["cem"].startswith("failed before")
+    assert whys(job)["cem"].startswith("failed before: black frames")
     assert list(whys(job, "clip")) == [key]
 
 
 def test_video_and_master_that_are_gone_are_missing_in_the_store(job: Job) -> None:
     workspace, target = stores(job)
     target.delete("ann/square.mp4")
-    assert whys(job) == {"ann": "missing in the store file is missing"}
+    assert whys(job) == {"ann": "missing in the store: file is missing"}
     for clip in plan(job).clips:
         forget_clip(workspace, clip.task.key)
     assert list(whys(job, "clip").values()) == ["missing in the store"]

@@ -118,6 +118,19 @@ def test_changed_cascade_keeps_the_base_latents(tmp_path: Path, checkpoint: str)
     assert engines[0].rendered == [], "the base stage must come from the store"
 
 
+def test_another_jobs_outputs_in_the_same_workspace_come_from_the_same_masters(
+    tmp_path: Path, checkpoint: str
+) -> None:
+    """The second channel wants other sizes, words and a place of its own; its clips are there already."""
+    shared = str(tmp_path / "work")
+    render(make_job(tmp_path / "ads", checkpoint, workspace=shared))
+    outputs = [{"name": "small", "preset": "instagram-square", "width": 128}]
+    rows = [row | {"headline": "Salut"} for row in ROWS]
+    shop = make_job(tmp_path / "shop", checkpoint, rows, name="shop", workspace=shared, outputs=outputs)
+    outcome = render(shop)
+    assert (outcome.counts["published"], outcome.num_clips_rendered) == (3, 0)
+
+
 def test_deleted_video_is_published_again(tmp_path: Path, checkpoint: str) -> None:
     """Somebody removed a file by hand: the next run repairs it without a GPU."""
     job = make_job(tmp_path, checkpoint)
@@ -318,6 +331,21 @@ def test_real_engine_renders_from_a_first_to_a_last_frame(tmp_path: Path, layout
     assert (outcome.counts["published"], outcome.counts["failed"]) == (1, 1)
     reasons = {row["variant_id"]: row["reason"] for row in results(Store(str(job.workspace))).to_pylist()}
     assert "last_image: there is no image of the first frame" in reasons["bob"]
+
+
+def test_run_that_came_and_went_since_the_plan_is_not_repeated(tmp_path: Path, checkpoint: str) -> None:
+    """Cron started the job twice: the second one planned before the first was done, and finds its lease given back."""
+    job = make_job(tmp_path, checkpoint)
+    between: list[Outcome] = []
+
+    class Beside(View):
+        def planned(self, plan: object, run_id: str) -> None:
+            if not between:
+                between.append(render(job))
+
+    outcome = render(job, view=Beside())
+    assert between[0].counts["published"] == 3
+    assert (outcome.counts["unchanged"], outcome.num_clips_rendered) == (3, 0)
 
 
 def test_run_that_waits_for_another_one_can_be_stopped(

@@ -91,8 +91,17 @@ def test_no_run_leaves_a_secret_in_the_store_its_output_or_its_errors(
     outcome = render()
     assert outcome.exit_code == 0
     note("good run", outcome)
-    for verb in ("plan", "status", "results", "verify", "gc"):
-        assert main([verb, str(path), "--json"]) == 0
+    for verb in (
+        "plan",
+        "plan --why --cost",
+        f"plan --diff {outcome.run_id}",
+        "status",
+        "results",
+        "verify",
+        "gc",
+    ):
+        name, *flags = verb.split()
+        assert main([name, str(path), *flags, "--json"]) == 0
         note(verb)
     texts |= everything_in(s3_url)
     assert any(name.endswith("results.parquet") for name in texts)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +17,8 @@ import pytest
 
 #: how long a stalled request keeps its caller waiting; the client's own patience is shorter
 STALL_S = 5.0
+#: between two bytes of an answer that trickles: never silent for long, and never done
+DRIP_S = 0.05
 
 Rule = Callable[[str, str], str]
 
@@ -24,7 +26,8 @@ Rule = Callable[[str, str], str]
 @dataclass
 class Network:
     """What happens to each request: ``rule(method, path)`` says ``pass``, ``lose`` (done, never answered), ``drop``
-    (never arrives), ``stall`` (never arrives, and nobody says so for a while) or a status to answer with."""
+    (never arrives), ``stall`` (never arrives, and nobody says so for a while), ``drip`` (answered, a byte a moment) or
+    a status to answer with."""
 
     rule: Rule = lambda method, path: "pass"
     log: list[tuple[str, str]] = field(default_factory=list)
@@ -59,8 +62,15 @@ class Proxy:
 @pytest.fixture(scope="session")
 def proxy(s3: Any) -> Iterator[Proxy]:
     """One proxy for the session: a client for each would cost more than the tests."""
+    with proxy_before(s3.endpoint) as proxy:
+        yield proxy
+
+
+@contextmanager
+def proxy_before(endpoint: str) -> Iterator[Proxy]:
+    """A proxy before the server at ``endpoint``."""
     proxy = Proxy("", Network())
-    host = s3.endpoint.removeprefix("http://")
+    host = endpoint.removeprefix("http://")
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -94,6 +104,13 @@ def proxy(s3: Any) -> Iterator[Proxy]:
             length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
             self.send_header("Content-Length", length or "0")
             self.end_headers()
+            if verdict == "drip":
+                self.close_connection = True
+                with suppress(OSError):  # whoever asked has given up
+                    for byte in content:
+                        self.wfile.write(bytes([byte]))
+                        proxy.closing.wait(DRIP_S)
+                return
             self.wfile.write(content)
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = forward

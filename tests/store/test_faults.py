@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -69,12 +70,15 @@ def test_a_lost_acknowledgement_of_a_durable_event_writes_it_once(network: Netwo
 
 
 def test_a_lost_acknowledgement_of_a_lease_is_noticed(network: Network, s3_url: str) -> None:
-    """A run must not wait a minute for itself."""
+    """A run must not wait a minute for itself, and still knows who was there before."""
     store = Store(s3_url)
     assert store.conditional_writes()
+    with Lease(store, run_id="monday"):
+        pass
     network.once("lose", "PUT", "lease")
     lease = Lease(store, sleep=no_sleep)
     lease.acquire()
+    assert lease.former == "monday"
     network.once("lose", "PUT", "lease")
     lease.beat()
     assert lease.lost == ""
@@ -199,6 +203,20 @@ def test_a_dead_endpoint_is_reported_after_bounded_tries(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StoreError, match=rf"after {TRIES} tries"):
         Store(s3_url).read("a.json")
+
+
+def test_an_answer_that_trickles_is_given_up_and_asked_for_again(
+    network: Network, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that sends a byte a moment is never silent for long enough to be noticed by that."""
+    store = Store(s3_url)
+    store.write("a.bin", bytes(2000))
+    monkeypatch.setattr("wanflow.storage.s3.TRY_TIMEOUT_S", 0.5)
+    network.once("drip", "GET", "a.bin")
+    began_s = time.monotonic()
+    assert store.read("a.bin") == bytes(2000)
+    assert time.monotonic() - began_s < 20, "the whole answer would have taken 100 s"
+    assert [method for method, _ in network.log] == ["PUT", "GET", "GET"]
 
 
 def test_waits_between_tries_are_random_bounded_and_grow() -> None:

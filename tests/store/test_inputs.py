@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wanflow.errors import InputError, StoreError
 from wanflow.storage import (
@@ -25,6 +27,7 @@ from wanflow.storage import (
     read_url,
     redact,
 )
+from wanflow.storage.paths import _PLAIN, MAX_PATH_CHARS, _looked_into
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -184,3 +187,23 @@ def test_wanflows_folders_are_no_publish_paths() -> None:
     for path in ("catalog/a.mp4", "Catalog/a.mp4", ".wanflow/a.mp4"):
         with pytest.raises(ValueError, match="wanflow's own folder"):
             check_publish_path(path)
+
+
+@given(
+    st.lists(
+        st.sampled_from([*"aZ0_-./ ~é", "con", "nul.", "COM1", "/", "..", ".tmp-", "x" * 120]), max_size=6
+    )
+)
+def test_a_path_that_is_let_through_at_once_would_have_passed_every_check(parts: list[str]) -> None:
+    """Most paths of a million rows are told by one expression; it must not know less than the rules."""
+    path = "".join(parts)
+    if _PLAIN.fullmatch(path):
+        assert _looked_into(path) == ""
+        assert len(path) < MAX_PATH_CHARS
+
+
+def test_ordinary_paths_are_let_through_at_once() -> None:
+    for path in ("c0000001/story.mp4", "2026-11/DE/anna_b.story.jpg", "console/a", "a/nulls.mp4"):
+        assert _PLAIN.fullmatch(path)
+    for path in ("con.mp4", "a/NUL", "a/com1.mp4", "a.", "a/.b", "a//b", "a/", "/a", ""):
+        assert not _PLAIN.fullmatch(path)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from wanflow.lease import EXPIRY_S, HEARTBEAT_S, Lease, claim_epoch, holder_of, is_dead
-from wanflow.storage import Store
+from wanflow.lease import EXPIRY_S, HEARTBEAT_S, Holder, Lease, claim_epoch, holder_of, is_dead
+from wanflow.storage import Stat, Store
 
 _HOLDER = """
 import sys
@@ -221,3 +223,40 @@ def test_epochs_are_never_given_twice(store_url: str) -> None:
         epochs = list(pool.map(lambda _: claim_epoch(store), range(12)))
     assert len(set(epochs)) == 12
     assert claim_epoch(store) == max(epochs) + 1
+
+
+class _ManyWinners(Store):
+    """A server whose create-only lets several writers win, as Swift's may: over the first write comes another's."""
+
+    over: bytes | None = None
+
+    def create(self, path: str, data: bytes | Path, **more: Any) -> Stat:
+        stat = super().create(path, data, **more)
+        if self.over is not None:
+            self.write(path, self.over)
+            self.over = None
+        return stat
+
+
+def test_a_lease_that_somebody_else_has_won_too_is_waited_for(tmp_path: Path) -> None:
+    """Two runs began in the same moment, and the store said yes to both: the one that wrote last goes on."""
+    store, time = _ManyWinners(str(tmp_path)), Time()
+    rival = Holder("their-token", "rival", "elsewhere", "another machine", 1, "1")
+    store.over = json.dumps(asdict(rival)).encode()
+    time.meanwhile = lambda now: store.write(
+        "lease", json.dumps(asdict(replace(rival, released=True))).encode()
+    )
+    mine = lease(store, time, run_id="mine")
+    mine.acquire()
+    assert (mine.waited, mine.former) == (True, "rival")
+    holder = holder_of(store)
+    assert holder is not None
+    assert holder.run_id == "mine"
+
+
+def test_an_epoch_that_somebody_else_has_won_too_is_left_to_them(tmp_path: Path) -> None:
+    """Runs that share an epoch would write their clips' files to the same places."""
+    store = _ManyWinners(str(tmp_path))
+    store.over = b"somebody else"
+    assert claim_epoch(store) == 2
+    assert claim_epoch(store) == 3

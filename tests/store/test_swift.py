@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,16 @@ import pytest
 from tests.checkpoints import make
 from tests.run.jobs import ROWS, make_job, write_rows
 from tests.store import swift
+from tests.store.conftest import Network, proxy_before
+from tests.store.test_weather import (
+    TROUBLES,
+    check,
+    everybody_at_once,
+    findings,
+    job_in,
+    three_nights,
+    weather,
+)
 from wanflow import Job, Outcome, run
 from wanflow.errors import Conflict
 from wanflow.gc import collect
@@ -108,6 +119,29 @@ def test_a_clip_has_one_record_and_a_run_one_epoch(url: str) -> None:
     record, won = put_clip(store, key, Attempt(1, 2), {"master.mp4": b"y"}, {})
     assert not won
     assert clip_record(store, key) == record
+
+
+@pytest.fixture
+def stormy(endpoint: str, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Network]:
+    """The way to Swift leads through a proxy, and its client is as impatient as in ``test_weather``."""
+    monkeypatch.setattr("wanflow.storage.retry.FIRST_WAIT_S", 0.0001)
+    monkeypatch.setattr("wanflow.storage.s3_client.READ_TIMEOUT_S", 3)
+    monkeypatch.setattr("wanflow.lease.LOOK_S", 0.05)
+    with proxy_before(endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield proxy.network
+
+
+@pytest.mark.parametrize("day", [three_nights, partial(everybody_at_once, most=2)], ids=["nights", "at-once"])
+def test_a_storm_before_swift_ends_as_a_quiet_day(
+    day: Callable[[Job, Path], None], stormy: Network, url: str, tmp_path: Path
+) -> None:
+    """Refused, lost, stalled, cut off: no clip after its record, every file whole."""
+    job = job_in(tmp_path, url, str(make("pocket", tmp_path / "checkpoint")))
+    met = weather(stormy, 1)
+    day(job, tmp_path)
+    assert set(met) == set(TROUBLES)
+    assert findings(check(job, stormy)) == []
 
 
 def test_a_whole_job_ends_as_on_any_store(url: str, tmp_path: Path) -> None:

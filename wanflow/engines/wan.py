@@ -32,6 +32,7 @@ from transformers.utils import logging as transformers_logging
 from wanflow.engines.attention import Context
 from wanflow.engines.backends import use_backend
 from wanflow.engines.compiled import CompiledBlocks
+from wanflow.engines.conditions import Conditions
 from wanflow.engines.denoise import Condition, denoise, draw_noise, make_schedule
 from wanflow.engines.devices import default_device
 from wanflow.engines.fp8 import problem_of, quantize
@@ -136,6 +137,7 @@ class WanEngine:
         self._context = Context(experts, experts[0].dtype)
         self._step_cache = StepCache(experts)
         self._loras = LoraSlots(experts)
+        self._conditions = Conditions(device)
         use_backend(experts, device)
         self._is_fp8 = False
         self._channels, self._spatial = int(vae.config.z_dim), int(vae.config.scale_factor_spatial)
@@ -316,9 +318,15 @@ class WanEngine:
 
     def _condition(self, clip: Clip, images: Images, width: int, height: int) -> Condition:
         """The images at (width, height) as this checkpoint takes them."""
-        pictures = [open_cover(image, width, height) for image in images if image is not None]
-        if not pictures:
+        given = tuple(image for image in images if image is not None)
+        if not given:
             return Condition()
+        return self._conditions.of(
+            given, width, height, clip.num_frames, lambda: self._encode(given, width, height, clip.num_frames)
+        )
+
+    def _encode(self, images: tuple[bytes, ...], width: int, height: int, num_frames: int) -> Condition:
+        pictures = [open_cover(image, width, height) for image in images]
         features = None
         if self._images is not None:
             self._residence.use(self._images.model)
@@ -329,7 +337,7 @@ class WanEngine:
             return Condition(first=self._video.encode(iter([first])))
         stride = self.spec.frame_stride
         blank = torch.zeros(1, 3, stride, height, width)
-        chunks = [first] + [blank] * ((clip.num_frames - 1) // stride)
+        chunks = [first] + [blank] * ((num_frames - 1) // stride)
         if last:
             chunks[-1] = torch.cat([blank[:, :, 1:], last[0]], dim=2)
         latents = self._video.encode(iter(chunks))

@@ -15,6 +15,8 @@ MAX_REMEMBERED = 50_000
 
 #: the field without which a layer is left out
 _ESSENCE = {"image": "url", "text": "value", "box": "color"}
+#: what its placement is made of
+_PLACED = frozenset({"at", "width", "height", "margin", "opacity", "start", "end", "fade"})
 #: a line of a video; longer texts are a mistake in the data
 MAX_TEXT_CHARS = 2000
 
@@ -37,6 +39,9 @@ class LayerMaker:
         if reasons:
             raise JobError("\n".join(reasons))
         self._known: dict[tuple[str, ...], Layer | list[str] | None] = {}
+        #: where no row decides it, the placement of all
+        self._placed: Placement | None = None
+        self._is_placed_alike = _PLACED.isdisjoint(name for name, _ in self._varying)
         #: template of a picture's place, for reading ahead
         self.image: Template | None = given["url"] if entry.kind == "image" else None
 
@@ -75,7 +80,7 @@ class LayerMaker:
             reasons.append(f"{self._place}.end: {end:g} s is not after start ({start:g} s)")
         if reasons:
             return reasons
-        place = Placement(
+        place = self._placed or Placement(
             at=fields["at"],
             width=fields.get("width"),
             height=fields.get("height"),
@@ -85,6 +90,8 @@ class LayerMaker:
             end_s=end,
             fade_s=fields["fade"],
         )
+        if self._is_placed_alike:
+            self._placed = place
         if self._kind == "image":
             return ImageLayer(fields["url"], place)
         if self._kind == "box":

@@ -33,9 +33,11 @@ class LoraMaker:
     def texts(self, values: Mapping[str, object]) -> tuple[str, ...]:
         """What the row makes of the job's templates: URL and scale of each entry. ValueError from a template."""
         return tuple(
-            part.render(values) if isinstance(part, Template) else str(part)
-            for url, scale, _ in self._entries
-            for part in (url, scale)
+            [
+                part.render(values) if isinstance(part, Template) else str(part)
+                for url, scale, _ in self._entries
+                for part in (url, scale)
+            ]
         )
 
     def make(self, mode: Mode, texts: tuple[str, ...]) -> tuple[Lora, ...]:

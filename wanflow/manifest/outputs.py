@@ -50,13 +50,15 @@ class OutputMaker:
         try:
             path = self._template.render({**values, "output": output.name, "aspect": output.aspect})
             check_publish_path(path)
-            if not path.endswith(SUFFIX) or path.split("/")[-1] == SUFFIX:
+            *folders, file_name = path.split("/")
+            if not file_name.endswith(SUFFIX) or file_name == SUFFIX:
                 raise ValueError(f"{path!r} must end with a name and {SUFFIX}")
-            if any(folder.lower().endswith((SUFFIX, POSTER)) for folder in path.split("/")[:-1]):
-                raise ValueError(
-                    f"{path!r} has a folder that is called like a video; it may be another row's file"
-                )
-            if path.split("/")[-1].startswith("."):
+            for folder in folders:
+                if folder.lower().endswith((SUFFIX, POSTER)):
+                    raise ValueError(
+                        f"{path!r} has a folder that is called like a video; it may be another row's file"
+                    )
+            if file_name.startswith("."):
                 raise ValueError(f"{path!r} is a hidden file; begin its name with another character")
             if self._inside and f"{path}/".startswith(f"{self._inside}/"):
                 raise ValueError(f"{path!r} lies in the workspace ({self._inside}/ below publish.url)")

@@ -10,10 +10,8 @@ Nothing is rendered or published here, and the store is not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
-from typing import TypeVar
 
 from wanflow.errors import BadRow, JobError, ManifestError
 from wanflow.inputs import Inputs
@@ -28,8 +26,6 @@ from wanflow.model import EngineSpec, Layer, Mode, Output, Scalar, Scene, Varian
 from wanflow.storage.paths import shown
 from wanflow.suggest import did_you_mean
 from wanflow.templates import compile_template, unknown_names
-
-T = TypeVar("T")
 
 #: rows whose images are read ahead together
 CHUNK_ROWS = 1024
@@ -162,25 +158,23 @@ class _VariantMaker:
         self._num_variants += 1
         variant = self._num_variants
         reasons: list[str] = []
-        no_aspects: tuple[str, ...] = ()
-        no_outputs: tuple[Output, ...] = ()
-        no_carry: tuple[tuple[str, Scalar], ...] = ()
-
-        def attempt(make: Callable[[], T], fallback: T) -> T:
-            try:
-                return make()
-            except ValueError as exc:
-                reasons.append(str(exc))
-                return fallback
-
-        variant_id = attempt(lambda: identity(values["variant_id"]), "")
+        variant_id, priority = "", 0
+        outputs: tuple[Output, ...] = ()
+        carry: tuple[tuple[str, Scalar], ...] = ()
+        try:
+            variant_id = identity(values["variant_id"])
+        except ValueError as exc:
+            reasons.append(str(exc))
         if variant_id and (first := self._rows_by_id.setdefault(variant_id, row)) != row:
             reasons.append(f"variant_id: row {first} has it already; ids are unique")
         values["variant_id"], values["row"] = variant_id, row
-        aspects = attempt(lambda: aspects_of(values.get("aspect"), self._clips.aspects(values)), no_aspects)
-        outputs = attempt(lambda: self._outputs.applying(aspects), no_outputs) if aspects else ()
+        try:
+            aspects = aspects_of(values.get("aspect"), self._clips.aspects(values))
+            outputs = self._outputs.applying(aspects) if aspects else ()
+        except ValueError as exc:
+            reasons.append(str(exc))
         clips = []
-        for aspect in dict.fromkeys(output.aspect for output in outputs):
+        for aspect in dict.fromkeys([output.aspect for output in outputs]):
             clip = self._clips.make(aspect, {**values, "aspect": aspect})
             if isinstance(clip, list):
                 reasons += clip
@@ -193,12 +187,20 @@ class _VariantMaker:
                 reasons += layer
             elif layer is not None:
                 layers.append(layer)
-        priority = attempt(lambda: priority_of(values.get("priority")), 0)
-        paths = [
-            (output, attempt(partial(self._outputs.path, output, values, row, variant), ""))
-            for output in (outputs if variant_id else ())
-        ]
-        carry = attempt(lambda: carried(self._job.publish.carry, values), no_carry)
+        try:
+            priority = priority_of(values.get("priority"))
+        except ValueError as exc:
+            reasons.append(str(exc))
+        paths = []
+        for output in outputs if variant_id else ():
+            try:
+                paths.append((output, self._outputs.path(output, values, row, variant)))
+            except ValueError as exc:
+                reasons.append(str(exc))
+        try:
+            carry = carried(self._job.publish.carry, values)
+        except ValueError as exc:
+            reasons.append(str(exc))
         if reasons:
             # a reason repeats what the row says, which a terminal should not obey
             return [BadRow(row, variant_id, reason) for reason in dict.fromkeys(map(shown, reasons))]

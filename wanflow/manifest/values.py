@@ -15,6 +15,7 @@ from wanflow.templates import MAX_CHARS
 
 MAX_ID_CHARS = 200
 MAX_PRIORITY = 2**53
+_PLAIN = (str, int, float, bool)
 
 
 def is_null(value: object) -> bool:
@@ -66,9 +67,11 @@ def priority_of(value: object) -> int:
 
 def carried(names: Sequence[str], values: Mapping[str, object]) -> tuple[tuple[str, Scalar], ...]:
     """The columns that results repeat; what is no plain value (a date, a list) becomes text."""
-    found = ((name, values.get(name)) for name in names)
-    kept = [(n, v if v is None or isinstance(v, str | int | float | bool) else str(v)) for n, v in found]
-    for name, value in kept:
-        if isinstance(value, str) and len(value) > MAX_CHARS:
+    kept: list[tuple[str, Scalar]] = []
+    for name in names:
+        value = values.get(name)
+        plain = value if value is None or isinstance(value, _PLAIN) else str(value)
+        if isinstance(plain, str) and len(plain) > MAX_CHARS:
             raise ValueError(f"publish.carry: {name} has more than {MAX_CHARS:,} characters")
+        kept.append((name, plain))
     return tuple(kept)

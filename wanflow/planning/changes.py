@@ -46,7 +46,8 @@ class Change:
     new: str = ""
 
     def __str__(self) -> str:
-        what = f" {self.what}" if self.what else ""
+        is_told = self.reason in (Reason.FAILED_BEFORE, Reason.MISSING)  # in a sentence, not by a name
+        what = f"{':' if is_told else ''} {self.what}" if self.what else ""
         arrow = f": {self.old or 'none'} -> {self.new or 'none'}" if self.old or self.new else ""
         return f"{self.reason}{what}{arrow}"
 

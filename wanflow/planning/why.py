@@ -72,7 +72,7 @@ def explain(plan: Plan, workspace: Store) -> list[Why]:
     of_clips: dict[str, dict[Change, None]] = {}
     for planned in plan.variants:
         if planned.status is Status.FAILED:
-            changes: tuple[Change, ...] = (Change(Reason.FAILED_BEFORE, planned.reason),)
+            changes: tuple[Change, ...] = (_failed(planned.reason),)
             found.append(Why("variant", planned.variant.variant_id, planned.variant.outputs[0][1], changes))
         for file in planned.files:
             record = plan.published.records.get(file.path)
@@ -190,10 +190,14 @@ class Former:
 def _explain_clips(plan: Plan, of_clips: Mapping[str, Mapping[Change, None]]) -> Iterator[Why]:
     for clip in plan.clips:
         if clip.decision is ClipPlan.FAILED_BEFORE:
-            yield Why("clip", clip.task.key, "", (Change(Reason.FAILED_BEFORE, clip.reason),))
+            yield Why("clip", clip.task.key, "", (_failed(clip.reason),))
         elif clip.decision in (ClipPlan.RENDER, ClipPlan.RESUME):
             changes = (Change(Reason.FORCED),) if clip.forced else tuple(of_clips.get(clip.task.key, {}))
             yield Why("clip", clip.task.key, "", changes or (Change(Reason.MISSING),), _takes(clip))
+
+
+def _failed(reason: str) -> Change:
+    return Change(Reason.FAILED_BEFORE, reason.removeprefix(f"{Reason.FAILED_BEFORE}: "))
 
 
 def _takes(planned: PlannedClip) -> str:

@@ -109,6 +109,36 @@ def test_held_master_that_is_gone_is_rendered_again() -> None:
     s.validate()
 
 
+def test_variant_that_waits_for_another_clip_waits_for_a_lost_one_too() -> None:
+    """Else it would be assembled for nothing, and what it finds missing be rendered a second time."""
+    s = scheduler({"a": 1, "b": 9}, {"v1": ("a",), "v2": ("a", "b")}, held=("a",), max_replicas=1)
+    s.handle(RunStarted(0))
+    s.handle(ReplicaReady(1, "replica-1"))
+    s.handle(AssembleFailed(2, "v1.mp4", attempt(1), Cause.STORAGE, "gone", ("a",)))
+    actions = s.handle(ClipRendered(3, "replica-1", "b", attempt(2)))
+    assert [action for action in actions if not isinstance(action, StageClip)] == [
+        Render("replica-1", "a", attempt(3), Reason.STAGED)
+    ]
+    actions = s.handle(ClipRendered(4, "replica-1", "a", attempt(3)))
+    assert sorted(action.key for action in actions if isinstance(action, Assemble)) == ["v1.mp4", "v2.mp4"]
+    s.validate()
+
+
+def test_master_that_came_back_in_the_moment_of_the_order_is_not_rendered_again() -> None:
+    """The second assembly was ordered just before, and looked for the master just before it was there."""
+    s = scheduler({"a": 1}, {"v1": ("a",), "v2": ("a",)}, held=("a",), max_replicas=1, max_assemblies=1)
+    s.handle(RunStarted(0))
+    actions = s.handle(AssembleFailed(1, "v1.mp4", attempt(1), Cause.STORAGE, "gone", ("a",)))
+    assert Assemble("v2.mp4", attempt(2), Reason.CLIPS_READY) in actions
+    s.handle(ReplicaReady(1, "replica-1"))
+    s.handle(ClipRendered(1, "replica-1", "a", attempt(3)))
+    actions = s.handle(AssembleFailed(2, "v2.mp4", attempt(2), Cause.STORAGE, "gone", ("a",)))
+    assert not [action for action in actions if isinstance(action, Render | StartReplica)]
+    assert [action for action in actions if isinstance(action, Assemble)]
+    assert s.clips["a"].status is ClipStatus.DONE
+    s.validate()
+
+
 def test_failing_clip_ends_as_failed_and_the_rest_goes_on() -> None:
     """One bad row never stops the batch and never disappears."""
     s = scheduler({"bad": 2, "good": 1}, {"v1": ("bad",), "v2": ("good",)}, max_replicas=1)

@@ -47,11 +47,12 @@ def failed(board: Board, event: AssembleFailed) -> None:
         return
     board.end_assembly(variant)
     variant.status, variant.message = VariantStatus.READY, event.message
-    # What was rendered since this assembly was ordered is there again.
+    # What was rendered since this assembly was ordered is there again. Of what happened at one moment nobody knows which
+    # was first: then another try tells.
     gone = [
         c
         for c in map(board.clips.__getitem__, event.missing)
-        if not (c.done_here and c.done_s > variant.since_s)
+        if not (c.done_here and c.done_s >= variant.since_s)
     ]
     # A held master that is gone is nobody's failure; one that this run has made and lost again is.
     if not event.missing or any(clip.done_here for clip in gone):

@@ -212,6 +212,9 @@ class Board:
         assert clip.status is ClipStatus.DONE
         clip.kept, clip.kept_share, clip.num_probes = None, 0.0, 0
         self.num_open[clip.weights] += 1
+        for variant in self.waiters(clip.key):
+            if variant.status is VariantStatus.WAITING:  # for other clips, too
+                variant.missing.add(clip.key)
         self.wait(clip)
 
     def _lost_steps(self, clip: ClipState) -> int:

@@ -47,8 +47,8 @@ def failed(board: Board, event: AssembleFailed) -> None:
         return
     board.end_assembly(variant)
     variant.status, variant.message = VariantStatus.READY, event.message
-    # What was rendered since this assembly was ordered is there again. Of what happened at one moment nobody knows which
-    # was first: then another try tells.
+    # What was rendered since this assembly was ordered is there again. In one and the same moment nobody knows which
+    # was first: another try tells.
     gone = [
         c
         for c in map(board.clips.__getitem__, event.missing)

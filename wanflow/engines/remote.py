@@ -1,4 +1,4 @@
-"""A checkpoint at a URL: list, read a range, copy a file. The one place where engines meet remote storage."""
+"""A checkpoint at a URL: list, read a range, copy files. The one place where engines meet remote storage."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ class RemoteFiles:
             file.seek(start)
             return file.read(-1 if length is None else length)
 
-    def fetch(self, path: str, local: Path) -> None:
-        from wanflow.storage import fetch_url, join
+    def fetch(self, sizes: Mapping[str, int], folder: Path) -> None:
+        """Copy these files (path to size in bytes) into ``folder``, under their paths."""
+        from wanflow.storage import fetch_files, join
 
-        fetch_url(join(self._root, path), local)
+        for path in {(folder / path).parent for path in sizes}:
+            path.mkdir(parents=True, exist_ok=True)
+        fetch_files((join(self._root, path), folder / path, size) for path, size in sizes.items())

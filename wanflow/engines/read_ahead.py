@@ -1,9 +1,9 @@
 """Weights on their way from the disk into the page cache, ahead of the loader that maps them.
 
 A loader touches a mapping page after page, and waits for the disk whenever it is ahead of the kernel's small
-read-ahead. Threads that read the same files, large pieces at once, keep the disk busy; what is in the page cache already
-(another replica of the node has loaded it, or it was fetched just now) is not read again. Without it loading is slower,
-and gives the same.
+read-ahead. Threads that read the same files, large pieces at once, keep the disk busy; what is in the page cache
+already (another replica of the node has loaded it, or it was fetched just now) is not read again. Without it loading is
+slower, and gives the same.
 """
 
 from __future__ import annotations

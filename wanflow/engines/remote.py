@@ -35,11 +35,13 @@ class RemoteFiles:
         return self._sizes
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
-        from wanflow.storage import join, open_url
+        from wanflow.storage import join, read_range
 
-        with open_url(join(self._root, path)) as file:
-            file.seek(start)
-            return file.read(-1 if length is None else length)
+        size = self._sizes.get(path)
+        if size is None:
+            raise FileNotFoundError(f"{self.url} has no {path}")
+        end = size if length is None else min(size, start + length)
+        return read_range(join(self._root, path), start, end)
 
     def fetch(self, sizes: Mapping[str, int], folder: Path) -> None:
         """Copy these files (path to size in bytes) into ``folder``, under their paths."""

@@ -14,9 +14,8 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
 
-from wanflow.storage.inputs import filesystem, is_web, open_input
+from wanflow.storage.inputs import filesystem, is_web, open_input, read_range
 from wanflow.storage.paths import TEMPORARY, is_local, redact
 from wanflow.storage.retry import call
 
@@ -80,21 +79,12 @@ class _Copy:
         self.part = _part_of(local)
         #: where its pieces begin; an empty file has one, too
         self.starts = range(0, max(size_bytes, 1), PIECE_BYTES)
-        self._url, self._local, self._size_bytes = redact(url), local, size_bytes
-        self._fs, self._path = filesystem(url)
+        self._url, self._local, self._size_bytes = url, local, size_bytes
         self._num_left = len(self.starts)
         self._lock = threading.Lock()
 
     def fetch(self, start: int) -> None:
-        end = min(start + PIECE_BYTES, self._size_bytes)
-
-        def read() -> Any:
-            data = self._fs.cat_file(self._path, start=start, end=end) if end else b""
-            if len(data) != end - start:
-                raise ConnectionResetError(f"got {len(data)} of {end - start} bytes")
-            return data
-
-        data = call(read, f"fetch bytes {start} to {end} of {self._url}", absent=True)
+        data = read_range(self._url, start, min(start + PIECE_BYTES, self._size_bytes))
         call(lambda: self._write(start, data), f"write {self._local}")
 
     def _write(self, start: int, data: bytes) -> None:

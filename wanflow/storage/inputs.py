@@ -41,6 +41,19 @@ def read_url(url: str, max_bytes: int, gate: Gate | None = None) -> bytes:
     return data
 
 
+def read_range(url: str, start: int, end: int) -> bytes:
+    """Bytes ``start`` to ``end`` of a file of an object store, in one request."""
+    fs, path = filesystem(url)
+
+    def load() -> bytes:
+        data: bytes = fs.cat_file(path, start=start, end=end) if end > start else b""
+        if len(data) != end - start:
+            raise ConnectionResetError(f"got {len(data)} of {end - start} bytes")
+        return data
+
+    return _do(f"read bytes {start} to {end} of", url, load)
+
+
 def open_url(url: str) -> BinaryIO:
     """A seekable file for readers that take parts of it (Parquet footers and columns). Close it."""
     return _do("open", url, lambda: cast(BinaryIO, open_input(url)))

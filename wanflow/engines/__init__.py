@@ -164,7 +164,7 @@ def load_engine(spec: EngineSpec, *, device: str | None = None, num_threads: int
     fetched_s = time.perf_counter()
     try:
         # the loader takes them in this order
-        parts = ("text_encoder", "vae", "transformer", "transformer_2")
+        parts = ("text_encoder", "vae", "transformer", "transformer_2", "image_encoder")
         files = [path for part in parts for path in sorted((copy.path / part).glob("*.safetensors"))]
         with reading_ahead(files):
             from wanflow.engines import wan

@@ -108,11 +108,11 @@ def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int
 
 def _load_image_encoder(directory: Path, device: str) -> ImageEncoder:
     model = CLIPVisionModel.from_pretrained(
-        directory / "image_encoder", dtype=torch.float32, use_safetensors=True
+        directory / "image_encoder", dtype=torch.float32, device_map={"": device}, use_safetensors=True
     )
     # by name: which processor transformers takes by itself, and so the pixels, depends on whether torchvision is there
     processor = CLIPImageProcessorPil.from_pretrained(directory / "image_processor")
-    return ImageEncoder(processor, model.to(device).eval())
+    return ImageEncoder(processor, model.eval())
 
 
 class WanEngine:

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.sleeper import Setup, Sleeper
 from wanflow.engines import Keep, OnStep, Unfinished
-from wanflow.model import Clip, EngineSpec
+from wanflow.model import Clip, EngineSpec, Loading
 from wanflow.pool import keeping, replica
 
 
@@ -21,6 +21,7 @@ class SleepingEngine:
     """Sleeps a clip's true duration, which stands in its prompt, step by step. Latents are a few bytes."""
 
     device = "sleeping"
+    loading: Loading | None = None
 
     def __init__(self, spec: EngineSpec, setup: Setup) -> None:
         self.spec = spec

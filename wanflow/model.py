@@ -101,6 +101,21 @@ class EngineSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Loading:
+    """How a replica came by its weights."""
+
+    #: copied from the store to the node by this replica; 0: it found them there
+    fetched_bytes: int
+    #: until they were on the node, the waiting for another replica's copy included
+    fetch_s: float
+    #: the libraries; less where they were imported meanwhile
+    import_s: float
+    #: weight files read from the node's disk, or its page cache, to the device
+    loaded_bytes: int
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """Every sampling parameter that decides pixels."""
 

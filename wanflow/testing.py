@@ -21,7 +21,7 @@ from wanflow.engines import Unfinished
 from wanflow.engines.trunk import FromBranch
 from wanflow.errors import RenderError
 from wanflow.fake_pool import FakePool, Faults
-from wanflow.model import Cause, Clip, EngineSpec, Lora
+from wanflow.model import Cause, Clip, EngineSpec, Loading, Lora
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +44,7 @@ class FakeEngine:
     def __init__(self, spec: EngineSpec, failures: Mapping[str, Cause] | None = None) -> None:
         self.spec = spec
         self.device = "fake"
+        self.loading: Loading | None = None
         self.failures = dict(failures or {})
         #: prompts in the order in which they were rendered
         self.rendered: list[str] = []

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, TextIO
 
 from wanflow.schedule.actions import (
@@ -41,6 +41,7 @@ from wanflow.schedule.events import (
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from wanflow.model import Loading
     from wanflow.planning import Plan
 
 
@@ -80,9 +81,21 @@ def as_row(fact: Action | Event) -> dict[str, Any]:
             row[name] = [file.path for record in value for file in record.files]
         else:
             row[name] = str(value) if field == "attempt" else value
+    if loading := row.pop("loading", None):
+        row |= asdict(loading)
     if "seconds" in row:
         row["seconds"] = {stage: round(value, 3) for stage, value in row["seconds"]}
     return row
+
+
+def loading_words(loading: Loading) -> str:
+    """``fetched 126.0 GB at 1.2 GB/s, loaded 126.0 GB at 2.5 GB/s``, for messages."""
+
+    def pace(verb: str, num_bytes: int, seconds: float) -> str:
+        return f"{verb} {num_bytes / 1e9:.3g} GB at {num_bytes / max(seconds, 1e-3) / 1e9:.2g} GB/s"
+
+    fetched = [pace("fetched", loading.fetched_bytes, loading.fetch_s)] if loading.fetched_bytes else []
+    return ", ".join([*fetched, pace("loaded", loading.loaded_bytes, loading.load_s)])
 
 
 class JsonView(View):
@@ -209,8 +222,10 @@ class TerminalView(View):
         if self._progress is None or self._overall is None:
             return
         match event:
-            case ReplicaReady(replica=name) if name in self._lines:
+            case ReplicaReady(replica=name, loading=loading) if name in self._lines:
                 self._progress.update(self._lines[name], description=f"{name}: ready")
+                if loading:
+                    self._console.print(f"[dim]ready[/] {name}: {loading_words(loading)}")
             case StepDone(replica=name) if name in self._lines:
                 self._progress.update(
                     self._lines[name],

@@ -22,6 +22,12 @@ def copy(checkpoint: Callable[[str], Path], tmp_path: Path) -> Path:
     return shutil.copytree(checkpoint("pocket"), tmp_path / "copy")
 
 
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("WANFLOW_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "checkpoints"
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -191,42 +197,44 @@ def _upload(directory: Path, url: str) -> None:
 
 @pytest.mark.parametrize("kind", ["memory", "s3"])
 def test_a_checkpoint_in_a_store_is_the_same_checkpoint(
-    kind: str, checkpoint: Callable[[str], Path], tmp_path: Path, request: pytest.FixtureRequest
+    kind: str, checkpoint: Callable[[str], Path], tmp_path: Path, cache: Path, request: pytest.FixtureRequest
 ) -> None:
     """Planned on a laptop from s3://, rendered on a node that copies it once."""
     url = request.getfixturevalue("s3_url") + "/wan" if kind == "s3" else f"memory://{tmp_path.name}/wan"
     _upload(checkpoint("pocket"), url)
     spec = read_spec(url)
     assert spec.weights == read_spec(str(checkpoint("pocket"))).weights
-    engine = load_engine(spec, device="cpu", num_threads=1, cache_dir=tmp_path / "cache")
+    engine = load_engine(spec, device="cpu", num_threads=1)
     assert engine.spec.weights == spec.weights
-    assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == [spec.weights, f"{spec.weights}.lock"]
+    assert sorted(p.name for p in cache.iterdir()) == [spec.weights, f"{spec.weights}.lock"]
 
 
 def test_replicas_of_one_node_copy_a_checkpoint_once(
-    checkpoint: Callable[[str], Path], tmp_path: Path
+    checkpoint: Callable[[str], Path], tmp_path: Path, cache: Path
 ) -> None:
     """Eight replicas start at the same moment; 126 GB come over the network once."""
     url = f"memory://{tmp_path.name}/once"
     _upload(checkpoint("wan21_t2v"), url)
     weights = read_spec(url).weights
-    cache = tmp_path / "cache"
     with ThreadPoolExecutor(4) as pool:
-        found = set(pool.map(lambda _: checkpoints.local_copy(url, weights, cache), range(4)))
-    assert found == {cache / weights}
-    inode = (cache / weights).stat().st_ino
-    assert checkpoints.local_copy(url, weights, cache).stat().st_ino == inode
+        found = list(pool.map(lambda _: checkpoints.local_copy(url, weights), range(4)))
+    assert {copy.path for copy in found} == {cache / weights}
+    assert sum(copy.fetched_bytes > 0 for copy in found) == 1
+    for copy in found:
+        copy.release()
 
 
-def test_a_copy_that_fails_leaves_nothing_behind(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_copy_that_fails_leaves_nothing_behind(
+    checkpoint: Callable[[str], Path], tmp_path: Path, cache: Path
+) -> None:
     """The next attempt starts clean instead of loading half a checkpoint."""
     url = f"memory://{tmp_path.name}/broken"
     _upload(checkpoint("wan21_t2v"), url)
     weights = read_spec(url).weights
     Store(url).delete("vae/config.json")
     with pytest.raises(EngineError, match=r"vae/config\.json"):
-        checkpoints.local_copy(url, weights, tmp_path / "cache")
-    assert [p.suffix for p in (tmp_path / "cache").iterdir()] == [".lock"]
+        checkpoints.local_copy(url, weights)
+    assert [p.suffix for p in cache.iterdir()] == [".lock"]
 
 
 def test_loading_a_checkpoint_that_changed_since_planning_is_refused(copy: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.pool.test_replica import BASE, SPEC, TASK, SlowEngine
-from wanflow.model import Attempt, Cause
+from wanflow.model import Attempt, Cause, Loading
 from wanflow.pool import RunContext
 from wanflow.pool.inline import InlinePool
 from wanflow.schedule.actions import (
@@ -78,6 +78,22 @@ def test_an_order_to_save_is_answered_and_the_next_attempt_goes_on(tmp_path: Pat
     world.pool.perform(RequestCapacity(3, Reason.BACKLOG))
     world.pool.perform(Probe(TASK.key, Reason.MAY_BE_DONE))
     assert world.events() == [ClipFound(7.0, TASK.key)]
+
+
+def test_how_a_replica_came_to_its_first_step_is_told_once(tmp_path: Path) -> None:
+    """Bandwidth of its start with its readiness, time to its first step with its first clip."""
+    world = World(tmp_path)
+    loading = world.engine.loading = Loading(126 * 10**9, 105.0, 0.5, 126 * 10**9, 50.0)
+    world.pool.perform(StartReplica("r1", "w", Reason.BACKLOG))
+    assert world.events() == [ReplicaReady(7.0, "r1", loading)]
+    world.render(FIRST)
+    (done,) = world.events()
+    assert isinstance(done, ClipRendered)
+    assert done.first_step_s is not None
+    world.render(SECOND)
+    (done,) = world.events()
+    assert isinstance(done, ClipRendered)
+    assert done.first_step_s is None
 
 
 def test_a_stop_in_mid_clip_keeps_its_steps(tmp_path: Path) -> None:

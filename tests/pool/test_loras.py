@@ -78,18 +78,21 @@ def test_a_file_that_changed_or_went_since_planning_is_bad_input(tmp_path: Path,
     assert not list(cache.glob(".tmp*"))
 
 
-def test_the_cache_keeps_those_that_were_used_last(tmp_path: Path, cache: Path) -> None:
+def test_the_cache_keeps_those_that_were_used_last(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A thousand customers' styles do not fit on a node's disk."""
     sources = [_source(tmp_path, bytes([i]) * 100, f"{i}.safetensors") for i in range(3)]
     paths = [local_lora(source) for source in sources[:2]]
-    os.utime(paths[0], (1, 1))
-    os.utime(paths[1], (2, 2))
+    os.utime(paths[0].with_suffix(".lock"), (1, 1))
+    os.utime(paths[1].with_suffix(".lock"), (2, 2))
     local_lora(sources[0])
-    third = local_lora(sources[2], max_bytes=250)
+    monkeypatch.setenv("WANFLOW_CACHE_GIB", str(250 / 2**30))
+    third = local_lora(sources[2])
     assert paths[0].exists()
     assert not paths[1].exists()
     assert third.exists()
-    assert local_lora(_source(tmp_path, b"x" * 400, "large.safetensors"), max_bytes=250).exists()
+    assert local_lora(_source(tmp_path, b"x" * 400, "large.safetensors")).exists()
 
 
 def test_a_replica_swaps_only_where_clips_differ(tmp_path: Path, cache: Path) -> None:

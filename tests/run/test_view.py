@@ -11,8 +11,9 @@ import pytest
 from tests.checkpoints import make
 from tests.run.jobs import make_job
 from wanflow import run
-from wanflow.model import Attempt
-from wanflow.schedule.events import ReplicaLost, StepDone, Tick
+from wanflow.model import Attempt, Loading
+from wanflow.schedule.actions import Reason, StartReplica
+from wanflow.schedule.events import ReplicaLost, ReplicaReady, StepDone, Tick
 from wanflow.testing import load_fake_engine
 from wanflow.view import JsonView, TerminalView
 
@@ -31,6 +32,26 @@ def test_json_view_writes_one_line_an_event(tmp_path: Path) -> None:
     assert all("time_s" in line for line in lines)
     published = next(line for line in lines if line["event"] == "VariantPublished")
     assert published["files"] == ["ann/square.mp4", "ann/square.jpg"]
+
+
+def test_the_bandwidth_of_a_start_is_in_the_log_and_on_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight GPUs that wait ten minutes for their weights cost more than a clip."""
+    ready = ReplicaReady(7.0, "replica-1", Loading(126 * 10**9, 105.0, 0.5, 126 * 10**9, 50.0))
+    stream = io.StringIO()
+    JsonView(stream).event(ready)
+    assert json.loads(stream.getvalue()) == {
+        "event": "ReplicaReady", "time_s": 7.0, "replica": "replica-1", "fetched_bytes": 126 * 10**9, "fetch_s": 105.0,
+        "import_s": 0.5, "loaded_bytes": 126 * 10**9, "load_s": 50.0,
+    }  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "120")
+    view = TerminalView()
+    with view.live():
+        view.action(StartReplica("replica-1", "w", Reason.BACKLOG))
+        view.event(ready)
+    shown = capsys.readouterr().out
+    assert "replica-1: fetched 126 GB at 1.2 GB/s, loaded 126 GB at 2.5 GB/s" in shown
 
 
 def test_json_view_thins_out_steps() -> None:

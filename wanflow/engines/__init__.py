@@ -10,16 +10,21 @@ A new family is a module with ``load(spec, directory, device, num_threads)`` and
 
 from __future__ import annotations
 
+import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from wanflow.engines.checkpoint import local_copy
+from wanflow.engines.read_ahead import reading_ahead
 from wanflow.engines.spec import check_frames, check_size, frames_for, parse_aspect, read_spec, size_for
 from wanflow.engines.timesteps import branch_steps
 from wanflow.engines.unfinished import Keep, Unfinished, dump_unfinished, load_unfinished
 from wanflow.errors import EngineError
-from wanflow.model import Clip, EngineSpec, Lora
+from wanflow.model import Clip, EngineSpec, Loading, Lora
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,6 +65,8 @@ class Engine(Protocol):
     spec: EngineSpec
     #: ``cpu``, ``cuda:0``
     device: str
+    #: how it came by its weights; None where there was nothing to load
+    loading: Loading | None
 
     def set_thrift(self, thrift: int) -> None:
         """How far to trade speed for memory from the next clip on; 0 is not at all.
@@ -141,13 +148,7 @@ class Engine(Protocol):
         """
 
 
-def load_engine(
-    spec: EngineSpec,
-    *,
-    device: str | None = None,
-    num_threads: int | None = None,
-    cache_dir: Path | None = None,
-) -> Engine:
+def load_engine(spec: EngineSpec, *, device: str | None = None, num_threads: int | None = None) -> Engine:
     """Load the weights of ``spec``. ``device`` None: the GPU when there is one. ``num_threads``: of torch, on
     a CPU.
 
@@ -156,14 +157,37 @@ def load_engine(
     """
     if spec.family != "wan":
         raise EngineError(f"no engine drives the family {spec.family!r}; known: wan")
-    directory = local_copy(spec.url, spec.weights, cache_dir)
-    if read_spec(str(directory)).weights != spec.weights:
-        raise EngineError(
-            f"checkpoint {spec.name} has changed since the run was planned: run again to plan with the new one"
-        )
-    from wanflow.engines import wan
+    began_s = time.perf_counter()
+    # seconds of the processor, which a fetch hardly needs
+    threading.Thread(target=_import_early, daemon=True).start()
+    copy = local_copy(spec.url, spec.weights)
+    fetched_s = time.perf_counter()
+    try:
+        # the loader takes them in this order
+        parts = ("text_encoder", "vae", "transformer", "transformer_2", "image_encoder")
+        files = [path for part in parts for path in sorted((copy.path / part).glob("*.safetensors"))]
+        with reading_ahead(files):
+            from wanflow.engines import wan
 
-    return wan.load(spec, directory, device, num_threads)
+            imported_s = time.perf_counter()
+            engine: Engine = wan.load(spec, copy.path, device, num_threads)
+    except BaseException:
+        copy.release()
+        raise
+    weakref.finalize(engine, copy.release)
+    engine.loading = Loading(
+        fetched_bytes=copy.fetched_bytes,
+        fetch_s=round(fetched_s - began_s, 3),
+        import_s=round(imported_s - fetched_s, 3),
+        loaded_bytes=sum(path.stat().st_size for path in files),
+        load_s=round(time.perf_counter() - imported_s, 3),
+    )
+    return engine
+
+
+def _import_early() -> None:
+    with suppress(Exception):  # whoever needs it imports it again, and meets the same
+        from wanflow.engines import wan  # noqa: F401
 
 
 def check_fp8(device: str | None) -> None:

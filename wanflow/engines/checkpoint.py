@@ -3,8 +3,8 @@
 A checkpoint is a folder in diffusers' layout: ``model_index.json`` and a folder a component, weights as safetensors
 only (other formats can run code when they are read). It may be a directory, any URL that ``storage`` opens, a
 Hugging Face hub id (``org/name``), or ``pocket``, the one that comes with wanflow. Reading a specification touches
-configuration files, tensor headers and samples of the weights; loading needs every file on the node's disk, so
-remote checkpoints are copied once a node, by content, under a lock.
+configuration files, tensor headers and samples of the weights; loading needs every file on the node's disk, where
+remote checkpoints are kept by their content (``node_cache``).
 
 Knows nothing of torch. Limit: a file above 8 MiB enters the identity by its header, size and eight sampled blocks; an
 edit that misses all of them (never true of training or merging) needs another ``version`` in ``wanflow.json``.
@@ -12,21 +12,18 @@ edit that misses all of them (never true of training or merging) needs another `
 
 from __future__ import annotations
 
-import fcntl
+import functools
 import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from wanflow.engines.remote import RemoteFiles
 from wanflow.errors import EngineError
+from wanflow.node_cache import Kept, keep
 
 _WHOLE_BYTES = 8 << 20
 _BLOCK_BYTES = 64 << 10
@@ -78,11 +75,6 @@ class LocalFiles:
         with (self.root / path).open("rb") as file:
             file.seek(start)
             return file.read(-1 if length is None else length)
-
-
-def default_cache() -> Path:
-    """Where copies of remote checkpoints live on this node: ``WANFLOW_CACHE``, else ``~/.cache/wanflow``."""
-    return Path(os.environ.get("WANFLOW_CACHE") or Path.home() / ".cache" / "wanflow") / "checkpoints"
 
 
 def open_files(url: str) -> LocalFiles | RemoteFiles:
@@ -232,37 +224,59 @@ def _blocks(size: int, header_bytes: int) -> Iterator[tuple[int, int]]:
         yield header_bytes + room * i // (_NUM_BLOCKS - 1), _BLOCK_BYTES
 
 
-def local_copy(url: str, weights: str, cache_dir: Path | None = None) -> Path:
-    """The checkpoint on this node's disk; a remote one is copied once, under its identity, however many ask at a
-    time.
+def weights_of(files: Files, index: Mapping[str, Any]) -> str:
+    """The :func:`identity` of a checkpoint whose ``model_index.json`` is ``index``."""
+    own = read_json(files, "wanflow.json") if "wanflow.json" in files.sizes() else {}
+    return identity(files, needed_files(files, index), own.get("version"))
+
+
+def local_copy(url: str, weights: str) -> Kept:
+    """The checkpoint with the identity ``weights`` on this node's disk.
+
+    A remote one is fetched once a node; found there, nothing is asked of the store. EngineError when what is at ``url``
+    has another identity now.
     """
     files = open_files(url)
-    if not isinstance(files, RemoteFiles):
-        return files.root
-    target = (cache_dir or default_cache()) / weights
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.with_suffix(".lock")):
-        if target.is_dir():
-            return target
-        needed = [*needed_files(files, read_json(files, "model_index.json"))]
-        needed += ["wanflow.json"] if "wanflow.json" in files.sizes() else []
-        scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
-        try:
-            for path in needed:
-                (scratch / path).parent.mkdir(parents=True, exist_ok=True)
-                files.fetch(path, scratch / path)
-            scratch.rename(target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return target
+    if isinstance(files, RemoteFiles):
+        wanted = functools.cache(lambda: _to_fetch(files))
+        return keep(
+            "checkpoints",
+            weights,
+            size_bytes=lambda: sum(wanted().values()),
+            make=lambda folder: _fetch(files, wanted(), weights, folder),
+            is_whole=lambda folder: _is_whole(folder, weights),
+        )
+    _check_unchanged(files, files, weights)
+    return Kept(files.root)
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Exclusive among the node's processes; the kernel frees it when its holder dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _to_fetch(files: Files) -> dict[str, int]:
+    """Path to size in bytes of each file that a copy has."""
+    sizes = files.sizes()
+    needed = [*needed_files(files, read_json(files, "model_index.json"))]
+    needed += ["wanflow.json"] if "wanflow.json" in sizes else []
+    return {path: sizes[path] for path in needed}
+
+
+def _fetch(files: RemoteFiles, wanted: Mapping[str, int], weights: str, folder: Path) -> None:
+    there = LocalFiles(folder).sizes() if folder.is_dir() else {}
+    files.fetch({path: size for path, size in wanted.items() if there.get(path) != size}, folder)
+    _check_unchanged(LocalFiles(folder), files, weights)
+
+
+def _is_whole(folder: Path, weights: str) -> bool:
+    files = LocalFiles(folder)
+    try:
+        return weights_of(files, read_json(files, "model_index.json")) == weights
+    except EngineError:
+        return False
+
+
+def _check_unchanged(files: Files, source: Files, weights: str) -> None:
+    if weights_of(files, read_json(files, "model_index.json")) != weights:
+        raise EngineError(
+            f"checkpoint {source.url} has changed since the run was planned: run again to plan with the new one"
+        )
 
 
 def _hub_snapshot(repo: str) -> Path:

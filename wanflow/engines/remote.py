@@ -1,4 +1,4 @@
-"""A checkpoint at a URL: list, read a range, copy a file. The one place where engines meet remote storage."""
+"""A checkpoint at a URL: list, read a range, copy files. The one place where engines meet remote storage."""
 
 from __future__ import annotations
 
@@ -35,13 +35,18 @@ class RemoteFiles:
         return self._sizes
 
     def read(self, path: str, start: int = 0, length: int | None = None) -> bytes:
-        from wanflow.storage import join, open_url
+        from wanflow.storage import join, read_range
 
-        with open_url(join(self._root, path)) as file:
-            file.seek(start)
-            return file.read(-1 if length is None else length)
+        size = self._sizes.get(path)
+        if size is None:
+            raise FileNotFoundError(f"{self.url} has no {path}")
+        end = size if length is None else min(size, start + length)
+        return read_range(join(self._root, path), start, end)
 
-    def fetch(self, path: str, local: Path) -> None:
-        from wanflow.storage import fetch_url, join
+    def fetch(self, sizes: Mapping[str, int], folder: Path) -> None:
+        """Copy these files (path to size in bytes) into ``folder``, under their paths."""
+        from wanflow.storage import fetch_files, join
 
-        fetch_url(join(self._root, path), local)
+        for path in {(folder / path).parent for path in sizes}:
+            path.mkdir(parents=True, exist_ok=True)
+        fetch_files((join(self._root, path), folder / path, size) for path, size in sizes.items())

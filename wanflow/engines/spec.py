@@ -48,12 +48,11 @@ _SAME_ASPECT = 0.05
 _MAX_SIDE = 8192
 
 
-def read_spec(url: str, cache_dir: Path | None = None) -> EngineSpec:
+def read_spec(url: str) -> EngineSpec:
     """What the checkpoint at ``url`` can do: a directory, a URL, a hub id (``org/name``) or ``pocket``.
 
     Reads configuration files, tensor headers and samples of the weights, not the weights. Raises EngineError
-    that names the missing or broken file. ``cache_dir`` is where hub and remote copies live (default: see
-    ``default_cache``).
+    that names the missing or broken file.
     """
     files = checkpoint.open_files(url)
     index = checkpoint.read_json(files, "model_index.json")

@@ -48,7 +48,7 @@ from wanflow.engines.trunk import BranchReached, FromBranch, ToBranch
 from wanflow.engines.unfinished import fits
 from wanflow.engines.video import VideoCoder
 from wanflow.errors import EngineError, RenderError
-from wanflow.model import Cause, Clip, EngineSpec, Lora, Mode
+from wanflow.model import Cause, Clip, EngineSpec, Loading, Lora, Mode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,11 +75,17 @@ def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int
     index = json.loads((directory / "model_index.json").read_text())
     scheduler = directory / "scheduler" / "scheduler_config.json"
     try:
-        text = UMT5EncoderModel.from_pretrained(directory / "text_encoder", dtype=dtype, use_safetensors=True)
-        vae = AutoencoderKLWan.from_pretrained(directory / "vae", use_safetensors=True).to(device)
+        # each weight goes from the mapped file to the device: the host holds no copy, and on a CPU whose precision is
+        # the file's, replicas share the pages
+        text = UMT5EncoderModel.from_pretrained(
+            directory / "text_encoder", dtype=dtype, device_map={"": device}, use_safetensors=True
+        )
+        vae = AutoencoderKLWan.from_pretrained(
+            directory / "vae", device_map={"": device}, use_safetensors=True
+        )
         experts = [
-            WanTransformer3DModel.from_pretrained(directory / name, dtype=dtype, use_safetensors=True).to(
-                device
+            WanTransformer3DModel.from_pretrained(
+                directory / name, dtype=dtype, device_map={"": device}, use_safetensors=True
             )
             for name in ("transformer", "transformer_2")
             if (index.get(name) or [None, None])[1]
@@ -91,7 +97,7 @@ def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int
     return WanEngine(
         spec=spec,
         device=device,
-        text=TextEncoder(tokenizer, text.to(device).eval(), dtype),
+        text=TextEncoder(tokenizer, text.eval(), dtype),
         experts=[expert.eval() for expert in experts],
         vae=vae.eval(),
         images=images,
@@ -102,11 +108,11 @@ def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int
 
 def _load_image_encoder(directory: Path, device: str) -> ImageEncoder:
     model = CLIPVisionModel.from_pretrained(
-        directory / "image_encoder", dtype=torch.float32, use_safetensors=True
+        directory / "image_encoder", dtype=torch.float32, device_map={"": device}, use_safetensors=True
     )
     # by name: which processor transformers takes by itself, and so the pixels, depends on whether torchvision is there
     processor = CLIPImageProcessorPil.from_pretrained(directory / "image_processor")
-    return ImageEncoder(processor, model.to(device).eval())
+    return ImageEncoder(processor, model.eval())
 
 
 class WanEngine:
@@ -125,6 +131,7 @@ class WanEngine:
         scheduler_config: dict[str, Any],
     ) -> None:
         self.spec, self.device = spec, device
+        self.loading: Loading | None = None
         self._text, self._experts, self._vae, self._video = text, experts, vae, VideoCoder(vae)
         self._images = images
         helpers = [text.model, vae, *([images.model] if images else [])]

@@ -19,7 +19,7 @@ from types import FrameType
 import ray
 
 from wanflow.errors import Cancelled, RenderError
-from wanflow.model import Attempt, RenderClip
+from wanflow.model import Attempt, Loading, RenderClip
 from wanflow.pool import RunContext
 from wanflow.pool.processes import Process, this_process
 from wanflow.pool.replica import Kept, Rendered, Replica, Seconds, Watch
@@ -88,9 +88,10 @@ class ReplicaActor:
         ):  # not the main thread: Ray's own handler stays, and the process ends at once
             signal.signal(signal.SIGTERM, self._on_sigterm)
 
-    def load(self) -> None:
-        """Load the engine."""
+    def load(self) -> Loading | None:
+        """Load the engine; returns how its weights came."""
         self._replica = Replica(*self._arguments)
+        return self._replica.loading
 
     def render(self, task: RenderClip, attempt: Attempt, thrift: int) -> Rendered | Kept | Broken:
         """Render; a failure is a value."""

@@ -106,10 +106,10 @@ class InlinePool:
 
     def _start(self, order: StartReplica) -> Event:
         try:
-            self._replicas[order.replica] = Replica(self._context, order.weights, None, None)
+            replica = self._replicas[order.replica] = Replica(self._context, order.weights, None, None)
         except Exception as error:  # noqa: BLE001 - whatever loading can run into is a lost replica
             return ReplicaLost(self._clock(), order.replica, str(error), permanent=is_permanent(error))
-        return ReplicaReady(self._clock(), order.replica)
+        return ReplicaReady(self._clock(), order.replica, replica.loading)
 
     def _render(self, order: Render) -> Event:
         name, key, attempt = order.replica, order.key, order.attempt
@@ -133,7 +133,9 @@ class InlinePool:
         except RenderError as error:
             return RenderFailed(self._clock(), name, key, attempt, error.cause, str(error), replica.seconds())
         if not isinstance(made, Kept):
-            return ClipRendered(self._clock(), name, key, attempt, made.seconds, made.memory_bytes)
+            return ClipRendered(
+                self._clock(), name, key, attempt, made.seconds, made.memory_bytes, made.first_step_s
+            )
         if attempt in self._saved:
             return StepsKept(
                 self._clock(), name, key, attempt, made.stage, made.step, is_last=True, seconds=made.seconds

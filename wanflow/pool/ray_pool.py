@@ -19,7 +19,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from wanflow.errors import EngineError
-from wanflow.model import Cause
+from wanflow.model import Cause, Loading
 from wanflow.pool import RunContext, is_permanent, probe
 from wanflow.pool.actor import Broken, News, ReplicaActor, Whereabouts
 from wanflow.pool.answers import Answers, nothing
@@ -162,11 +162,11 @@ class RayPool:
             if remote := self._replicas.get(name):
                 remote.where = where
 
-        def ready(_: None) -> Event | None:
+        def ready(loading: Loading | None) -> Event | None:
             if name not in self._replicas:
                 return None
             self._poll(name)
-            return ReplicaReady(self._clock(), name)
+            return ReplicaReady(self._clock(), name, loading)
 
         def failed(error: Exception) -> Event | None:
             if not isinstance(error, RayTaskError):
@@ -186,8 +186,8 @@ class RayPool:
         def rendered(made: Rendered | Kept | Broken) -> Event:
             now_s = self._clock()
             match made:
-                case Rendered(seconds, memory_bytes):
-                    return ClipRendered(now_s, name, key, attempt, seconds, memory_bytes)
+                case Rendered(seconds, memory_bytes, first_step_s):
+                    return ClipRendered(now_s, name, key, attempt, seconds, memory_bytes, first_step_s)
                 case Kept(stage, step, seconds):
                     return StepsKept(now_s, name, key, attempt, stage, step, is_last=True, seconds=seconds)
                 case Broken(error, seconds):

@@ -42,6 +42,8 @@ class Rendered:
     seconds: Seconds
     #: resident memory of this process; None where the system does not say
     memory_bytes: int | None
+    #: seconds from the beginning of loading to the end of the replica's first step; None after its first clip
+    first_step_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ class Replica:
     def __init__(
         self, context: RunContext, weights: str, device: str | None, num_threads: int | None
     ) -> None:
+        self._began_s = time.perf_counter()
+        self._first_step_s: float | None = None
+        self._num_rendered = 0
         self._store = Store(context.workspace)
         self._save_every_s = context.save_every_s
         check_same_store(self._store, context)
@@ -79,6 +84,7 @@ class Replica:
         self._engine: Engine = context.load_engine(context.engines[weights], device, num_threads)
         if context.compile is not None:
             self._engine.set_compile(context.compile)
+        self.loading = self._engine.loading
         self._thrift = 0
         #: what the engine renders with; None: not known
         self._loras: tuple[Lora, ...] | None = ()
@@ -110,6 +116,8 @@ class Replica:
 
         def on_step(stage: str, step: int, num_steps: int) -> None:
             timer.enter(stage)
+            if self._first_step_s is None and step and stage not in ("encode", "store"):
+                self._first_step_s = round(time.perf_counter() - self._began_s, 3)
             watch.on_step(stage, step, num_steps)
             if watch.must_save():
                 if stage in waited or not self._has_unsaved(stage, step):
@@ -141,7 +149,9 @@ class Replica:
             self._keeper = None
             for image in task.clip.images:
                 self._images.pop(image.digest, None)
-        return Rendered(timer.seconds(), memory_bytes())
+        self._num_rendered += 1
+        first_step_s = self._first_step_s if self._num_rendered == 1 else None
+        return Rendered(timer.seconds(), memory_bytes(), first_step_s)
 
     def seconds(self) -> Seconds:
         """(stage, seconds) of the newest render, ended or not."""

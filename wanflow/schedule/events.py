@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wanflow.model import Attempt, Cause, Record
+from wanflow.model import Attempt, Cause, Loading, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class ReplicaReady:
 
     time_s: float
     replica: str
+    #: None: there was nothing to load
+    loading: Loading | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class ClipRendered:
     seconds: tuple[tuple[str, float], ...] = ()
     #: resident memory of the replica's process after it; None: not measured
     memory_bytes: int | None = None
+    #: from the replica's first moment to its first step; only with its first clip
+    first_step_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

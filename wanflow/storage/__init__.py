@@ -6,8 +6,8 @@ its caller has not seen. Where a store cannot do the last, it is check, then wri
 Nothing is cached. Errors are :class:`StoreError` with the URL, the HTTP status and what to do, without credentials;
 within :func:`wait_out` a store that is away is waited for first.
 
-Inputs (manifests, images, checkpoints) are read by URL: ``read_url``, ``open_url``, ``fetch_url``, ``list_url``.
-This package does not know what the files mean.
+Inputs (manifests, images, checkpoints) are read by URL: ``read_url``, ``read_range``, ``open_url``, ``list_url``,
+``size_of``, ``fetch_url``, ``fetch_files``. This package does not know what the files mean.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from wanflow.errors import Conflict, StoreError
-from wanflow.storage.inputs import fetch_url, filesystem, is_web, list_url, open_url, read_url
+from wanflow.storage.fetch import fetch_files, fetch_url, size_of
+from wanflow.storage.inputs import filesystem, is_web, list_url, open_url, read_range, read_url
 from wanflow.storage.outage import at_once, outlast, wait_out
 from wanflow.storage.paths import TEMPORARY, check_path, check_publish_path, is_local, join, redact, scheme_of
 from wanflow.storage.retry import call
@@ -34,6 +35,7 @@ __all__ = [
     "at_once",
     "check_path",
     "check_publish_path",
+    "fetch_files",
     "fetch_url",
     "filesystem",
     "is_local",
@@ -41,8 +43,10 @@ __all__ = [
     "join",
     "list_url",
     "open_url",
+    "read_range",
     "read_url",
     "redact",
+    "size_of",
     "wait_out",
 ]
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import glob as globs
 import os
-import secrets
-import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from wanflow.errors import InputError, StoreError
-from wanflow.storage.paths import TEMPORARY, is_local, local_path, redact, scheme_of
+from wanflow.storage.paths import is_local, local_path, redact, scheme_of
 from wanflow.storage.retry import call
 from wanflow.storage.web import Gate, get
 
@@ -33,7 +31,7 @@ def read_url(url: str, max_bytes: int, gate: Gate | None = None) -> bytes:
     def load() -> bytes:
         if gate is not None and is_web(url):
             return get(url, max_bytes, gate)
-        with _open_gated(url, gate) if gate is not None and is_local(url) else _open(url) as file:
+        with _open_gated(url, gate) if gate is not None and is_local(url) else open_input(url) as file:
             data = file.read(max_bytes + 1)
         return bytes(data)
 
@@ -43,24 +41,22 @@ def read_url(url: str, max_bytes: int, gate: Gate | None = None) -> bytes:
     return data
 
 
+def read_range(url: str, start: int, end: int) -> bytes:
+    """Bytes ``start`` to ``end`` of a file of an object store, in one request."""
+    fs, path = filesystem(url)
+
+    def load() -> bytes:
+        data: bytes = fs.cat_file(path, start=start, end=end) if end > start else b""
+        if len(data) != end - start:
+            raise ConnectionResetError(f"got {len(data)} of {end - start} bytes")
+        return data
+
+    return _do(f"read bytes {start} to {end} of", url, load)
+
+
 def open_url(url: str) -> BinaryIO:
     """A seekable file for readers that take parts of it (Parquet footers and columns). Close it."""
-    return _do("open", url, lambda: cast(BinaryIO, _open(url)))
-
-
-def fetch_url(url: str, local: Path) -> None:
-    """Copy the file behind ``url`` to ``local``, which appears whole."""
-    part = local.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
-
-    def load() -> None:
-        with _open(url) as file, open(part, "wb") as copy:
-            shutil.copyfileobj(file, copy, _BLOCK_BYTES)
-        part.replace(local)
-
-    try:
-        call(load, f"fetch {redact(url)} to {local}", absent=True)
-    finally:
-        part.unlink(missing_ok=True)
+    return _do("open", url, lambda: cast(BinaryIO, open_input(url)))
 
 
 def list_url(url: str) -> list[str]:
@@ -123,7 +119,8 @@ def _shown(path: str) -> bool:
     return not any(name.startswith((".", "_")) for name in path.split("/"))
 
 
-def _open(url: str) -> Any:
+def open_input(url: str) -> Any:
+    """:func:`open_url` with the client's own errors, for callers that repeat more than the opening."""
     if is_local(url):
         return open(os.path.expanduser(local_path(url)), "rb")
     fs, path = filesystem(url)

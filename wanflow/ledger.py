@@ -19,14 +19,16 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import tempfile
 import threading
 from array import array
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wanflow.errors import Conflict, StoreError
-from wanflow.parquet import dump_parts, dump_table, load_parts, load_table
+from wanflow.parquet import dump_table, load_parts, load_table, parts_on_disk
 from wanflow.records import in_parallel
 from wanflow.storage import Store
 
@@ -117,20 +119,24 @@ class Ledger:
 
     def write_results(self, schema: pa.Schema, parts: Iterable[pa.Table]) -> None:
         """A table of ``schema`` that comes in parts: a part is held at a time."""
-        self.workspace.write(self.path("results.parquet"), dump_parts(schema, parts))
+        with parts_on_disk(schema, parts) as path:
+            self.workspace.write(self.path("results.parquet"), path)
 
     def repeat_results(self, before: Ledger, num_rows: int, change: Callable[[pa.Table], pa.Table]) -> bool:
         """Write the results of ``before`` once more, ``change`` made to each part of them; a part is held at a time.
 
         False, and nothing is written, when there are none or not ``num_rows`` of them.
         """
-        data = before._read("results.parquet")
-        if data is None:
-            return False
-        schema, num_held, parts = load_parts(data)
-        if num_held != num_rows:
-            return False
-        self.write_results(schema, map(change, parts))
+        with tempfile.TemporaryDirectory(prefix="wanflow-") as folder:
+            path = Path(folder, "results.parquet")
+            try:
+                self.workspace.fetch(before.path("results.parquet"), path)
+            except FileNotFoundError:
+                return False
+            schema, num_held, parts = load_parts(path)
+            if num_held != num_rows:
+                return False
+            self.write_results(schema, map(change, parts))
         return True
 
     def write_outcome(self, outcome: Mapping[str, Any]) -> None:

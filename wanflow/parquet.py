@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,15 +29,18 @@ def dump_table(table: pa.Table) -> bytes:
     return file.getvalue()
 
 
-def dump_parts(schema: pa.Schema, parts: Iterable[pa.Table]) -> bytes:
-    """One file of all ``parts``, which are made one after the other; each is of ``schema``."""
+@contextmanager
+def parts_on_disk(schema: pa.Schema, parts: Iterable[pa.Table]) -> Iterator[Path]:
+    """A temporary file of all ``parts``, which are made one after the other; each is of ``schema``. Of a million rows
+    only a part is in memory."""
     import pyarrow.parquet as pq
 
-    file = io.BytesIO()
-    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        for part in parts:
-            writer.write_table(part)
-    return file.getvalue()
+    with tempfile.TemporaryDirectory(prefix="wanflow-") as folder:
+        path = Path(folder, "table.parquet")
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            for part in parts:
+                writer.write_table(part)
+        yield path
 
 
 def load_table(data: bytes) -> pa.Table:
@@ -50,12 +55,13 @@ def load_table(data: bytes) -> pa.Table:
     return pq.read_table(pa.BufferReader(data), use_threads=False, pre_buffer=False)
 
 
-def load_parts(data: bytes) -> tuple[pa.Schema, int, Iterator[pa.Table]]:
-    """Schema and number of rows of the table in ``data``, and its parts, each read when it is asked for."""
+def load_parts(path: Path) -> tuple[pa.Schema, int, Iterator[pa.Table]]:
+    """Schema and number of rows of the table in a file, and its parts, each read when it is asked for; ArrowException
+    when it is none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(pa.BufferReader(data))
+    file = pq.ParquetFile(path)
     batches = file.iter_batches(PART_ROWS, use_threads=False)
     return file.schema_arrow, file.metadata.num_rows, (pa.Table.from_batches([batch]) for batch in batches)
 

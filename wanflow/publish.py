@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from wanflow.errors import Conflict, StoreError
 from wanflow.listing import Listing, total_of, weigh
 from wanflow.model import Attempt, OutputFile, Record, Scalar, StoredFile
-from wanflow.parquet import dump_parts, give_back, read_columns
+from wanflow.parquet import give_back, parts_on_disk, read_columns
 from wanflow.record_table import PART_ROWS, Records, all_shown, joined, still_listed, table_of
 from wanflow.record_table import schema as record_schema
 from wanflow.records import MAX_RECORD_BYTES, digest, dump_record, in_parallel, parse_record
@@ -264,7 +264,8 @@ class Published:
             return
         added = ((record, self._weigh(record)) for record in self.records.added.values() if record.etag)
         parts = chain(self.records.parts(), [table_of(added)])
-        workspace.write(_index_path(target, workspace), dump_parts(record_schema(), parts))
+        with parts_on_disk(record_schema(), parts) as path:
+            workspace.write(_index_path(target, workspace), path)
         self.unsaved = False
 
     def _forget(self, path: str) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from wanflow.engines.checkpoint import default_cache
+from wanflow import node_cache
 
 #: kinds of graphs a process keeps (torch's own limit of 8 is soon reached by styles of many shapes); beyond it, a new
 #: kind is not compiled
@@ -91,7 +91,7 @@ class CompiledBlocks:
 
 def cache_folder() -> Path:
     """Where compiled code is kept on this node."""
-    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or default_cache().parent / "compiled")
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or node_cache.root() / "compiled")
 
 
 def missing_tool(device: str) -> str:

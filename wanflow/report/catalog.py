@@ -6,15 +6,17 @@ jobs that publish to the same place stay in it for as long as they are live.
 
 from __future__ import annotations
 
+import filecmp
+import tempfile
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from wanflow.errors import Conflict, StoreError
 from wanflow.model import Scalar
-from wanflow.parquet import PART_ROWS, dump_parts, load_parts, load_table
+from wanflow.parquet import PART_ROWS, load_parts, parts_on_disk
 from wanflow.publish import CATALOG, Published
 from wanflow.records import in_parallel
 from wanflow.report.columns import carried_column, carried_name, carried_type
@@ -226,7 +228,10 @@ def _carried_of_records(
 
 
 def _former(
-    published: Published, data: bytes, carry: Mapping[str, Mapping[str, Scalar]], unchanged: Unchanged | None
+    published: Published,
+    catalog: Path,
+    carry: Mapping[str, Mapping[str, Scalar]],
+    unchanged: Unchanged | None,
 ) -> list[dict[str, Any]]:
     """The former rows that may still matter: not those of files that are known as they are, carried columns too."""
     import numpy as np
@@ -247,7 +252,7 @@ def _former(
             known.append(hash((path, etag, keys[number], attempts[number])))
     hashes = np.frombuffer(known, np.int64) if known else np.empty(0, np.int64)
     found: list[dict[str, Any]] = []
-    for part in _complete(load_parts(data)[2]):
+    for part in _complete(load_parts(catalog)[2]):
         rows = zip(*(part[name].to_pylist() for name in ("path", "etag", "key", "attempt")), strict=True)
         unknown = ~np.isin(np.fromiter(map(hash, rows), np.int64, part.num_rows), hashes)
         if unknown.any():
@@ -297,17 +302,22 @@ def update_catalog(
 ) -> None:
     """Build the catalog from ``published`` and the former one, and put it in its place."""
     for _ in range(5):
-        before, etag = _read(target)
-        former = _former(published, before, carry, unchanged) if before is not None else []
-        fresh = _seen_since(target, published, former)
-        data = dump_parts(*build_catalog(published, target.url, carry, former, fresh, retired, unchanged))
-        if data == before:
-            return
-        try:
-            target.replace(PATH, data, if_match=etag, cache_control=cache_control)
-            return
-        except Conflict:  # another job of the same target, or my own lost acknowledgement: its rows are kept
-            continue
+        with tempfile.TemporaryDirectory(prefix="wanflow-") as folder:
+            before = Path(folder, "before.parquet")
+            etag, is_whole = _fetch(target, before)
+            former = _former(published, before, carry, unchanged) if is_whole else []
+            fresh = _seen_since(target, published, former)
+            whole, parts = build_catalog(published, target.url, carry, former, fresh, retired, unchanged)
+            with parts_on_disk(whole, parts) as path:
+                if is_whole and filecmp.cmp(path, before, shallow=False):
+                    return
+                try:
+                    target.replace(PATH, path, if_match=etag, cache_control=cache_control)
+                    return
+                except (
+                    Conflict
+                ):  # another job of the same target, or my own lost acknowledgement: its rows are kept
+                    continue
     raise StoreError(f"{target.url}/{PATH} kept changing; is another run publishing there?")
 
 
@@ -315,23 +325,27 @@ def read_catalog(target: Store) -> pa.Table | None:
     """The catalog, or None when there is none (or it is damaged: the next run writes it anew)."""
     import pyarrow as pa
 
-    data, _ = _read(target)
-    return None if data is None else pa.concat_tables(_complete([load_table(data)]))
+    with tempfile.TemporaryDirectory(prefix="wanflow-") as folder:
+        path = Path(folder, "catalog.parquet")
+        _, is_whole = _fetch(target, path)
+        return pa.concat_tables(_complete(load_parts(path)[2])) if is_whole else None
 
 
-def _read(target: Store) -> tuple[bytes | None, str | None]:
-    """The catalog's bytes and ETag; without bytes when it is none that can be read."""
+def _fetch(target: Store, local: Path) -> tuple[str | None, bool]:
+    """The catalog's ETag, None when there is none, and whether a catalog that can be read is at ``local`` now."""
     import pyarrow as pa
 
+    stat = target.stat(PATH)  # of an older one than is fetched, if any: then it is not replaced
+    if stat is None:
+        return None, False
     try:
-        data, stat = target.get(PATH)
+        target.fetch(PATH, local)
+        names = {*load_parts(local)[0].names, "reason", "retired"}
+        return stat.etag, set(schema().names) <= names
     except FileNotFoundError:
-        return None, None
-    try:
-        names = {*load_parts(data)[0].names, "reason", "retired"}
-        return (data if set(schema().names) <= names else None), stat.etag
+        return None, False
     except pa.ArrowException:
-        return None, stat.etag
+        return stat.etag, False
 
 
 def _complete(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -143,7 +143,7 @@ def make_engine(shape: Shape, device: str, num_steps: int) -> WanEngine:
     )  # fmt: skip
     return WanEngine(
         spec=spec, device=device, text=_RandomText(shape.text_dim, device, dtype), experts=experts, vae=vae,
-        expand_timesteps=False, scheduler_config=dict(schedule.config),
+        images=None, expand_timesteps=False, scheduler_config=dict(schedule.config),
     )  # type: ignore[arg-type]  # fmt: skip
 
 

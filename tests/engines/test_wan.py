@@ -77,9 +77,10 @@ def test_a_prompt_is_encoded_once(engine: Callable[[str], Engine]) -> None:
 
 
 @pytest.mark.parametrize("layout", ["pocket", "a14b_i2v"])
-def test_an_image_is_encoded_once(engine: Callable[[str], Engine], image: bytes, layout: str) -> None:
+def test_an_image_is_encoded_once(engine: Callable[[str], Engine], layout: str) -> None:
     """Twelve prompts on one packshot pay for the VAE once; another picture, size or length is another condition."""
     wan = _wan(engine, layout)
+    image, other = _picture((20, 180, 90)), _picture((200, 0, 0))  # which no other test shows to this engine
     calls: list[int] = []
     handle = wan._vae.encoder.register_forward_hook(lambda *_: calls.append(1))
     clip = make_clip(wan, Mode.I2V)
@@ -88,13 +89,17 @@ def test_an_image_is_encoded_once(engine: Callable[[str], Engine], image: bytes,
     once = len(calls)
     assert torch.equal(wan.generate(clip, image, silent), first)
     wan.generate(replace(clip, seed=1, prompt="stars"), image, silent)
-    assert len(calls) == once
-    data = io.BytesIO()
-    Image.new("RGB", (48, 40), (200, 0, 0)).save(data, "PNG")
-    assert not torch.equal(wan.generate(clip, data.getvalue(), silent), first)
+    assert len(calls) == once > 0
+    assert not torch.equal(wan.generate(clip, other, silent), first)
     wan.generate(replace(clip, width=32), image, silent)
     assert len(calls) == 3 * once
     handle.remove()
+
+
+def _picture(colour: tuple[int, int, int]) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (48, 40), colour).save(data, "PNG")
+    return data.getvalue()
 
 
 def test_images_at_hand_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:

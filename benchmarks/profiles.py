@@ -25,7 +25,7 @@ from wanflow.model import Clip, Shortcuts
 from wanflow.pocket import CHECKPOINT
 from wanflow.pocket.detect import detect
 from wanflow.pocket.evaluate import psnr
-from wanflow.pocket.render import Case, Renderer, sample_cases
+from wanflow.pocket.render import Case, Renderer, clip_of, sample_cases
 
 #: (guidance_until, cache, taylor_low); the cache is the same in both experts, but where Taylor takes the low-noise one
 SETTINGS = (
@@ -70,7 +70,7 @@ class Bench:
     def __init__(self, checkpoint: Path, num: int, seed: int, threads: int, steps: int | None = None) -> None:
         self._renderer = Renderer(checkpoint, threads)
         self._cases: Sequence[Case] = sample_cases(num, seed)
-        clips = [self._renderer._clip(case) for case in self._cases]
+        clips = [clip_of(case, self._renderer.spec) for case in self._cases]
         self._clips = [
             replace(clip, sampling=replace(clip.sampling, steps=steps or clip.sampling.steps))
             for clip in clips

@@ -17,7 +17,7 @@ from PIL import Image
 
 from wanflow.cascade import refine
 from wanflow.engines import load_engine, read_spec
-from wanflow.model import Clip, Mode, Source
+from wanflow.model import Clip, EngineSpec, Mode, Source
 from wanflow.pocket.grammar import caption
 from wanflow.pocket.scenes import Scene, draw, sample_scene
 
@@ -45,7 +45,7 @@ class Renderer:
 
     def latents(self, case: Case) -> torch.Tensor:
         """Base latents of a case."""
-        return self.engine.generate(self._clip(case), case.image, _quiet)
+        return self.engine.generate(clip_of(case, self.spec), case.image, _quiet)
 
     def frames(self, latents: torch.Tensor) -> Frames:
         """(frames, height, width, 3)."""
@@ -60,25 +60,29 @@ class Renderer:
     def refined(self, case: Case, latents: torch.Tensor, **given: float) -> torch.Tensor:
         """Latents at twice the size by the cascade's ``refine``."""
         params = refine.check(given, self.spec)
-        return refine.apply(params, self.engine, self._clip(case), latents, case.image, _quiet, "refine")
-
-    def _clip(self, case: Case) -> Clip:
-        height, width = case.size
-        return Clip(
-            mode=Mode.I2V if case.image else Mode.T2V,
-            weights=self.spec.weights,
-            prompt=case.prompt,
-            negative_prompt="",
-            image=Source(url="first-frame.png", digest=hashlib.sha256(case.image).hexdigest())
-            if case.image
-            else None,
-            seed=case.seed,
-            width=width,
-            height=height,
-            num_frames=self.spec.num_frames,
-            fps=self.spec.fps,
-            sampling=self.spec.sampling,
+        return refine.apply(
+            params, self.engine, clip_of(case, self.spec), latents, case.image, _quiet, "refine"
         )
+
+
+def clip_of(case: Case, spec: EngineSpec) -> Clip:
+    """The base clip of a case with the checkpoint's defaults."""
+    height, width = case.size
+    return Clip(
+        mode=Mode.I2V if case.image else Mode.T2V,
+        weights=spec.weights,
+        prompt=case.prompt,
+        negative_prompt="",
+        image=Source(url="first-frame.png", digest=hashlib.sha256(case.image).hexdigest())
+        if case.image
+        else None,
+        seed=case.seed,
+        width=width,
+        height=height,
+        num_frames=spec.num_frames,
+        fps=spec.fps,
+        sampling=spec.sampling,
+    )
 
 
 def _quiet(stage: str, step: int, of: int) -> None:

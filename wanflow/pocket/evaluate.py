@@ -79,15 +79,18 @@ def measure_image(renderer: Renderer, num: int, seed: int) -> list[Line]:
 def measure_vae(renderer: Renderer, num: int, seed: int) -> list[Line]:
     """The autoencoder on drawn clips."""
     rng = random.Random(f"vae cases {seed}")
-    whole, drift = [], []
+    whole, drift, kinds = [], [], 0
     for i in range(num):
-        truth = drawn_frames(sample_scene(rng), ((96, 160), (160, 96), (128, 128))[i % 3])
+        scene = sample_scene(rng)
+        truth = drawn_frames(scene, ((96, 160), (160, 96), (128, 128))[i % 3])
         out = renderer.frames(renderer.encoded(truth))
+        kinds += detect(out).kind == scene.kind
         whole.append(psnr(out, truth))
         drift.append(psnr(out[0], truth[0]) - psnr(out[-1], truth[-1]))
     return [
         Line("vae: reconstruction", float(np.mean(whole)), 30.0, "dB"),
         Line("vae: last frame below the first", float(np.mean(drift)), 1.0, "dB", rising=False),
+        Line("vae: kind kept", 100 * kinds / num, 90.0),
     ]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,6 +121,7 @@ def test_sound_without_a_picture_is_caught(studio: Studio, story: Output, tmp_pa
 
 def test_small_masters_with_padded_lines_are_read_right(tmp_path: Path) -> None:
     """A decoder pads lines to its own alignment; a 64 pixel wide master once looked like 16-bit noise."""
+    import av
     import numpy as np
 
     from wanflow import master, quality
@@ -126,6 +129,35 @@ def test_small_masters_with_padded_lines_are_read_right(tmp_path: Path) -> None:
     path = tmp_path / "master.mp4"
     frames = np.full((3, 64, 64, 3), 100, np.uint8)
     master.encode(iter([frames]), 8.0, path)
-    thumbs = quality._master_thumbs(path)
+    with av.open(str(path)) as container:
+        thumbs = list(quality._thumbs(container))
     assert max(int(thumb.max()) for thumb in thumbs) < 256
     assert quality._motion(thumbs) < 1
+
+
+def test_a_master_is_looked_at_once_and_a_new_one_anew(
+    studio: Studio, story: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty thousand customers share twelve clips: decoding those for each would cost as much as the ads."""
+    import numpy as np
+
+    from wanflow import master, quality
+
+    looked: list[Path] = []
+    thumbs = quality._thumbs
+
+    def counted(container: Any) -> Any:
+        looked.append(Path(container.name))
+        return thumbs(container)
+
+    monkeypatch.setattr(quality, "_thumbs", counted)
+    video, path = studio.make([], story)["video"], tmp_path / "master.mp4"
+    master.encode(iter([np.full((3, 64, 64, 3), 100, np.uint8)]), 8.0, path)
+    for _ in range(3):
+        check_file(video, story, SECONDS, [path])
+    assert looked.count(path) == 1
+    moving = np.stack([np.full((64, 64, 3), level, np.uint8) for level in (0, 250, 0)])
+    master.encode(iter([moving]), 8.0, path)
+    with suppress(AssembleError):  # whether the video keeps up with it is not asked here
+        check_file(video, story, SECONDS, [path])
+    assert looked.count(path) == 2

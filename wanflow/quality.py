@@ -7,6 +7,7 @@ move. Knows nothing of how the file was made. Limits: pictures are compared, not
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,7 @@ def check_file(
     if max((float((thumb > _BLACK).mean()) for thumb in thumbs), default=0.0) < _LIT_SHARE:
         wrong.append("every frame is black")
     if masters:
-        moving = max(_motion(_master_thumbs(master)) for master in masters)
+        moving = max(map(_motion_of_master, masters))
         if moving > _MOVES and motion < _KEPT * moving:
             wrong.append("it stands still although its clips move")
     if wrong:
@@ -146,14 +147,21 @@ def _thumbs(container: Any) -> Iterator[np.ndarray]:
         yield luma[:: steps[0], :: steps[1]].astype(np.int16)
 
 
-def _master_thumbs(master: Path) -> list[np.ndarray]:
+def _motion_of_master(master: Path) -> float:
+    """Many variants share a master: a process decodes it once."""
+    stat = master.stat()
+    return _decoded_motion(str(master), stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=1024)
+def _decoded_motion(path: str, mtime_ns: int, size_bytes: int) -> float:
     import av
 
     try:
-        with av.open(str(master)) as container:
-            return list(_thumbs(container))
+        with av.open(path) as container:
+            return _motion(list(_thumbs(container)))
     except (av.error.FFmpegError, OSError) as error:
-        raise AssembleError(f"the master {master.name} cannot be decoded: {error}; run again") from None
+        raise AssembleError(f"the master {Path(path).name} cannot be decoded: {error}; run again") from None
 
 
 def _motion(thumbs: Sequence[np.ndarray]) -> float:

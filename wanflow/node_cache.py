@@ -3,8 +3,9 @@
 ::
 
     $WANFLOW_CACHE/<kind>/<name>          a file or a directory, whole or absent (default: ~/.cache/wanflow)
-                          <stem>.lock     locked exclusively while it is made or removed, shared while it is used;
+                          <stem>.lock     locked shared while it is made or used, exclusively while it is removed;
                                           its time is that of the last use
+                          <stem>.turn.lock  locked by the one process that looks for it, and makes it if it must
                           .tmp-<stem>/    what is being made, or was when its process died
 
 The locks are the kernel's, which frees those of a dead process. What was used longest ago, and is not used now, is
@@ -77,21 +78,23 @@ def keep(
     that was away, or was killed. ``size_bytes`` is asked only if it has to be made. StoreError when there is no room.
     """
     target = root() / kind / name
-    lock = _open_lock(target)
+    lock, turn = _open(target, _lock_of(target)), None
     try:
+        # Never from shared to exclusive: two that were here together would wait for each other, one for good.
+        turn = _open(target, _lock_of(target).with_suffix(".turn.lock"))
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_SH)
         fetched_bytes = 0
-        while True:
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            if target.exists() and (fetched_bytes or is_whole(target)):
-                os.utime(lock)
-                return Kept(target, fetched_bytes, lock)
-            # the kernel gives the shared lock up first: whoever comes in between is looked for again
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (target.exists() and is_whole(target)):
-                fetched_bytes = _make(target, size_bytes(), make)
+        if not (target.exists() and is_whole(target)):
+            fetched_bytes = _make(target, size_bytes(), make)
+        os.utime(lock)
+        return Kept(target, fetched_bytes, lock)
     except BaseException:
         os.close(lock)
         raise
+    finally:
+        if turn is not None:
+            os.close(turn)
 
 
 def _make(target: Path, size_bytes: int, make: Callable[[Path], None]) -> int:
@@ -152,7 +155,7 @@ def _entries() -> list[tuple[float, int, Path]]:
 
 
 def _remove_unless_used(path: Path) -> bool:
-    lock = _open_lock(path)
+    lock = _open(path, _lock_of(path))
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _remove(path)
@@ -173,10 +176,11 @@ def _remove(path: Path) -> None:
     _delete(scratch)
 
 
-def _open_lock(path: Path) -> int:
+def _open(path: Path, lock: Path) -> int:
+    """A lock of the entry at ``path``."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(_lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise StoreError(
             f"remote files cannot be kept in {path.parent} ({error.strerror}): let WANFLOW_CACHE name a folder that "

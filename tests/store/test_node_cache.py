@@ -45,7 +45,7 @@ def test_what_is_there_is_not_made_again(cache: Path) -> None:
     second = keep("checkpoints", "a", lambda: 1 // 0, never)
     assert (first.path, first.fetched_bytes) == (cache / "a", 100)
     assert (second.path, second.fetched_bytes) == (cache / "a", 0)
-    assert sorted(path.name for path in cache.iterdir()) == ["a", "a.lock"]
+    assert sorted(path.name for path in cache.iterdir()) == ["a", "a.lock", "a.turn.lock"]
 
 
 def test_what_was_used_longest_ago_and_is_not_in_use_goes(
@@ -114,9 +114,9 @@ def test_a_maker_that_was_killed_blocks_nobody_and_its_half_is_no_whole(cache: P
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "half way\n"
-        lock = os.open(cache / "a.lock", os.O_RDWR)
+        lock = os.open(cache / "a.turn.lock", os.O_RDWR)
         with pytest.raises(BlockingIOError):  # the others wait for it
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(lock)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -129,7 +129,7 @@ def test_a_maker_that_was_killed_blocks_nobody_and_its_half_is_no_whole(cache: P
     found = keep("checkpoints", "a", lambda: 100, go_on)
     assert found.fetched_bytes == 40
     assert sorted(file.name for file in found.path.iterdir()) == ["rest", "whole"]
-    assert sorted(path.name for path in cache.iterdir()) == ["a", "a.lock"]
+    assert sorted(path.name for path in cache.iterdir()) == ["a", "a.lock", "a.turn.lock"]
 
 
 def test_leftovers_of_the_dead_make_room_first(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

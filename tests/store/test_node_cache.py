@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,21 @@ def test_a_copy_that_is_not_whole_is_made_again(cache: Path) -> None:
     found = keep("checkpoints", "a", lambda: 100, make, lambda path: (path / "weights").exists())
     assert found.fetched_bytes == 100
     assert (cache / "a" / "weights").stat().st_size == 100
+
+
+def test_nobody_waits_for_one_that_uses_what_has_to_be_made_again(cache: Path) -> None:
+    """It may use it all night."""
+    used = kept("a")
+    (cache / "a" / "weights").unlink()
+    with ThreadPoolExecutor(2) as pool:
+        asked = [
+            pool.submit(keep, "checkpoints", "a", lambda: 100, make, lambda path: (path / "weights").exists())
+            for _ in range(2)
+        ]
+        found = [each.result(timeout=20) for each in asked]
+    assert sorted(each.fetched_bytes for each in found) == [0, 100]
+    for each in (used, *found):
+        each.release()
 
 
 def test_after_an_outage_what_was_whole_is_kept_and_after_an_error_nothing(cache: Path) -> None:

@@ -125,11 +125,11 @@ def render(engine: Engine, group: Group, trunk_steps: int) -> tuple[list[Made], 
 
     first = {"trunk": 0, "denoise": trunk_steps}
     branch = Branch(prompt_of(group.base), trunk_steps) if trunk_steps else None
-    trunk = engine.trunk(replace(plain, branch=branch), None, count) if branch else None
+    trunk = engine.trunk(replace(plain, branch=branch), (), count) if branch else None
     latents = {}
     for name, scene in group.variants.items():
         clip = replace(plain, prompt=prompt_of(scene), branch=branch)
-        latents[name] = engine.generate(clip, None, count, FromBranch(trunk, None) if trunk else None)
+        latents[name] = engine.generate(clip, (), count, FromBranch(trunk, None) if trunk else None)
     spent_s = time.process_time() - begun_s
     made = [
         _look(name, group.variants[name], np.concatenate([*engine.decode(x)])) for name, x in latents.items()

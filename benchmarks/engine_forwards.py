@@ -86,7 +86,7 @@ def _measure_size(
 
     def ours(after: Callable[[], None]) -> None:
         made.append(
-            engine.generate(clip, None, lambda stage, step, of: after() if stage == "denoise" else None)
+            engine.generate(clip, (), lambda stage, step, of: after() if stage == "denoise" else None)
         )
 
     began_s = time.perf_counter()

@@ -6,7 +6,7 @@ A clip is one frame of 16 x 16 pixels; its latents are a few bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,12 +31,7 @@ class SleepingEngine:
         pass
 
     def generate(
-        self,
-        clip: Clip,
-        image: bytes | None,
-        on_step: OnStep,
-        keep: Keep | None = None,
-        last_image: bytes | None = None,
+        self, clip: Clip, images: Sequence[bytes], on_step: OnStep, keep: Keep | None = None
     ) -> bytes:
         num_steps = clip.sampling.steps
         first = keep.start.step if keep and keep.start else 0

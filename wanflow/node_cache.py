@@ -34,7 +34,7 @@ _GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Entry:
     """A file or directory that nobody removes before :meth:`release`, or the end of this process."""
 
     path: Path
@@ -71,7 +71,7 @@ def keep(
     size_bytes: Callable[[], int],
     make: Callable[[Path], None],
     is_whole: Callable[[Path], bool] = lambda path: True,
-) -> Kept:
+) -> Entry:
     """The entry ``name``; made first by ``make(path)`` when it is absent, or there and not ``is_whole``.
 
     One process makes it while the others wait. ``path`` may have whole files of an earlier ``make`` that met a store
@@ -88,7 +88,7 @@ def keep(
         if not (target.exists() and is_whole(target)):
             fetched_bytes = _make(target, size_bytes(), make)
         os.utime(lock)
-        return Kept(target, fetched_bytes, lock)
+        return Entry(target, fetched_bytes, lock)
     except BaseException:
         os.close(lock)
         raise

@@ -67,35 +67,23 @@ class FakeEngine:
         self.loras = tuple(lora for lora, _ in loras)
 
     def generate(
-        self,
-        clip: Clip,
-        image: bytes | None,
-        on_step: OnStep,
-        keep: Keep | None = None,
-        last_image: bytes | None = None,
+        self, clip: Clip, images: Sequence[bytes], on_step: OnStep, keep: Keep | None = None
     ) -> Latents:
         for part, cause in self.failures.items():
             if part in clip.prompt:
                 raise RenderError(f"failed on purpose: {part!r} is in the prompt", cause)
         trunk = ""
         if clip.branch is not None:
-            keep = FromBranch(
-                (keep and keep.start) or self.trunk(clip, image, on_step, None, last_image), keep
-            )
+            keep = FromBranch((keep and keep.start) or self.trunk(clip, images, on_step), keep)
             trunk = f" {clip.branch}"
         self._take_steps(clip, "denoise", clip.sampling.steps, on_step, keep)
         self.rendered.append(clip.prompt)
-        images = f"{len(image or b'')}{f' {len(last_image)}' if last_image else ''}"
-        colour = hashlib.sha256(f"{clip.prompt} {clip.seed} {images}{trunk}".encode()).digest()[:3]
+        sizes = " ".join(str(len(image)) for image in images)
+        colour = hashlib.sha256(f"{clip.prompt} {clip.seed} {sizes or 0}{trunk}".encode()).digest()[:3]
         return _fake_latents(tuple(colour), clip.num_frames, clip.height // 8, clip.width // 8)
 
     def trunk(
-        self,
-        clip: Clip,
-        image: bytes | None,
-        on_step: OnStep,
-        keep: Keep | None = None,
-        last_image: bytes | None = None,
+        self, clip: Clip, images: Sequence[bytes], on_step: OnStep, keep: Keep | None = None
     ) -> Unfinished:
         assert clip.branch is not None
         self._take_steps(clip, "trunk", clip.branch.steps, on_step, keep)
@@ -109,7 +97,7 @@ class FakeEngine:
         self,
         clip: Clip,
         latents: Latents | None,
-        image: bytes | None,
+        images: Sequence[bytes],
         *,
         strength: float,
         steps: int,
@@ -117,7 +105,6 @@ class FakeEngine:
         on_step: OnStep,
         stage: str,
         keep: Keep | None = None,
-        last_image: bytes | None = None,
     ) -> Latents:
         if latents is None:
             assert keep is not None

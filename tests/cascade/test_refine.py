@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engines.conftest import checkpoint, engine, image, make_clip, one_thread, silent  # noqa: F401
+from tests.engines.conftest import checkpoint, engine, given, image, make_clip, one_thread, silent  # noqa: F401
 from wanflow import cascade
 from wanflow.engines import Engine, read_spec
 from wanflow.engines.wan import WanEngine
@@ -78,7 +78,7 @@ def test_sizes_chain_and_stay_on_the_grid(engine: Callable[[str], Engine]) -> No
 def _refined(
     wan: Engine, clip: Clip, source: bytes | None, latents: torch.Tensor, **params: float
 ) -> torch.Tensor:
-    return cascade.apply(_step(wan.spec, **params), wan, clip, latents, source, silent, "cascade-1")
+    return cascade.apply(_step(wan.spec, **params), wan, clip, latents, given(source), silent, "cascade-1")
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def test_a_chain_of_steps_makes_the_size_that_was_planned(
     size = (64, 32) if wan.spec.grid == 32 else (48, 32)
     steps = (_step(wan.spec, steps=2), _step(wan.spec, scale=1.5, steps=1))
     clip = replace(make_clip(wan, mode, size=size), cascade=steps)
-    latents = wan.generate(clip, source, silent)
+    latents = wan.generate(clip, given(source), silent)
     for i, step in enumerate(steps):
-        latents = cascade.apply(step, wan, clip, latents, source, silent, f"cascade-{i + 1}")
+        latents = cascade.apply(step, wan, clip, latents, given(source), silent, f"cascade-{i + 1}")
     frames = next(wan.decode(latents))
     assert (frames.shape[2], frames.shape[1]) == cascade.size_after(clip)
 
@@ -115,7 +115,7 @@ def test_strength_is_how_far_a_clip_may_move(engine: Callable[[str], Engine]) ->
     """Near nothing the clip is only upscaled; the more noise, the more is drawn anew."""
     wan = engine("pocket")
     clip = make_clip(wan, Mode.T2V)
-    latents = wan.generate(clip, None, silent)
+    latents = wan.generate(clip, (), silent)
     least, some, much = (_refined(wan, clip, None, latents, strength=s) for s in (1e-4, 0.3, 0.8))
     assert (some - least).abs().mean() > 1e-2
     assert (much - least).abs().mean() > 1.5 * (some - least).abs().mean()
@@ -126,7 +126,7 @@ def test_only_the_low_noise_expert_works(engine: Callable[[str], Engine]) -> Non
     wan = engine("pocket")
     assert isinstance(wan, WanEngine)
     clip = make_clip(wan, Mode.T2V)
-    latents = wan.generate(clip, None, silent)
+    latents = wan.generate(clip, (), silent)
     calls = {0: 0, 1: 0}
 
     def count(i: int) -> Callable[..., None]:
@@ -150,18 +150,18 @@ def test_the_first_frame_is_the_image_at_the_larger_size(
     wan = engine("pocket")
     assert isinstance(wan, WanEngine)
     clip = make_clip(wan, Mode.I2V)
-    refined = _refined(wan, clip, image, wan.generate(clip, image, silent))
-    assert torch.equal(refined[:, :, :1], wan._condition(clip, (image, None), 96, 64).first)
+    refined = _refined(wan, clip, image, wan.generate(clip, given(image), silent))
+    assert torch.equal(refined[:, :, :1], wan._condition(clip, given(image), 96, 64).first)
 
 
 def test_each_stage_draws_noise_of_its_own_and_always_the_same(engine: Callable[[str], Engine]) -> None:  # noqa: F811
     """The same noise in every step would push a clip twice the same way."""
     wan = engine("pocket")
     clip = make_clip(wan, Mode.T2V)
-    latents = wan.generate(clip, None, silent)
+    latents = wan.generate(clip, (), silent)
     step = _step(wan.spec, scale=1, steps=1)
     one, again, two = (
-        cascade.apply(step, wan, clip, latents, None, silent, s)
+        cascade.apply(step, wan, clip, latents, (), silent, s)
         for s in ("cascade-1", "cascade-1", "cascade-2")
     )
     assert torch.equal(one, again)
@@ -172,13 +172,13 @@ def test_progress_and_stopping_reach_into_the_upscale(engine: Callable[[str], En
     """Upscaling a long clip takes as long as some steps: it reports, and it can be stopped."""
     wan = engine("pocket")
     clip = make_clip(wan, Mode.T2V)
-    latents = wan.generate(clip, None, silent)
+    latents = wan.generate(clip, (), silent)
     seen: list[tuple[str, int, int]] = []
-    cascade.apply(_step(wan.spec, steps=2), wan, clip, latents, None, lambda *s: seen.append(s), "cascade-1")
+    cascade.apply(_step(wan.spec, steps=2), wan, clip, latents, (), lambda *s: seen.append(s), "cascade-1")
     assert seen == [("cascade-1", step, 2) for step in (0, 0, 0, 1, 2)]
 
     def stop(stage: str, step: int, of: int) -> None:
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        cascade.apply(_step(wan.spec), wan, clip, latents, None, stop, "cascade-1")
+        cascade.apply(_step(wan.spec), wan, clip, latents, (), stop, "cascade-1")

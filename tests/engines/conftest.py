@@ -89,5 +89,10 @@ def make_clip(
     )
 
 
+def given(*images: bytes | None) -> tuple[bytes, ...]:
+    """The files that there are, as an engine takes them."""
+    return tuple(image for image in images if image is not None)
+
+
 def silent(stage: str, step: int, of: int) -> None:
     """An ``on_step`` that does nothing."""

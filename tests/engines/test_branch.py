@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.engines.conftest import make_clip, silent
+from tests.engines.conftest import given, make_clip, silent
 from tests.engines.test_resume import STEPS, Interruption, _interrupted, _sampling
 from wanflow.engines import Engine, Unfinished, dump_unfinished, load_unfinished
 from wanflow.errors import Cancelled
@@ -55,14 +55,14 @@ def test_a_clip_branched_with_its_trunks_own_prompt_is_the_unbranched_clip(
     size = (64, 32) if layout == "ti2v_5b" else (48, 32)
     clip = make_clip(wan, mode, _sampling(wan, scheduler), size)
     source = image if mode is Mode.I2V else None
-    whole = wan.generate(clip, source, silent)
+    whole = wan.generate(clip, given(source), silent)
     for steps in range(1, STEPS):
         same = branched(clip, steps)
-        trunk = stored(wan.trunk(same, source, silent))
+        trunk = stored(wan.trunk(same, given(source), silent))
         assert (trunk.step, trunk.num_steps) == (steps, STEPS)
         assert wan.can_go_on(same, trunk)
         on = Taken()
-        made = wan.generate(same, source, on, Interruption(0, trunk))
+        made = wan.generate(same, given(source), on, Interruption(0, trunk))
         assert torch.equal(made, whole), f"branched after step {steps}"
         assert on.steps == [("denoise", step, STEPS) for step in range(steps, STEPS + 1)]
 
@@ -76,11 +76,13 @@ def test_another_prompt_makes_another_clip_of_the_same_trunk(
     clip = make_clip(wan, mode, _sampling(wan, "unipc"), size)
     source = image if mode is Mode.I2V else None
     other = branched(replace(clip, prompt="a blue box"), 3, clip.prompt)
-    trunk = wan.trunk(other, source, silent)
-    assert torch.equal(trunk.latents, wan.trunk(branched(clip, 3), source, silent).latents), "one trunk"
-    made = wan.generate(other, source, silent, Interruption(0, trunk))
-    assert not torch.equal(made, wan.generate(branched(clip, 3), source, silent))
-    assert not torch.equal(made, wan.generate(replace(other, branch=None), source, silent))
+    trunk = wan.trunk(other, given(source), silent)
+    assert torch.equal(trunk.latents, wan.trunk(branched(clip, 3), given(source), silent).latents), (
+        "one trunk"
+    )
+    made = wan.generate(other, given(source), silent, Interruption(0, trunk))
+    assert not torch.equal(made, wan.generate(branched(clip, 3), given(source), silent))
+    assert not torch.equal(made, wan.generate(replace(other, branch=None), given(source), silent))
 
 
 def test_without_a_trunk_the_engine_makes_it(engine: Callable[[str], Engine]) -> None:
@@ -88,10 +90,10 @@ def test_without_a_trunk_the_engine_makes_it(engine: Callable[[str], Engine]) ->
     wan = engine("a14b_t2v")
     clip = make_clip(wan, Mode.T2V, _sampling(wan, "unipc"))
     other = branched(replace(clip, prompt="a blue box"), 2, clip.prompt)
-    trunk = wan.trunk(other, None, silent)
+    trunk = wan.trunk(other, (), silent)
     on = Taken()
-    made = wan.generate(other, None, on)
-    assert torch.equal(made, wan.generate(other, None, silent, Interruption(0, trunk)))
+    made = wan.generate(other, (), on)
+    assert torch.equal(made, wan.generate(other, (), silent, Interruption(0, trunk)))
     trunk_steps = [("trunk", step, 2) for step in range(3)]
     assert on.steps == trunk_steps + [("denoise", step, STEPS) for step in range(2, STEPS + 1)]
 
@@ -104,31 +106,31 @@ def test_a_trunk_and_its_clip_resumed_after_any_step_are_the_same(
     wan = engine("a14b_t2v")
     clip = make_clip(wan, Mode.T2V, _sampling(wan, scheduler))
     other = branched(replace(clip, prompt="a blue box"), 4, clip.prompt)
-    trunk = wan.trunk(other, None, silent)
-    whole = wan.generate(other, None, silent, Interruption(0, trunk))
+    trunk = wan.trunk(other, (), silent)
+    whole = wan.generate(other, (), silent, Interruption(0, trunk))
     for at in range(1, 5):
         keep = Interruption(at)
         with pytest.raises(Cancelled):
-            wan.trunk(other, None, silent, keep)
+            wan.trunk(other, (), silent, keep)
         on = Taken()
-        resumed = wan.trunk(other, None, on, Interruption(0, load_unfinished(keep.data)))
+        resumed = wan.trunk(other, (), on, Interruption(0, load_unfinished(keep.data)))
         assert on.steps == [("trunk", step, 4) for step in range(at, 5)], "no step is taken twice"
-        assert torch.equal(wan.generate(other, None, silent, Interruption(0, stored(resumed))), whole)
+        assert torch.equal(wan.generate(other, (), silent, Interruption(0, stored(resumed))), whole)
     for at in (5, 6):
 
         def go_on(keep: Interruption) -> torch.Tensor:
             keep.start = trunk
-            return wan.generate(other, None, silent, keep)
+            return wan.generate(other, (), silent, keep)
 
         kept = _interrupted(go_on, at)
-        assert torch.equal(wan.generate(other, None, silent, Interruption(0, kept)), whole)
+        assert torch.equal(wan.generate(other, (), silent, Interruption(0, kept)), whole)
 
 
 def test_an_engine_knows_a_trunk_that_it_cannot_go_on_from(engine: Callable[[str], Engine]) -> None:
     """Kept by another release of diffusers, or for another number of steps."""
     wan = engine("wan21_t2v")
     clip = branched(make_clip(wan, Mode.T2V, _sampling(wan, "unipc")), 2)
-    trunk = wan.trunk(clip, None, silent)
+    trunk = wan.trunk(clip, (), silent)
     assert not wan.can_go_on(clip, replace(trunk, maker="UniPC of 0.1"))
     assert not wan.can_go_on(replace(clip, sampling=replace(clip.sampling, scheduler="euler")), trunk)
     assert not wan.can_go_on(replace(clip, sampling=replace(clip.sampling, steps=7)), trunk)

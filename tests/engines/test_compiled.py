@@ -17,7 +17,7 @@ import torch
 import torch._inductor.config
 from torch._dynamo.utils import counters
 
-from tests.engines.conftest import make_clip, silent
+from tests.engines.conftest import given, make_clip, silent
 from tests.engines.test_fast import ALWAYS, STEPS
 from tests.engines.test_lora import _diffusers as in_diffusers_names
 from tests.engines.test_lora import weights, with_loras, write
@@ -89,22 +89,22 @@ def test_a_mixed_manifest_compiles_nothing_after_its_first_clip(
     exact = load("a14b_t2v")
     exact.set_compile(False)
     for clip in clips:
-        assert torch.equal(wan.generate(clip, None, silent), exact.generate(clip, None, silent))
+        assert torch.equal(wan.generate(clip, (), silent), exact.generate(clip, (), silent))
     assert _graphs() == 1
     others = [(Shortcuts(0.5, ALWAYS, taylor_low=2), 1), (replace(shortcuts, batch_guidance=True), 2)]
     for other, graphs in others:
         for clip in clips[:3]:
             fast = replace(clip, sampling=replace(clip.sampling, shortcuts=other))
-            assert torch.equal(wan.generate(fast, None, silent), exact.generate(fast, None, silent))
+            assert torch.equal(wan.generate(fast, (), silent), exact.generate(fast, (), silent))
         assert _graphs() == graphs, "two branches at a time are another graph than one"
     styles = [write(tmp_path / f"{seed}.safetensors", in_diffusers_names(weights(seed))) for seed in (0, 1)]
     for repeat in range(2):
         for (source, path), clip in zip([*styles, *styles], clips, strict=False):
             styled = with_loras(wan, clip, (source, path, 0.5, "both"))
             with_loras(exact, clip, (source, path, 0.5, "both"))
-            assert torch.equal(wan.generate(styled, None, silent), exact.generate(styled, None, silent))
+            assert torch.equal(wan.generate(styled, (), silent), exact.generate(styled, (), silent))
         wan.set_loras([])
-        wan.generate(clips[0], None, silent)
+        wan.generate(clips[0], (), silent)
         if repeat == 0:
             seen = _graphs()
     assert _graphs() == seen, "another style of the same layers is no new graph, nor is its going"
@@ -118,8 +118,8 @@ def test_a_time_a_token_is_a_graph_of_its_own_and_no_more(
     wan = load("ti2v_5b")
     for _ in range(2):
         for size in ({}, {"width": 32, "height": 64}, {"width": 96, "height": 64}):
-            wan.generate(_clip(wan, Shortcuts(0.5, ALWAYS), Mode.I2V, **size), image, silent)
-            wan.generate(_clip(wan, Shortcuts(0.5, ALWAYS), **size), None, silent)
+            wan.generate(_clip(wan, Shortcuts(0.5, ALWAYS), Mode.I2V, **size), given(image), silent)
+            wan.generate(_clip(wan, Shortcuts(0.5, ALWAYS), **size), (), silent)
     assert _graphs() == 2
     assert not counters["graph_break"]
 
@@ -129,10 +129,10 @@ def test_exact_is_never_compiled(load: Callable[[str], WanEngine]) -> None:
     wan = load("a14b_t2v")
     exact = _clip(wan, Shortcuts())
     wan.generate(
-        replace(exact, sampling=replace(exact.sampling, profile="exact", shortcuts=None)), None, silent
+        replace(exact, sampling=replace(exact.sampling, profile="exact", shortcuts=None)), (), silent
     )
     assert _graphs() == 0
-    wan.generate(exact, None, silent)
+    wan.generate(exact, (), silent)
     assert _graphs() == 1
 
 
@@ -167,9 +167,9 @@ def test_what_cannot_be_compiled_is_rendered_without_and_told_once(
     wan._blocks.backend = broken  # type: ignore[assignment]
     clip = _clip(wan, Shortcuts())
     with caplog.at_level(logging.WARNING, "wanflow"):
-        found = [wan.generate(clip, None, silent) for _ in range(2)]
+        found = [wan.generate(clip, (), silent) for _ in range(2)]
     wan.set_compile(False)
-    plain = wan.generate(clip, None, silent)
+    plain = wan.generate(clip, (), silent)
     assert torch.equal(found[0], plain)
     assert torch.equal(found[1], plain)
     [told] = [record.getMessage() for record in caplog.records if record.name.startswith("wanflow")]
@@ -192,10 +192,10 @@ def test_out_of_memory_in_a_compiled_block_is_out_of_memory(load: Callable[[str]
     wan = load("a14b_t2v")
     wan._blocks.backend = hungry  # type: ignore[assignment]
     with pytest.raises(RenderError) as raised:
-        wan.generate(_clip(wan, Shortcuts()), None, silent)
+        wan.generate(_clip(wan, Shortcuts()), (), silent)
     assert raised.value.cause is Cause.OUT_OF_MEMORY
     full = False
-    wan.generate(_clip(wan, Shortcuts()), None, silent)
+    wan.generate(_clip(wan, Shortcuts()), (), silent)
     assert _graphs() == 1
 
 

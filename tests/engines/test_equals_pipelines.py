@@ -16,7 +16,7 @@ from diffusers import (
     WanPipeline,
 )
 
-from tests.engines.conftest import make_clip, silent
+from tests.engines.conftest import given, make_clip, silent
 from wanflow.engines import Engine
 from wanflow.engines.denoise import draw_noise
 from wanflow.engines.picture import open_cover
@@ -109,7 +109,9 @@ def test_engine_makes_what_the_pipeline_makes(
     size = (64, 32) if wan.spec.grid == 32 else (48, 32)
     clip = make_clip(wan, mode, sampling, size)
     source = image if mode is Mode.I2V else None
-    _assert_equal(wan, wan.generate(clip, source, silent), *_reference(checkpoint(layout), clip, source))
+    _assert_equal(
+        wan, wan.generate(clip, given(source), silent), *_reference(checkpoint(layout), clip, source)
+    )
 
 
 @pytest.mark.parametrize("num_frames", [5, 9])
@@ -128,7 +130,7 @@ def test_from_a_first_to_a_last_frame_as_the_pipeline_goes(
     wan = engine(layout)
     sampling = replace(wan.spec.sampling, steps=4, scheduler=scheduler, flow_shift=5.0)
     clip = replace(make_clip(wan, Mode.I2V, sampling, has_last=True), num_frames=num_frames)
-    latents = wan.generate(clip, image, silent, None, last_image)
+    latents = wan.generate(clip, given(image, last_image), silent)
     _assert_equal(wan, latents, *_reference(checkpoint(layout), clip, image, last_image))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engines.conftest import make_clip, silent
+from tests.engines.conftest import given, make_clip, silent
 from tests.engines.test_lora import _diffusers as in_diffusers_names
 from tests.engines.test_lora import with_loras, write
 from tests.engines.test_resume import Interruption
@@ -58,9 +58,9 @@ def test_guidance_ends_after_its_share_of_the_steps(
     clip = _clip(wan, Shortcuts(guidance_until=share))
     assert num_guided_steps(clip.sampling, STEPS) == guided
     with _counted(wan) as calls:
-        latents = wan.generate(clip, None, silent)
+        latents = wan.generate(clip, (), silent)
     assert sum(block == 0 for _, block in calls) == STEPS + guided
-    whole = wan.generate(_clip(wan, None), None, silent)
+    whole = wan.generate(_clip(wan, None), (), silent)
     assert torch.equal(latents, whole) == (share == 1.0)
 
 
@@ -68,13 +68,13 @@ def test_steps_that_change_little_are_not_computed_to_their_end(engine: Callable
     """The first block is computed at every step; where it says so, the other is not, in each expert on its own."""
     wan = engine("a14b_t2v")
     with _counted(wan) as calls:
-        wan.generate(_clip(wan, Shortcuts(cache=ALWAYS, cache_low=ALWAYS)), None, silent)
+        wan.generate(_clip(wan, Shortcuts(cache=ALWAYS, cache_low=ALWAYS)), (), silent)
         both = calls.copy()
         calls.clear()
-        wan.generate(_clip(wan, Shortcuts(cache_low=ALWAYS)), None, silent)
+        wan.generate(_clip(wan, Shortcuts(cache_low=ALWAYS)), (), silent)
         low = calls.copy()
         calls.clear()
-        wan.generate(_clip(wan, None), None, silent)
+        wan.generate(_clip(wan, None), (), silent)
     high_steps = sum(at == (0, 0) for at in calls)
     assert sum(block == 0 for _, block in both) == 2 * STEPS
     assert both.count((0, 1)) == both.count((1, 1)) == 2, "the first step of each expert, in both branches"
@@ -86,11 +86,11 @@ def test_steps_that_change_little_are_not_computed_to_their_end(engine: Callable
 def test_a_cache_that_never_answers_changes_no_number(engine: Callable[[str], Engine]) -> None:
     """The hooks themselves are no arithmetic; and once off they are gone."""
     wan = engine("a14b_t2v")
-    whole = wan.generate(_clip(wan, None), None, silent)
-    assert torch.equal(wan.generate(_clip(wan, Shortcuts(cache=1e-9, cache_low=1e-9)), None, silent), whole)
-    cached = wan.generate(_clip(wan, Shortcuts(cache=ALWAYS, cache_low=ALWAYS)), None, silent)
+    whole = wan.generate(_clip(wan, None), (), silent)
+    assert torch.equal(wan.generate(_clip(wan, Shortcuts(cache=1e-9, cache_low=1e-9)), (), silent), whole)
+    cached = wan.generate(_clip(wan, Shortcuts(cache=ALWAYS, cache_low=ALWAYS)), (), silent)
     assert not torch.equal(cached, whole)
-    assert torch.equal(wan.generate(_clip(wan, None), None, silent), whole)
+    assert torch.equal(wan.generate(_clip(wan, None), (), silent), whole)
 
 
 @pytest.mark.parametrize("failure", [Cancelled(), RenderError("broken", Cause.ITEM_ERROR), MemoryError()])
@@ -101,7 +101,7 @@ def test_a_clip_after_a_failed_one_is_as_if_it_came_first(
     wan = engine("a14b_t2v")
     shortcuts = Shortcuts(0.5, ALWAYS, ALWAYS)
     second = _clip(wan, shortcuts, prompt="a blue cube", seed=3)
-    alone = wan.generate(second, None, silent)
+    alone = wan.generate(second, (), silent)
 
     def stop(stage: str, step: int, of: int) -> None:
         if stage == "denoise" and step == 3:
@@ -109,10 +109,10 @@ def test_a_clip_after_a_failed_one_is_as_if_it_came_first(
 
     for size in ({}, {"width": 32, "height": 64, "num_frames": 9}):
         with pytest.raises((Cancelled, RenderError)):
-            wan.generate(_clip(wan, shortcuts, **size), None, stop)
-        assert torch.equal(wan.generate(second, None, silent), alone)
-    wan.generate(_clip(wan, shortcuts), None, silent)
-    assert torch.equal(wan.generate(second, None, silent), alone), "after one that ended well"
+            wan.generate(_clip(wan, shortcuts, **size), (), stop)
+        assert torch.equal(wan.generate(second, (), silent), alone)
+    wan.generate(_clip(wan, shortcuts), (), silent)
+    assert torch.equal(wan.generate(second, (), silent), alone), "after one that ended well"
 
 
 def test_extrapolated_steps_are_not_computed_in_each_expert_on_its_own(
@@ -122,12 +122,12 @@ def test_extrapolated_steps_are_not_computed_in_each_expert_on_its_own(
     wan = engine("a14b_t2v")
     whole_steps = {}
     with _counted(wan) as calls:
-        whole = wan.generate(_clip(wan, None), None, silent)
+        whole = wan.generate(_clip(wan, None), (), silent)
         for expert in (0, 1):
             whole_steps[expert] = calls.count((expert, 1)) // 2
         for shortcuts in (Shortcuts(taylor=2), Shortcuts(taylor_low=2), Shortcuts(taylor=2, taylor_low=2)):
             calls.clear()
-            found = wan.generate(_clip(wan, shortcuts), None, silent)
+            found = wan.generate(_clip(wan, shortcuts), (), silent)
             for expert, interval in ((0, shortcuts.taylor), (1, shortcuts.taylor_low)):
                 steps = range(whole_steps[expert])
                 computed = [step for step in steps if step < 3 or not interval or step % interval == 0]
@@ -146,20 +146,20 @@ def test_a_clip_after_an_extrapolated_one_is_as_if_it_came_first(
     head = {"proj_out": (torch.full((4, 24), 0.1), torch.full((64, 4), 0.1))}
     source, path = write(tmp_path / "head.safetensors", in_diffusers_names(head))
     styled = with_loras(wan, taylor, (source, path, 1.0, "both"))
-    alone = wan.generate(styled, None, silent)
+    alone = wan.generate(styled, (), silent)
     wan.set_loras([])
-    first, exact = wan.generate(taylor, None, silent), wan.generate(plain, None, silent)
+    first, exact = wan.generate(taylor, (), silent), wan.generate(plain, (), silent)
 
     def stop(stage: str, step: int, of: int) -> None:
         if stage == "denoise" and step == 4:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        wan.generate(replace(taylor, width=32, height=64), None, stop)
-    assert torch.equal(wan.generate(plain, None, silent), exact)
-    assert torch.equal(wan.generate(taylor, None, silent), first)
+        wan.generate(replace(taylor, width=32, height=64), (), stop)
+    assert torch.equal(wan.generate(plain, (), silent), exact)
+    assert torch.equal(wan.generate(taylor, (), silent), first)
     with_loras(wan, taylor, (source, path, 1.0, "both"))
-    assert torch.equal(wan.generate(styled, None, silent), alone)
+    assert torch.equal(wan.generate(styled, (), silent), alone)
     wan.set_loras([])
 
 
@@ -167,14 +167,14 @@ def test_a_cached_clip_that_goes_on_elsewhere_stays_close(engine: Callable[[str]
     """What the cache remembers is not saved (A14B: 1.3 GB): the step after a resume is computed in full."""
     wan = engine("a14b_t2v")
     clip = _clip(wan, Shortcuts(0.5, 0.1, 0.1))
-    exact = wan.generate(_clip(wan, None), None, silent)
-    whole = wan.generate(clip, None, silent)
+    exact = wan.generate(_clip(wan, None), (), silent)
+    whole = wan.generate(clip, (), silent)
     for at in range(1, STEPS):
         keep = Interruption(at)
         with pytest.raises(Cancelled):
-            wan.generate(clip, None, silent, keep)
+            wan.generate(clip, (), silent, keep)
         with _counted(wan) as calls:
-            resumed = wan.generate(clip, None, silent, Interruption(0, load_unfinished(keep.data)))
+            resumed = wan.generate(clip, (), silent, Interruption(0, load_unfinished(keep.data)))
         assert calls[1][1] == 1, "the first step is computed to its end"
         assert _distance(resumed, whole) <= 1.5 * _distance(whole, exact) + 1e-6
 
@@ -183,14 +183,12 @@ def test_without_a_cache_a_fast_clip_goes_on_to_the_last_bit(engine: Callable[[s
     """Where guidance ends is counted from the clip's first step, not from where it goes on."""
     wan = engine("a14b_t2v")
     clip = _clip(wan, Shortcuts(guidance_until=0.5))
-    whole = wan.generate(clip, None, silent)
+    whole = wan.generate(clip, (), silent)
     for at in (3, 4, 5):
         keep = Interruption(at)
         with pytest.raises(Cancelled):
-            wan.generate(clip, None, silent, keep)
-        assert torch.equal(
-            wan.generate(clip, None, silent, Interruption(0, load_unfinished(keep.data))), whole
-        )
+            wan.generate(clip, (), silent, keep)
+        assert torch.equal(wan.generate(clip, (), silent, Interruption(0, load_unfinished(keep.data))), whole)
 
 
 @pytest.mark.parametrize(
@@ -208,12 +206,16 @@ def test_both_branches_in_one_forward_are_the_same_but_for_rounding(
             "negative_prompt": negative, "image": make_clip(wan, mode).image, "mode": mode, "width": 64
         }  # fmt: skip
         clip = _clip(wan, Shortcuts(0.5), **change)
-        two = wan.generate(clip, source, silent)
+        two = wan.generate(clip, given(source), silent)
         with _counted(wan) as calls:
-            one = wan.generate(_clip(wan, Shortcuts(0.5, batch_guidance=True), **change), source, silent)
+            one = wan.generate(
+                _clip(wan, Shortcuts(0.5, batch_guidance=True), **change), given(source), silent
+            )
         assert sum(block == 0 for _, block in calls) == STEPS
         assert 0 < _distance(one, two) < 1e-4
-        assert _distance(one, wan.generate(replace(clip, negative_prompt="other"), source, silent)) > 1e-3
+        assert (
+            _distance(one, wan.generate(replace(clip, negative_prompt="other"), given(source), silent)) > 1e-3
+        )
 
 
 @pytest.mark.parametrize(("layout", "has_last"), [("wan21_i2v", False), ("wan21_flf2v", True)])
@@ -228,7 +230,7 @@ def test_both_branches_in_one_forward_look_at_the_same_images(
 
     def generate(shortcuts: Shortcuts) -> torch.Tensor:
         clip = make_clip(wan, Mode.I2V, replace(sampling, shortcuts=shortcuts), has_last=has_last)
-        return wan.generate(clip, image, silent, None, last)
+        return wan.generate(clip, given(image, last), silent)
 
     two, one = generate(Shortcuts()), generate(Shortcuts(batch_guidance=True))
     assert 0 < _distance(one, two) < 1e-4
@@ -245,7 +247,7 @@ def test_a_cache_of_both_branches_skips_both_and_is_of_one_clip(engine: Callable
     shortcuts = Shortcuts(0.75, ALWAYS, ALWAYS, batch_guidance=True)
     clip = _clip(wan, shortcuts)
     with _counted(wan) as calls:
-        alone = wan.generate(clip, None, silent)
+        alone = wan.generate(clip, (), silent)
     assert sum(block == 0 for _, block in calls) == STEPS
     assert calls.count((0, 1)) == 1
     assert calls.count((1, 1)) == 2, "the low-noise expert's first step, and the first one without guidance"
@@ -256,18 +258,18 @@ def test_a_cache_of_both_branches_skips_both_and_is_of_one_clip(engine: Callable
 
     for other in (shortcuts, Shortcuts(0.75, ALWAYS, ALWAYS)):
         with pytest.raises(Cancelled):
-            wan.generate(_clip(wan, other, prompt="a blue cube", width=32, height=64), None, stop)
-        assert torch.equal(wan.generate(clip, None, silent), alone)
+            wan.generate(_clip(wan, other, prompt="a blue cube", width=32, height=64), (), stop)
+        assert torch.equal(wan.generate(clip, (), silent), alone)
 
 
 def test_a_refine_has_shortcuts_of_its_own_steps(engine: Callable[[str], Engine]) -> None:
     """At twice the size a step costs many times more: what fast saves, it must save there."""
     wan = engine("pocket")
     clip = _clip(wan, Shortcuts(0.5, ALWAYS, ALWAYS))
-    latents = wan.generate(clip, None, silent)
+    latents = wan.generate(clip, (), silent)
     step = cascade.check(CascadeStep("refine", (("steps", 4), ("strength", 0.3))), wan.spec)
     with _counted(wan) as calls:
-        cascade.apply(step, wan, clip, latents, None, silent, "cascade-1")
+        cascade.apply(step, wan, clip, latents, (), silent, "cascade-1")
     assert calls.count((1, 0)) == 4 + 2, "guidance for half of them"
     assert calls.count((1, 1)) == 2
 

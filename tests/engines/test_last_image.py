@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.engines.conftest import make_clip, silent
+from tests.engines.conftest import given, make_clip, silent
 from tests.engines.test_branch import branched, stored
 from tests.engines.test_resume import STEPS, Interruption, _interrupted, _sampling
 from wanflow import cascade
@@ -26,14 +26,14 @@ def test_a_trunk_and_a_resume_are_of_the_same_last_frame(
     """The shared steps end where the clip ends, or its own steps would pull it over."""
     wan = engine(layout)
     clip = make_clip(wan, Mode.I2V, _sampling(wan, "unipc"), has_last=True)
-    whole = wan.generate(clip, image, silent, None, last_image)
+    whole = wan.generate(clip, given(image, last_image), silent)
     same = branched(clip, 3)
-    trunk = stored(wan.trunk(same, image, silent, None, last_image))
-    assert torch.equal(wan.generate(same, image, silent, Interruption(0, trunk), last_image), whole)
-    assert torch.equal(wan.generate(same, image, silent, None, last_image), whole), "the engine's own trunk"
+    trunk = stored(wan.trunk(same, given(image, last_image), silent))
+    assert torch.equal(wan.generate(same, given(image, last_image), silent, Interruption(0, trunk)), whole)
+    assert torch.equal(wan.generate(same, given(image, last_image), silent), whole), "the engine's own trunk"
     for at in (1, STEPS - 1):
-        kept = _interrupted(lambda keep: wan.generate(clip, image, silent, keep, last_image), at)
-        assert torch.equal(wan.generate(clip, image, silent, Interruption(0, kept), last_image), whole)
+        kept = _interrupted(lambda keep: wan.generate(clip, given(image, last_image), silent, keep), at)
+        assert torch.equal(wan.generate(clip, given(image, last_image), silent, Interruption(0, kept)), whole)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -43,11 +43,11 @@ def test_a_refine_looks_at_the_last_frame_again(
     """At the larger size, as at the first frame."""
     wan = engine(layout)
     clip = make_clip(wan, Mode.I2V, has_last=True)
-    latents = wan.generate(clip, image, silent, None, last_image)
+    latents = wan.generate(clip, given(image, last_image), silent)
     step = cascade.check(CascadeStep("refine", (("steps", 2),)), wan.spec)
 
     def refined(last: bytes) -> torch.Tensor:
-        return cascade.apply(step, wan, clip, latents, image, silent, "cascade-1", None, last)
+        return cascade.apply(step, wan, clip, latents, given(image, last), silent, "cascade-1")
 
     assert torch.equal(refined(last_image), refined(last_image))
     assert not torch.equal(refined(last_image), refined(image))
@@ -69,7 +69,7 @@ def test_a_last_frame_that_a_model_cannot_or_must_have_is_bad_input(
     wan = engine(layout)
     clip = make_clip(wan, Mode.I2V, size=(64, 32), has_last=has_last)
     with pytest.raises(RenderError, match=words) as raised:
-        wan.generate(clip, image, silent, None, last_image if has_last else None)
+        wan.generate(clip, given(image, last_image if has_last else None), silent)
     assert raised.value.cause is Cause.BAD_INPUT
 
 
@@ -80,9 +80,9 @@ def test_a_clip_and_its_files_must_agree(
     wan = engine("a14b_i2v")
     plain = make_clip(wan, Mode.I2V)
     with pytest.raises(RenderError, match="with a last frame"):
-        wan.generate(plain, image, silent, None, last_image)
+        wan.generate(plain, given(image, last_image), silent)
     with_last = replace(plain, last_image=Source("last.png", "1" * 64))
     with pytest.raises(RenderError, match="without its last frame"):
-        wan.generate(with_last, image, silent)
+        wan.generate(with_last, given(image), silent)
     with pytest.raises(RenderError, match="one frame"):
-        wan.generate(replace(with_last, num_frames=1), image, silent, None, last_image)
+        wan.generate(replace(with_last, num_frames=1), given(image, last_image), silent)

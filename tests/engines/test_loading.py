@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,4 @@ def test_a_file_that_cannot_be_read_ahead_is_the_loaders_trouble(tmp_path: Path)
     path.write_bytes(b"w" * 100)
     with reading_ahead([path]):
         path.unlink()
+    assert not [thread for thread in threading.enumerate() if thread.name == "read-ahead"]

@@ -170,13 +170,15 @@ def test_it_equals_weights_merged_by_hand(
         pytest.skip("there is one expert only")
     source, path = write(tmp_path / "lora.safetensors", _comfy(given))
     first_frame = image if _clip(wan).mode is Mode.I2V else None
-    plain = wan.generate(_clip(wan), first_frame, silent)
+    plain = wan.generate(_clip(wan), given(first_frame), silent)
     try:
-        beside = wan.generate(with_loras(wan, _clip(wan), (source, path, 0.8, expert)), first_frame, silent)
+        beside = wan.generate(
+            with_loras(wan, _clip(wan), (source, path, 0.8, expert)), given(first_frame), silent
+        )
     finally:
         wan.set_loras([])
     merged = _merged(checkpoint(layout), given, 0.8, expert)
-    expected = merged.generate(_clip(merged), first_frame, silent)
+    expected = merged.generate(_clip(merged), given(first_frame), silent)
     assert (beside - plain).abs().max() > 1e-2
     assert (beside - expected).abs().max() < 1e-4
 
@@ -192,14 +194,14 @@ def test_after_any_swap_a_clip_is_what_a_fresh_engine_makes(
 
     def fresh(*names: str) -> torch.Tensor:
         other = load_engine(read_spec(str(checkpoint("a14b_t2v"))), device="cpu", num_threads=1)
-        return other.generate(with_loras(other, _clip(other), *(files[n] for n in names)), None, silent)
+        return other.generate(with_loras(other, _clip(other), *(files[n] for n in names)), (), silent)
 
     alone = {names: fresh(*names) for names in ("", "a", "b", "ab")}
     assert len({tuple(value.flatten().tolist()[:8]) for value in alone.values()}) == 4
     try:
         for names in ("a", "b", "", "ab", "b", "a", "", "b"):
             clip = with_loras(wan, _clip(wan), *(files[n] for n in names))
-            assert torch.equal(wan.generate(clip, None, silent), alone[names]), names
+            assert torch.equal(wan.generate(clip, (), silent), alone[names]), names
     finally:
         wan.set_loras([])
 
@@ -236,9 +238,9 @@ def test_clips_of_other_loras_than_those_loaded_are_refused(
     clip = with_loras(wan, _clip(wan), (source, path, 1.0, "both"))
     try:
         with pytest.raises(RenderError, match="other LoRAs"):
-            wan.generate(_clip(wan), None, silent)
+            wan.generate(_clip(wan), (), silent)
         with pytest.raises(RenderError, match="other LoRAs"):
-            wan.generate(replace(clip, loras=(replace(clip.loras[0], scale=0.5),)), None, silent)
+            wan.generate(replace(clip, loras=(replace(clip.loras[0], scale=0.5),)), (), silent)
     finally:
         wan.set_loras([])
 
@@ -261,7 +263,7 @@ def test_another_models_lora_is_bad_input_and_leaves_nothing(
 ) -> None:
     """The layers before it have been replaced by then: the next clip must not see them."""
     wan = engine("a14b_t2v")
-    plain = wan.generate(_clip(wan), None, silent)
+    plain = wan.generate(_clip(wan), (), silent)
     rows, columns = shape
     tensors = _diffusers(weights()) | {
         f"transformer.{name}.lora_A.weight": torch.ones(RANK, columns),
@@ -271,7 +273,7 @@ def test_another_models_lora_is_bad_input_and_leaves_nothing(
     with pytest.raises(RenderError, match=message) as raised:
         wan.set_loras([(Lora(source), path)])
     assert raised.value.cause is Cause.BAD_INPUT
-    assert torch.equal(wan.generate(_clip(wan), None, silent), plain)
+    assert torch.equal(wan.generate(_clip(wan), (), silent), plain)
 
 
 def test_image_projections_fit_checkpoints_that_have_them(
@@ -295,10 +297,10 @@ def test_every_layout_takes_one(layout: str, engine: Callable[[str], Engine], tm
     wan = engine(layout)
     source, path = write(tmp_path / "lora.safetensors", _diffusers(weights()))
     size = (64, 32)
-    plain = wan.generate(make_clip(wan, Mode.T2V, size=size), None, silent)
+    plain = wan.generate(make_clip(wan, Mode.T2V, size=size), (), silent)
     try:
         clip = with_loras(wan, make_clip(wan, Mode.T2V, size=size), (source, path, 1.0, "both"))
-        assert not torch.equal(wan.generate(clip, None, silent), plain)
+        assert not torch.equal(wan.generate(clip, (), silent), plain)
     finally:
         wan.set_loras([])
 
@@ -310,9 +312,9 @@ def test_a_lora_moves_with_its_layer(thrift: int, engine: Callable[[str], Engine
     source, path = write(tmp_path / "lora.safetensors", _diffusers(weights()))
     try:
         clip = with_loras(wan, _clip(wan), (source, path, 1.0, "both"))
-        whole = wan.generate(clip, None, silent)
+        whole = wan.generate(clip, (), silent)
         wan.set_thrift(thrift)
-        assert torch.equal(wan.generate(clip, None, silent), whole)
+        assert torch.equal(wan.generate(clip, (), silent), whole)
     finally:
         wan.set_thrift(0)
         wan.set_loras([])
@@ -324,9 +326,9 @@ def test_a_lora_moves_with_its_layer_on_a_gpu(thrift: int, tmp_path: Path) -> No
     """Swapped in while its expert is away, too."""
     wan = load_engine(read_spec(str(make("a14b_t2v", tmp_path / "checkpoint"))), device="cuda")
     source, path = write(tmp_path / "lora.safetensors", _diffusers(weights()))
-    whole = wan.generate(with_loras(wan, _clip(wan), (source, path, 1.0, "both")), None, silent)
+    whole = wan.generate(with_loras(wan, _clip(wan), (source, path, 1.0, "both")), (), silent)
     wan.set_loras([])
     wan.set_thrift(thrift)
-    wan.generate(_clip(wan), None, silent)
+    wan.generate(_clip(wan), (), silent)
     clip = with_loras(wan, _clip(wan), (source, path, 1.0, "both"))
-    assert torch.equal(wan.generate(clip, None, silent), whole)
+    assert torch.equal(wan.generate(clip, (), silent), whole)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engines.conftest import make_clip, silent
+from tests.engines.conftest import given, make_clip, silent
 from wanflow.engines import Engine, load_engine, read_spec
 from wanflow.engines.residence import MAX_THRIFT, Residence
 from wanflow.engines.wan import WanEngine
@@ -107,10 +107,10 @@ def test_a_rung_changes_no_number(
     wan = engine(layout)
     clip = make_clip(wan, mode, replace(wan.spec.sampling, steps=3))
     source = image if mode is Mode.I2V else None
-    whole = wan.generate(clip, source, silent)
+    whole = wan.generate(clip, given(source), silent)
     wan.set_thrift(thrift)
     try:
-        assert torch.equal(wan.generate(clip, source, silent), whole)
+        assert torch.equal(wan.generate(clip, given(source), silent), whole)
     finally:
         wan.set_thrift(0)
 
@@ -124,11 +124,11 @@ def test_a_rung_changes_no_number_on_a_gpu(
     wan = load_engine(read_spec(str(checkpoint(layout))), device="cuda")
     clip = make_clip(wan, mode, replace(wan.spec.sampling, steps=3))
     source = image if mode is Mode.I2V else None
-    whole = wan.generate(clip, source, silent)
+    whole = wan.generate(clip, given(source), silent)
     pixels = torch.cat(list(wan.decode_pixels(whole)), dim=2)
     for thrift in (1, 2, 3, 0):
         wan.set_thrift(thrift)
-        assert torch.equal(wan.generate(clip, source, silent), whole)
+        assert torch.equal(wan.generate(clip, given(source), silent), whole)
         assert torch.equal(torch.cat(list(wan.decode_pixels(whole)), dim=2), pixels)
 
 
@@ -138,7 +138,7 @@ def test_out_of_memory_leaves_the_engine_clean(error: BaseException, engine: Cal
     wan = engine("a14b_t2v")
     assert isinstance(wan, WanEngine)
     clip = make_clip(wan, Mode.T2V, replace(wan.spec.sampling, steps=4))
-    whole = wan.generate(clip, None, silent)
+    whole = wan.generate(clip, (), silent)
     held: list[weakref.ref[torch.Tensor]] = []
 
     def fail(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -149,10 +149,10 @@ def test_out_of_memory_leaves_the_engine_clean(error: BaseException, engine: Cal
     handle = wan._experts[0].blocks[1].register_forward_hook(fail)
     try:
         with pytest.raises(RenderError, match="out of memory") as raised:
-            wan.generate(clip, None, silent)
+            wan.generate(clip, (), silent)
     finally:
         handle.remove()
     assert raised.value.cause is Cause.OUT_OF_MEMORY
     assert len(held) == 5
     assert [ref() for ref in held] == [None] * 5, "the error is still held, its tensors are not"
-    assert torch.equal(wan.generate(clip, None, silent), whole)
+    assert torch.equal(wan.generate(clip, (), silent), whole)

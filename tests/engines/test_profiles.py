@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engines.conftest import make_clip, silent
+from tests.engines.conftest import given, make_clip, silent
 from tests.engines.test_fast import _counted
 from tests.pool.test_replica import World
 from wanflow.engines import Engine, load_engine, read_spec
@@ -55,7 +55,7 @@ def test_a_turbo_clip_is_two_forwards_of_each_expert(
     mode = Mode.I2V if layout == "a14b_i2v" else Mode.T2V
     clip = make_clip(wan, mode, replace(TURBO, boundary=wan.spec.sampling.boundary))
     with _counted(wan) as calls:
-        wan.generate(clip, image if mode is Mode.I2V else None, silent)
+        wan.generate(clip, given(image if mode is Mode.I2V else None), silent)
     assert [at for at in calls if at[1] == 0] == [(0, 0), (0, 0), (1, 0), (1, 0)]
 
 
@@ -101,7 +101,7 @@ def test_an_engine_does_not_render_an_8_bit_clip_in_16(engine: Callable[[str], E
     wan = engine("a14b_t2v")
     clip = make_clip(wan, Mode.T2V, replace(wan.spec.sampling, shortcuts=Shortcuts(fp8=True)))
     with pytest.raises(RenderError, match=r"engine\.fast\.fp8 needs a GPU"):
-        wan.generate(clip, None, silent)
+        wan.generate(clip, (), silent)
 
 
 @pytest.mark.gpu
@@ -110,12 +110,12 @@ def test_8_bits_stay_close_and_are_for_good(checkpoint: Callable[[str], Path]) -
     """On a GPU of capability 8.9 or newer."""
     wan = load_engine(read_spec(str(checkpoint("a14b_t2v"))), device="cuda")
     clip = make_clip(wan, Mode.T2V, replace(wan.spec.sampling, steps=3))
-    exact = wan.generate(clip, None, silent)
+    exact = wan.generate(clip, (), silent)
     small = replace(clip, sampling=replace(clip.sampling, shortcuts=Shortcuts(fp8=True)))
-    found = wan.generate(small, None, silent)
+    found = wan.generate(small, (), silent)
     assert 0 < float((found - exact).norm() / exact.norm()) < 0.2
     with pytest.raises(RenderError, match="for good"):
-        wan.generate(clip, None, silent)
+        wan.generate(clip, (), silent)
 
 
 def test_the_fastest_kernel_that_is_right_is_chosen() -> None:

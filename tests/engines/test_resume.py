@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engines.conftest import make_clip, silent
+from tests.engines.conftest import given, make_clip, silent
 from wanflow import cascade
 from wanflow.engines import Engine, Unfinished, dump_unfinished, load_engine, load_unfinished, read_spec
 from wanflow.engines.denoise import make_schedule
@@ -88,16 +88,16 @@ def test_a_clip_resumed_after_any_step_is_the_same_clip(
     one, two = engine(layout), other_engine(layout)
     clip = make_clip(one, mode, _sampling(one, scheduler))
     source = image if mode is Mode.I2V else None
-    whole = one.generate(clip, source, silent)
+    whole = one.generate(clip, given(source), silent)
     seen: list[tuple[str, int, int]] = []
 
     def note(stage: str, step: int, of: int) -> None:
         seen.append((stage, step, of))
 
     for at in range(1, STEPS + 1):
-        kept = _interrupted(lambda keep: one.generate(clip, source, silent, keep), at)
+        kept = _interrupted(lambda keep: one.generate(clip, given(source), silent, keep), at)
         seen.clear()
-        resumed = two.generate(clip, source, note, Interruption(0, kept))
+        resumed = two.generate(clip, given(source), note, Interruption(0, kept))
         assert torch.equal(resumed, whole), f"resumed after step {at}"
         steps = [step for stage, step, _ in seen if stage == "denoise"]
         assert steps == list(range(at, STEPS + 1)), "no step is taken twice"
@@ -108,14 +108,14 @@ def test_a_clip_may_be_interrupted_again_and_again(scheduler: str, engine: Calla
     """A bad night on spot machines: one step on each of six of them."""
     wan = engine("a14b_t2v")
     clip = make_clip(wan, Mode.T2V, _sampling(wan, scheduler))
-    whole = wan.generate(clip, None, silent)
+    whole = wan.generate(clip, (), silent)
     kept: Unfinished | None = None
     for at in range(1, STEPS + 1):
         keep = Interruption(at, kept)
         with pytest.raises(Cancelled):
-            wan.generate(clip, None, silent, keep)
+            wan.generate(clip, (), silent, keep)
         kept = load_unfinished(keep.data)
-    assert torch.equal(wan.generate(clip, None, silent, Interruption(0, kept)), whole)
+    assert torch.equal(wan.generate(clip, (), silent, Interruption(0, kept)), whole)
 
 
 @pytest.mark.parametrize("scheduler", ["unipc", "euler"])
@@ -131,9 +131,9 @@ def test_a_refine_resumed_after_any_step_is_the_same(
     one, two = engine("pocket"), other_engine("pocket")
     source = image if mode is Mode.I2V else None
     clip: Clip = make_clip(one, mode, _sampling(one, scheduler))
-    latents = one.generate(clip, source, silent)
+    latents = one.generate(clip, given(source), silent)
     step = cascade.check(CascadeStep("refine", (("steps", 4), ("strength", 0.6))), one.spec)
-    whole = cascade.apply(step, one, clip, latents, source, silent, "cascade-1")
+    whole = cascade.apply(step, one, clip, latents, given(source), silent, "cascade-1")
     seen: list[tuple[str, int, int]] = []
 
     def note(stage: str, step: int, of: int) -> None:
@@ -141,10 +141,12 @@ def test_a_refine_resumed_after_any_step_is_the_same(
 
     for at in range(1, 5):
         kept = _interrupted(
-            lambda keep: cascade.apply(step, one, clip, latents, source, silent, "cascade-1", keep), at
+            lambda keep: cascade.apply(step, one, clip, latents, given(source), silent, "cascade-1", keep), at
         )
         seen.clear()
-        resumed = cascade.apply(step, two, clip, latents, source, note, "cascade-1", Interruption(0, kept))
+        resumed = cascade.apply(
+            step, two, clip, latents, given(source), note, "cascade-1", Interruption(0, kept)
+        )
         assert torch.equal(resumed, whole), f"resumed after step {at}"
         assert seen[0] == ("cascade-1", at, 4)
 
@@ -153,17 +155,17 @@ def test_without_the_schedules_memory_the_clip_would_be_another(engine: Callable
     """Latents and a step number are not enough for a multistep schedule: this is why its state is kept."""
     wan = engine("wan21_t2v")
     clip = make_clip(wan, Mode.T2V, _sampling(wan, "unipc"))
-    whole = wan.generate(clip, None, silent)
-    kept = _interrupted(lambda keep: wan.generate(clip, None, silent, keep), 3)
+    whole = wan.generate(clip, (), silent)
+    kept = _interrupted(lambda keep: wan.generate(clip, (), silent, keep), 3)
     forgetful = replace(kept, tensors={"latents": kept.latents}, numbers={"_step_index": 3})
-    assert not torch.equal(wan.generate(clip, None, silent, Interruption(0, forgetful)), whole)
+    assert not torch.equal(wan.generate(clip, (), silent, Interruption(0, forgetful)), whole)
 
 
 def test_steps_of_another_schedule_are_refused(engine: Callable[[str], Engine]) -> None:
     """A state that does not fit must not become somebody's video."""
     wan = engine("wan21_t2v")
     clip = make_clip(wan, Mode.T2V, _sampling(wan, "unipc"))
-    kept = _interrupted(lambda keep: wan.generate(clip, None, silent, keep), 3)
+    kept = _interrupted(lambda keep: wan.generate(clip, (), silent, keep), 3)
     device = torch.device("cpu")
     restore(make_schedule(clip.sampling, {}, device), kept, device)
     for other in (replace(clip.sampling, scheduler="euler"), replace(clip.sampling, steps=STEPS + 1)):
@@ -181,7 +183,7 @@ def test_bytes_that_hold_no_steps_are_refused(engine: Callable[[str], Engine]) -
     clip = make_clip(wan, Mode.T2V, _sampling(wan, "unipc"))
     keep = Interruption(2)
     with pytest.raises(Cancelled):
-        wan.generate(clip, None, silent, keep)
+        wan.generate(clip, (), silent, keep)
     newer = keep.data.replace(b"wanflow-steps-1", b"wanflow-steps-2")
     for data in (b"", b"garbage", keep.data[:-7], keep.data[:40], dump_latents(torch.zeros(1)), newer):
         with pytest.raises(EngineError, match="hold no steps"):
@@ -201,7 +203,7 @@ def test_a_clip_resumed_on_a_gpu_is_the_same_clip(scheduler: str, checkpoint: Ca
     """In bf16, where the state of a schedule is of two precisions."""
     wan = load_engine(read_spec(str(checkpoint("a14b_t2v"))), device="cuda")
     clip = make_clip(wan, Mode.T2V, _sampling(wan, scheduler))
-    whole = wan.generate(clip, None, silent)
+    whole = wan.generate(clip, (), silent)
     for at in range(1, STEPS + 1):
-        kept = _interrupted(lambda keep: wan.generate(clip, None, silent, keep), at)
-        assert torch.equal(wan.generate(clip, None, silent, Interruption(0, kept)), whole)
+        kept = _interrupted(lambda keep: wan.generate(clip, (), silent, keep), at)
+        assert torch.equal(wan.generate(clip, (), silent, Interruption(0, kept)), whole)

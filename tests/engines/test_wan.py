@@ -14,7 +14,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from PIL import Image
 
-from tests.engines.conftest import make_clip, silent
+from tests.engines.conftest import given, make_clip, silent
 from wanflow.engines import Engine, dump_latents, load_engine, load_latents, read_spec
 from wanflow.engines.attention import Context
 from wanflow.engines.conditions import Conditions
@@ -36,9 +36,9 @@ def test_a_clip_is_the_same_whenever_it_is_rendered(engine: Callable[[str], Engi
     """A retry on another replica must give the clip that was approved, not a sibling of it."""
     wan = engine("pocket")
     clip = make_clip(wan, Mode.T2V)
-    first = wan.generate(clip, None, silent)
-    wan.generate(replace(clip, seed=8, prompt="something else"), None, silent)
-    again = wan.generate(clip, None, silent)
+    first = wan.generate(clip, (), silent)
+    wan.generate(replace(clip, seed=8, prompt="something else"), (), silent)
+    again = wan.generate(clip, (), silent)
     assert torch.equal(first, again)
     assert list(np.concatenate(list(wan.decode(first))).shape) == [5, 32, 48, 3]
 
@@ -51,7 +51,7 @@ def test_what_a_user_changes_changes_the_clip(
     wan = engine("pocket")
     clip = make_clip(wan, Mode.T2V)
     changed = replace(clip, **change)  # type: ignore[arg-type]
-    difference = wan.generate(clip, None, silent) - wan.generate(changed, None, silent)
+    difference = wan.generate(clip, (), silent) - wan.generate(changed, (), silent)
     assert difference.abs().max() > 1e-3
 
 
@@ -71,7 +71,7 @@ def test_a_prompt_is_encoded_once(engine: Callable[[str], Engine]) -> None:
     handle = wan._text.model.register_forward_hook(lambda *_: calls.append(1))
     clip = replace(make_clip(wan, Mode.T2V), prompt="never seen before")
     for seed in range(3):
-        wan.generate(replace(clip, seed=seed, sampling=replace(clip.sampling, steps=1)), None, silent)
+        wan.generate(replace(clip, seed=seed, sampling=replace(clip.sampling, steps=1)), (), silent)
     handle.remove()
     assert sum(calls) == 1
 
@@ -85,13 +85,13 @@ def test_an_image_is_encoded_once(engine: Callable[[str], Engine], layout: str) 
     handle = wan._vae.encoder.register_forward_hook(lambda *_: calls.append(1))
     clip = make_clip(wan, Mode.I2V)
     clip = replace(clip, sampling=replace(clip.sampling, steps=1))
-    first = wan.generate(clip, image, silent)
+    first = wan.generate(clip, given(image), silent)
     once = len(calls)
-    assert torch.equal(wan.generate(clip, image, silent), first)
-    wan.generate(replace(clip, seed=1, prompt="stars"), image, silent)
+    assert torch.equal(wan.generate(clip, given(image), silent), first)
+    wan.generate(replace(clip, seed=1, prompt="stars"), given(image), silent)
     assert len(calls) == once > 0
-    assert not torch.equal(wan.generate(clip, other, silent), first)
-    wan.generate(replace(clip, width=32), image, silent)
+    assert not torch.equal(wan.generate(clip, given(other), silent), first)
+    wan.generate(replace(clip, width=32), given(image), silent)
     assert len(calls) == 3 * once
     handle.remove()
 
@@ -178,19 +178,19 @@ def test_a_prompts_keys_and_values_are_computed_once_a_clip(
         added = [block.attn2.add_k_proj for block in wan._experts[0].blocks]
         handles += [key.register_forward_hook(lambda *_: of_image.append(1)) for key in added]
     try:
-        kept = wan.generate(clip, source, silent)
+        kept = wan.generate(clip, given(source), silent)
         assert len(calls) == len(keys) * 2, "once an expert, layer and guidance branch"
         assert len(of_image) == (len(keys) if wan._images else 0), "the image's once for both branches"
         calls.clear()
         wan._context.keeps = False
-        computed = wan.generate(clip, source, silent)
+        computed = wan.generate(clip, given(source), silent)
         assert len(calls) == 2 * 2 * sampling.steps, "at each step, in each branch, in each of two layers"
     finally:
         wan._context.keeps = True
         for handle in handles:
             handle.remove()
     assert torch.equal(kept, computed)
-    other = wan.generate(replace(clip, prompt="something else"), source, silent)
+    other = wan.generate(replace(clip, prompt="something else"), given(source), silent)
     assert not torch.equal(other, kept), "another clip's prompt is not taken for this one's"
 
 
@@ -199,14 +199,14 @@ def test_while_memory_is_short_no_keys_and_values_are_kept(engine: Callable[[str
     wan = _wan(engine, "a14b_t2v")
     clip = make_clip(wan, Mode.T2V)
     seen: list[int] = []
-    wan.generate(clip, None, lambda *_: seen.append(len(wan._context._kept)))
+    wan.generate(clip, (), lambda *_: seen.append(len(wan._context._kept)))
     assert max(seen) > 0
     assert not wan._context._kept
     assert all(block.attn2.processor.kept is None for expert in wan._experts for block in expert.blocks)
     wan.set_thrift(1)
     try:
         seen.clear()
-        wan.generate(clip, None, lambda *_: seen.append(len(wan._context._kept)))
+        wan.generate(clip, (), lambda *_: seen.append(len(wan._context._kept)))
         assert max(seen) == 0
     finally:
         wan.set_thrift(0)
@@ -218,10 +218,10 @@ def test_guidance_off_runs_each_step_once(engine: Callable[[str], Engine]) -> No
     calls: list[int] = []
     handles = [expert.register_forward_hook(lambda *_: calls.append(1)) for expert in wan._experts]
     sampling = replace(wan.spec.sampling, steps=3, guidance=1.0, guidance_low=1.0)
-    wan.generate(make_clip(wan, Mode.T2V, sampling), None, silent)
+    wan.generate(make_clip(wan, Mode.T2V, sampling), (), silent)
     assert len(calls) == 3
     calls.clear()
-    wan.generate(make_clip(wan, Mode.T2V, replace(sampling, guidance=2.0, guidance_low=2.0)), None, silent)
+    wan.generate(make_clip(wan, Mode.T2V, replace(sampling, guidance=2.0, guidance_low=2.0)), (), silent)
     assert len(calls) == 6
     for handle in handles:
         handle.remove()
@@ -232,7 +232,7 @@ def test_progress_tells_every_step(engine: Callable[[str], Engine]) -> None:
     wan = engine("pocket")
     seen: list[tuple[str, int, int]] = []
     sampling = replace(wan.spec.sampling, steps=3)
-    wan.generate(make_clip(wan, Mode.T2V, sampling), None, lambda *step: seen.append(step))
+    wan.generate(make_clip(wan, Mode.T2V, sampling), (), lambda *step: seen.append(step))
     assert seen == [("encode", 0, 1), ("encode", 1, 1), *[("denoise", i, 3) for i in range(4)]]
 
 
@@ -240,7 +240,7 @@ def test_a_cancelled_clip_stops_at_the_step_and_leaves_nothing(engine: Callable[
     """A spot node is about to go: the clip stops within a step, and the next one here is not touched by it."""
     wan = engine("pocket")
     clip = make_clip(wan, Mode.T2V, replace(wan.spec.sampling, steps=4))
-    expected = wan.generate(clip, None, silent)
+    expected = wan.generate(clip, (), silent)
     seen: list[int] = []
 
     def stop(stage: str, step: int, of: int) -> None:
@@ -249,9 +249,9 @@ def test_a_cancelled_clip_stops_at_the_step_and_leaves_nothing(engine: Callable[
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        wan.generate(clip, None, stop)
+        wan.generate(clip, (), stop)
     assert seen[-1] == 2
-    assert torch.equal(wan.generate(clip, None, silent), expected)
+    assert torch.equal(wan.generate(clip, (), silent), expected)
 
 
 @pytest.mark.parametrize("layout", ["pocket", "ti2v_5b", "a14b_t2v"])
@@ -313,7 +313,7 @@ def test_weights_that_give_nan_are_bad_output(engine: Callable[[str], Engine]) -
         weight.fill_(float("nan"))
     try:
         with pytest.raises(RenderError) as raised:
-            wan.generate(make_clip(wan, Mode.T2V), None, silent)
+            wan.generate(make_clip(wan, Mode.T2V), (), silent)
     finally:
         with torch.no_grad():
             weight.copy_(kept)
@@ -324,8 +324,8 @@ def test_the_image_decides_the_first_frame(engine: Callable[[str], Engine], imag
     """expand_timesteps keeps the first latent frame clean: it is the image's, exactly."""
     wan = _wan(engine, "pocket")
     clip = make_clip(wan, Mode.I2V)
-    latents = wan.generate(clip, image, silent)
-    assert torch.equal(latents[:, :, :1], wan._condition(clip, (image, None), clip.width, clip.height).first)
+    latents = wan.generate(clip, given(image), silent)
+    assert torch.equal(latents[:, :, :1], wan._condition(clip, given(image), clip.width, clip.height).first)
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n1234"])
@@ -333,7 +333,7 @@ def test_an_unreadable_image_is_bad_input(data: bytes, engine: Callable[[str], E
     """Another try on another GPU cannot help: the scheduler must know."""
     wan = engine("pocket")
     with pytest.raises(RenderError) as raised:
-        wan.generate(make_clip(wan, Mode.I2V), data, silent)
+        wan.generate(make_clip(wan, Mode.I2V), given(data), silent)
     assert raised.value.cause is Cause.BAD_INPUT
 
 
@@ -341,7 +341,7 @@ def test_a_truncated_image_is_bad_input(engine: Callable[[str], Engine], image: 
     """Half an upload has a header that looks well."""
     wan = engine("pocket")
     with pytest.raises(RenderError) as raised:
-        wan.generate(make_clip(wan, Mode.I2V), image[: len(image) // 2], silent)
+        wan.generate(make_clip(wan, Mode.I2V), given(image[: len(image) // 2]), silent)
     assert raised.value.cause is Cause.BAD_INPUT
 
 
@@ -352,13 +352,13 @@ def test_clips_for_other_weights_modes_or_without_image_are_refused(
     wan = engine("a14b_t2v")
     clip = make_clip(wan, Mode.T2V)
     with pytest.raises(RenderError, match="other weights"):
-        wan.generate(replace(clip, weights="0"), None, silent)
+        wan.generate(replace(clip, weights="0"), (), silent)
     with pytest.raises(RenderError, match="does not do i2v"):
-        wan.generate(replace(clip, mode=Mode.I2V), image, silent)
+        wan.generate(replace(clip, mode=Mode.I2V), given(image), silent)
     with pytest.raises(RenderError, match="with an image"):
-        wan.generate(clip, image, silent)
+        wan.generate(clip, given(image), silent)
     with pytest.raises(RenderError, match="without an image"):
-        engine("pocket").generate(make_clip(engine("pocket"), Mode.I2V), None, silent)
+        engine("pocket").generate(make_clip(engine("pocket"), Mode.I2V), (), silent)
 
 
 def test_latents_survive_the_store(engine: Callable[[str], Engine]) -> None:
@@ -451,5 +451,5 @@ def test_a_gpu_renders_the_same_clip_in_bf16(
     spec = read_spec(str(checkpoint("pocket")))
     on_gpu = load_engine(spec, device="cuda")
     clip = make_clip(on_gpu, Mode.T2V)
-    difference = on_gpu.generate(clip, None, silent).cpu() - engine("pocket").generate(clip, None, silent)
+    difference = on_gpu.generate(clip, (), silent).cpu() - engine("pocket").generate(clip, (), silent)
     assert difference.abs().mean() < 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,22 @@ class Noting(FakeEngine):
         super().__init__(SPEC)
         self.given: list[tuple[str, bytes | None, bytes | None]] = []
 
-    def generate(self, clip: Clip, image: Any, on_step: Any, keep: Any = None, last_image: Any = None) -> Any:
-        self.given.append(("generate", image, last_image))
-        return super().generate(clip, image, on_step, keep, last_image)
+    def _note(self, stage: str, images: Sequence[bytes]) -> None:
+        first, last, *more = (*images, None, None)
+        assert more in ([], [None], [None, None]), "more than two images"
+        self.given.append((stage, first, last))
 
-    def trunk(self, clip: Clip, image: Any, on_step: Any, keep: Any = None, last_image: Any = None) -> Any:
-        self.given.append(("trunk", image, last_image))
-        return super().trunk(clip, image, on_step, keep, last_image)
+    def generate(self, clip: Clip, images: Any, on_step: Any, keep: Any = None) -> Any:
+        self._note("generate", images)
+        return super().generate(clip, images, on_step, keep)
 
-    def refine(self, clip: Clip, latents: Any, image: Any, **named: Any) -> Any:
-        self.given.append(("refine", image, named["last_image"]))
-        return super().refine(clip, latents, image, **named)
+    def trunk(self, clip: Clip, images: Any, on_step: Any, keep: Any = None) -> Any:
+        self._note("trunk", images)
+        return super().trunk(clip, images, on_step, keep)
+
+    def refine(self, clip: Clip, latents: Any, images: Any, **named: Any) -> Any:
+        self._note("refine", images)
+        return super().refine(clip, latents, images, **named)
 
 
 def _source(folder: Path, name: str, data: bytes) -> Source:

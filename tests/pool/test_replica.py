@@ -379,10 +379,8 @@ class BlackAtFirst(FakeEngine):
         super().__init__(SPEC)
         self.frozen = frozen
 
-    def generate(
-        self, clip: Clip, image: bytes | None, on_step: Any, keep: Any = None, last_image: bytes | None = None
-    ) -> Any:
-        latents = super().generate(clip, image, on_step, keep, last_image)
+    def generate(self, clip: Clip, images: Any, on_step: Any, keep: Any = None) -> Any:
+        latents = super().generate(clip, images, on_step, keep)
         if len(self.rendered) == 1:
             latents[:] = latents[:, :, :1] if self.frozen else -1
         return latents

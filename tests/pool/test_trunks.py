@@ -105,9 +105,9 @@ def test_who_comes_second_with_a_trunk_goes_on_from_the_first_ones(tmp_path: Pat
     begun: list[object] = []
 
     class Telling(SlowEngine):
-        def generate(self, clip, image, on_step, keep=None, last_image=None):  # type: ignore[no-untyped-def]
+        def generate(self, clip, images, on_step, keep=None):  # type: ignore[no-untyped-def]
             begun.append(keep.start.latents.flatten()[0].item())
-            return super().generate(clip, image, on_step, keep, last_image)
+            return super().generate(clip, images, on_step, keep)
 
     engine = Telling()
     engine.before = lambda stage, step: _others_trunk(world) if (stage, step) == ("trunk", 4) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,15 +82,10 @@ class Fake:
 
         class Told(FakeEngine):
             def generate(
-                self,
-                clip: Clip,
-                image: bytes | None,
-                on_step: OnStep,
-                keep: Keep | None = None,
-                last_image: bytes | None = None,
+                self, clip: Clip, images: Sequence[bytes], on_step: OnStep, keep: Keep | None = None
             ) -> Any:
                 outer.before(clip)
-                return super().generate(clip, image, on_step, keep, last_image)
+                return super().generate(clip, images, on_step, keep)
 
         engine = Told(spec)
         engine.trunks, engine.rendered = self.trunks, self.rendered

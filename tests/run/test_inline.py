@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -255,14 +256,7 @@ def test_what_the_deadline_leaves_no_time_for_is_left_with_exit_5(
 
 
 class _EndlessEngine(FakeEngine):
-    def generate(
-        self,
-        clip: Clip,
-        image: bytes | None,
-        on_step: OnStep,
-        keep: Keep | None = None,
-        last_image: bytes | None = None,
-    ) -> Any:
+    def generate(self, clip: Clip, images: Sequence[bytes], on_step: OnStep, keep: Keep | None = None) -> Any:
         step = 0
         while True:
             on_step("denoise", step := step + 1, 10**9)

@@ -31,6 +31,15 @@ def test_a_small_file_that_unpacks_to_gigabytes_is_one_bad_row(target: Target) -
     (target.folder / "bomb.png").write_bytes(png_header(100, 100, data) + data)
     target.rows[1]["image"] = "bomb.png"
     target.plan(skip_bad_rows=True)  # pixels beyond the picture's are left unread, or refused: both are fine
+    peak_bytes = []
+    for file in (png(), (target.folder / "bomb.png").read_bytes()):
+        fresh = Decoder()
+        fresh.problem("image", file, 10**6)
+        (child,) = fresh._idle.queue
+        status = Path(f"/proc/{child._process.pid}/status").read_text()
+        peak_bytes.append(1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]))
+        fresh.close()
+    assert peak_bytes[1] - peak_bytes[0] < 50_000_000
 
 
 def test_a_text_chunk_that_unpacks_to_gigabytes_is_refused(target: Target) -> None:

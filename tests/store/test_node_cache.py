@@ -15,7 +15,7 @@ import pytest
 
 from wanflow import node_cache
 from wanflow.errors import StoreAway, StoreError
-from wanflow.node_cache import Kept, keep
+from wanflow.node_cache import Entry, keep
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def never(path: Path) -> None:
     raise AssertionError("it is there")
 
 
-def kept(name: str, num_bytes: int = 100) -> Kept:
+def kept(name: str, num_bytes: int = 100) -> Entry:
     return keep("checkpoints", name, lambda: num_bytes, lambda path: make(path, num_bytes))
 
 

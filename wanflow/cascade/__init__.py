@@ -8,6 +8,7 @@ and ``apply(...)``; it knows the engine's protocol only. Latents in, latents out
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -50,17 +51,16 @@ def apply(
     engine: Engine,
     clip: Clip,
     latents: Latents,
-    image: bytes | None,
+    images: Sequence[bytes],
     on_step: OnStep,
     stage_name: str,
     keep: Keep | None = None,
-    last_image: bytes | None = None,
 ) -> Latents:
     """Latents after ``step``, which ``check`` has returned. ``on_step`` reports under ``stage_name`` and may
     stop it; ``keep`` takes the steps, and may have some to go on from.
     """
     result: Latents = _method(step.method).apply(
-        dict(step.params), engine, clip, latents, image, on_step, stage_name, keep, last_image
+        dict(step.params), engine, clip, latents, images, on_step, stage_name, keep
     )
     return result
 

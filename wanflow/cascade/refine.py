@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from wanflow.engines.spec import hint
@@ -70,11 +70,10 @@ def apply(
     engine: Engine,
     clip: Clip,
     latents: Latents,
-    image: bytes | None,
+    images: Sequence[bytes],
     on_step: OnStep,
     stage: str,
     keep: Keep | None = None,
-    last_image: bytes | None = None,
 ) -> Latents:
     """Refined latents. The noise follows from the clip's seed and the stage, so chained steps draw different
     noise.
@@ -89,7 +88,7 @@ def apply(
     return engine.refine(
         clip,
         larger,
-        image,
+        images,
         strength=_number(params, "strength", 0.3),
         steps=steps,
         # 32 bits, because torch's generator on the CPU reads no more of a seed
@@ -97,7 +96,6 @@ def apply(
         on_step=on_step,
         stage=stage,
         keep=keep,
-        last_image=last_image,
     )
 
 

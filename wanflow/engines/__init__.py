@@ -87,29 +87,18 @@ class Engine(Protocol):
         """
 
     def generate(
-        self,
-        clip: Clip,
-        image: bytes | None,
-        on_step: OnStep,
-        keep: Keep | None = None,
-        last_image: bytes | None = None,
+        self, clip: Clip, images: Sequence[bytes], on_step: OnStep, keep: Keep | None = None
     ) -> Latents:
         """Base latents of ``clip``. Calls ``on_step`` for the stages ``encode`` and ``denoise``, with step 0
         at a start, or the step that it goes on from.
 
-        ``image`` is the source file's bytes for an image-to-video clip, ``last_image`` those of its last frame's
-        where the clip has one. A clip with a branch goes on from
-        ``keep.start``, its trunk or later; without one its trunk is made first. Raises RenderError (its cause
-        says whether another try can help), and whatever ``on_step`` and ``keep`` raise.
+        ``images`` are the files of ``clip.images``: none, that of the first frame, or those of the first and the last.
+        A clip with a branch goes on from ``keep.start``, its trunk or later; without one its trunk is made first.
+        Raises RenderError (its cause says whether another try can help), and whatever ``on_step`` and ``keep`` raise.
         """
 
     def trunk(
-        self,
-        clip: Clip,
-        image: bytes | None,
-        on_step: OnStep,
-        keep: Keep | None = None,
-        last_image: bytes | None = None,
+        self, clip: Clip, images: Sequence[bytes], on_step: OnStep, keep: Keep | None = None
     ) -> Unfinished:
         """The first steps of a clip with a branch, denoised with the branch's prompt: where ``generate`` goes
         on from. Calls ``on_step`` for the stages ``encode`` and ``trunk``; raises as ``generate`` does.
@@ -122,7 +111,7 @@ class Engine(Protocol):
         self,
         clip: Clip,
         latents: Latents | None,
-        image: bytes | None,
+        images: Sequence[bytes],
         *,
         strength: float,
         steps: int,
@@ -130,7 +119,6 @@ class Engine(Protocol):
         on_step: OnStep,
         stage: str,
         keep: Keep | None = None,
-        last_image: bytes | None = None,
     ) -> Latents:
         """Re-noise ``latents`` (of any size on the grid) to ``strength`` and denoise them with the low-noise
         expert. They are not needed, and may be None, where ``keep.start`` has steps to go on from.
@@ -158,8 +146,8 @@ def load_engine(spec: EngineSpec, *, device: str | None = None, num_threads: int
     if spec.family != "wan":
         raise EngineError(f"no engine drives the family {spec.family!r}; known: wan")
     began_s = time.perf_counter()
-    # seconds of the processor, which a fetch hardly needs
-    threading.Thread(target=_import_early, daemon=True).start()
+    # seconds of the processor, which a fetch hardly needs; no daemon: torch cannot be torn down in mid-import
+    threading.Thread(target=_import_early).start()
     copy = local_copy(spec.url, spec.weights)
     fetched_s = time.perf_counter()
     try:

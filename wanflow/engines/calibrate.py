@@ -92,7 +92,7 @@ def render(engine: WanEngine, clips: Sequence[Clip]) -> tuple[list[torch.Tensor]
     """Latents of each clip, the seconds of all, and their forwards."""
     with counted(engine) as forwards:
         start_s = time.perf_counter()
-        latents = [engine.generate(clip, None, lambda *_: None).cpu() for clip in clips]
+        latents = [engine.generate(clip, (), lambda *_: None).cpu() for clip in clips]
         return latents, time.perf_counter() - start_s, forwards
 
 

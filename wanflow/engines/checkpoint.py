@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from wanflow.engines.remote import RemoteFiles
 from wanflow.errors import EngineError
-from wanflow.node_cache import Kept, keep
+from wanflow.node_cache import Entry, keep
 
 _WHOLE_BYTES = 8 << 20
 _BLOCK_BYTES = 64 << 10
@@ -230,7 +230,7 @@ def weights_of(files: Files, index: Mapping[str, Any]) -> str:
     return identity(files, needed_files(files, index), own.get("version"))
 
 
-def local_copy(url: str, weights: str) -> Kept:
+def local_copy(url: str, weights: str) -> Entry:
     """The checkpoint with the identity ``weights`` on this node's disk.
 
     A remote one is fetched once a node; found there, nothing is asked of the store. EngineError when what is at ``url``
@@ -247,7 +247,7 @@ def local_copy(url: str, weights: str) -> Kept:
             is_whole=lambda folder: _is_whole(folder, weights),
         )
     _check_unchanged(files, files, weights)
-    return Kept(files.root)
+    return Entry(files.root)
 
 
 def _to_fetch(files: Files) -> dict[str, int]:

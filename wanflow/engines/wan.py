@@ -12,14 +12,11 @@ and leaves it only after a clip ran out of memory (``residence``).
 
 from __future__ import annotations
 
-import gc
 import json
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,6 +35,7 @@ from wanflow.engines.devices import default_device
 from wanflow.engines.fp8 import problem_of, quantize
 from wanflow.engines.image_features import ImageEncoder
 from wanflow.engines.lora import LoraSlots
+from wanflow.engines.memory_errors import MemoryErrors
 from wanflow.engines.picture import open_cover, to_pixels
 from wanflow.engines.profiles import is_compiled
 from wanflow.engines.residence import Residence
@@ -55,9 +53,6 @@ if TYPE_CHECKING:
 
     from wanflow.engines import OnStep
     from wanflow.engines.unfinished import Keep, Unfinished
-
-#: files of the first frame and of the last, as far as they are given
-Images = tuple[bytes | None, bytes | None]
 
 
 def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int | None) -> WanEngine:
@@ -136,7 +131,7 @@ class WanEngine:
         self._images = images
         helpers = [text.model, vae, *([images.model] if images else [])]
         self._residence = Residence(helpers, experts, device)
-        self._memory_errors = _MemoryErrors(self._residence.recover)
+        self._memory_errors = MemoryErrors(self._residence.recover)
         self._expand_timesteps, self._scheduler_config = expand_timesteps, scheduler_config
         self._compile: bool | None = None
         # before anything else is hung on the blocks: that stays outside of the graph
@@ -161,24 +156,14 @@ class WanEngine:
             self._loras.set(loras)
 
     def generate(
-        self,
-        clip: Clip,
-        image: bytes | None,
-        on_step: OnStep,
-        keep: Keep | None = None,
-        last_image: bytes | None = None,
+        self, clip: Clip, images: Sequence[bytes], on_step: OnStep, keep: Keep | None = None
     ) -> torch.Tensor:
         if clip.branch is not None and (keep is None or keep.start is None):
-            keep = FromBranch(self.trunk(clip, image, on_step, None, last_image), keep)
-        return self._denoise(clip, (image, last_image), "denoise", on_step, keep)
+            keep = FromBranch(self.trunk(clip, images, on_step), keep)
+        return self._denoise(clip, images, "denoise", on_step, keep)
 
     def trunk(
-        self,
-        clip: Clip,
-        image: bytes | None,
-        on_step: OnStep,
-        keep: Keep | None = None,
-        last_image: bytes | None = None,
+        self, clip: Clip, images: Sequence[bytes], on_step: OnStep, keep: Keep | None = None
     ) -> Unfinished:
         assert clip.branch is not None, "the clip has no branch"
         of = clip.branch.steps
@@ -190,7 +175,7 @@ class WanEngine:
         if end.reached is None:
             with suppress(BranchReached):
                 shared = replace(clip, prompt=clip.branch.prompt, branch=None)
-                self._denoise(shared, (image, last_image), "trunk", on_trunk, end)
+                self._denoise(shared, images, "trunk", on_trunk, end)
         assert end.reached is not None
         if not bool(torch.isfinite(end.reached.latents).all()):
             raise RenderError("denoising gave NaN or infinite latents", Cause.BAD_OUTPUT)
@@ -201,7 +186,7 @@ class WanEngine:
         return fits(make_schedule(clip.sampling, self._scheduler_config, torch.device("cpu")), state)
 
     def _denoise(
-        self, clip: Clip, images: Images, stage: str, on_step: OnStep, keep: Keep | None
+        self, clip: Clip, images: Sequence[bytes], stage: str, on_step: OnStep, keep: Keep | None
     ) -> torch.Tensor:
         """Base latents with the clip's own prompt, from noise or from ``keep.start``."""
         self._check(clip, images)
@@ -222,7 +207,7 @@ class WanEngine:
         self,
         clip: Clip,
         latents: torch.Tensor | None,
-        image: bytes | None,
+        images: Sequence[bytes],
         *,
         strength: float,
         steps: int,
@@ -230,9 +215,8 @@ class WanEngine:
         on_step: OnStep,
         stage: str,
         keep: Keep | None = None,
-        last_image: bytes | None = None,
     ) -> torch.Tensor:
-        self._check(clip, (image, last_image))
+        self._check(clip, images)
         with torch.inference_mode(), self._memory_errors:
             sampling, device = clip.sampling, torch.device(self.device)
             schedule = make_schedule(sampling, self._scheduler_config, device, strength, steps)
@@ -246,7 +230,7 @@ class WanEngine:
                 noisy = (1.0 - sigma) * latents.to(device, torch.float32) + sigma * noise
             height, width = (side * self._spatial for side in noisy.shape[3:])
             prompts = self._prompts(clip)
-            condition = self._condition(clip, (image, last_image), width, height)
+            condition = self._condition(clip, images, width, height)
             with self._one_clip(clip):
                 return denoise(
                     self._experts, self._predict, schedule, sampling, noisy, prompts, condition,
@@ -291,25 +275,25 @@ class WanEngine:
             quantize([expert])
         self._is_fp8 = True
 
-    def _check(self, clip: Clip, images: Images) -> None:
+    def _check(self, clip: Clip, images: Sequence[bytes]) -> None:
         if clip.weights != self.spec.weights:
             raise RenderError(f"the clip was planned for other weights than those loaded ({self.spec.name})")
         if clip.loras != self._loras.current:
             raise RenderError("the clip was planned with other LoRAs than those loaded")
         if clip.mode not in self.spec.modes:
             raise RenderError(f"{self.spec.name} does not do {clip.mode}", Cause.BAD_INPUT)
-        image, last_image = images
-        if (clip.mode is Mode.I2V) != (image is not None):
+        if (clip.mode is Mode.I2V) != bool(images):
             raise RenderError(
-                f"a {clip.mode} clip came {'without' if image is None else 'with'} an image", Cause.BAD_INPUT
+                f"a {clip.mode} clip came {'with' if images else 'without'} an image", Cause.BAD_INPUT
             )
-        if (clip.last_image is None) != (last_image is None):
+        has_last = len(images) == 2
+        if (clip.last_image is not None) != has_last:
             raise RenderError(
-                f"a clip came {'without its' if last_image is None else 'with a'} last frame", Cause.BAD_INPUT
+                f"a clip came {'with a' if has_last else 'without its'} last frame", Cause.BAD_INPUT
             )
-        if image is not None:
+        if images:
             try:
-                check_last_image(self.spec, last_image is not None, clip.num_frames)
+                check_last_image(self.spec, has_last, clip.num_frames)
             except EngineError as error:
                 raise RenderError(f"last_image: {error}", Cause.BAD_INPUT) from None
 
@@ -323,16 +307,19 @@ class WanEngine:
             self._residence.use(self._text.model)
         return self._text.encode(clip.prompt), self._text.encode(clip.negative_prompt) if guided else None
 
-    def _condition(self, clip: Clip, images: Images, width: int, height: int) -> Condition:
+    def _condition(self, clip: Clip, images: Sequence[bytes], width: int, height: int) -> Condition:
         """The images at (width, height) as this checkpoint takes them."""
-        given = tuple(image for image in images if image is not None)
-        if not given:
+        if not images:
             return Condition()
         return self._conditions.of(
-            given, width, height, clip.num_frames, lambda: self._encode(given, width, height, clip.num_frames)
+            images,
+            width,
+            height,
+            clip.num_frames,
+            lambda: self._encode(images, width, height, clip.num_frames),
         )
 
-    def _encode(self, images: tuple[bytes, ...], width: int, height: int, num_frames: int) -> Condition:
+    def _encode(self, images: Sequence[bytes], width: int, height: int, num_frames: int) -> Condition:
         pictures = [open_cover(image, width, height) for image in images]
         features = None
         if self._images is not None:
@@ -376,39 +363,3 @@ class WanEngine:
                 return_dict=False,
             )[0]
         return flow
-
-
-class _MemoryErrors:
-    """Tells "out of memory" apart from every other failure: the scheduler has a rule of its own for it.
-
-    The failed frames hold on to their tensors for as long as somebody holds the error; so it loses them here. (A
-    generator as context manager would keep the traceback in a frame of contextlib.)
-    """
-
-    def __init__(self, recover: Callable[[], None]) -> None:
-        self._recover = recover
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None or not _is_out_of_memory(error):
-            return
-        words = str(error) or type(error).__name__
-        traceback.clear_frames(trace)
-        error.__traceback__ = None
-        del error, trace
-        self._recover()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        raise RenderError(f"out of memory: {words}", Cause.OUT_OF_MEMORY)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # torch's allocator of the CPU has no class of its own for it
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "not enough memory" in str(error)

@@ -35,6 +35,11 @@ class Case:
     seed: int
     image: bytes | None = None
 
+    @property
+    def images(self) -> tuple[bytes, ...]:
+        """As the engine takes them."""
+        return () if self.image is None else (self.image,)
+
 
 class Renderer:
     """The engine with pocket's defaults."""
@@ -45,7 +50,7 @@ class Renderer:
 
     def latents(self, case: Case) -> torch.Tensor:
         """Base latents of a case."""
-        return self.engine.generate(clip_of(case, self.spec), case.image, _quiet)
+        return self.engine.generate(clip_of(case, self.spec), case.images, _quiet)
 
     def frames(self, latents: torch.Tensor) -> Frames:
         """(frames, height, width, 3)."""
@@ -61,7 +66,7 @@ class Renderer:
         """Latents at twice the size by the cascade's ``refine``."""
         params = refine.check(given, self.spec)
         return refine.apply(
-            params, self.engine, clip_of(case, self.spec), latents, case.image, _quiet, "refine"
+            params, self.engine, clip_of(case, self.spec), latents, case.images, _quiet, "refine"
         )
 
 

@@ -69,7 +69,7 @@ class ReplicaActor:
         weights: str,
         device: str | None,
         num_threads: int | None,
-        max_replicas: int = 1,
+        max_replicas: int,
     ) -> None:
         # a node of a cluster may have fewer cores than the driver thought of
         cores = os.cpu_count() or 1

@@ -154,8 +154,9 @@ class RayPool:
         name = action.replica
         options, group = self._placement.reserve()
         placement = self._placement
-        arguments = (name, self._context, action.weights, placement.device, placement.num_threads)
-        actor = self._actor.options(**options).remote(*arguments, max_replicas=self.max_replicas)
+        actor = self._actor.options(**options).remote(
+            name, self._context, action.weights, placement.device, placement.num_threads, self.max_replicas
+        )
         self._replicas[name] = _Remote(actor, group)
 
         def found(where: Whereabouts) -> None:

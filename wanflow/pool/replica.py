@@ -172,7 +172,7 @@ class Replica:
         elif done is not None:
             first = done[0] + 1
             latents = load_latents(self._store.read(file_of(done[1], LATENTS).path))
-        image, last_image = self._image(clip.image), self._image(clip.last_image)
+        images = [self._image(source) for source in clip.images]
         if clip.loras != self._loras:
             # whatever happens in between, the next clip's are set anew
             self._loras = None
@@ -184,15 +184,15 @@ class Replica:
                 continue
             keeper = self._keeper = self._keep_steps(stage, attempt, watch)
             if stage.name == "trunk":
-                trunk = self._engine.trunk(clip, image, on_step, keeper, last_image)
+                trunk = self._engine.trunk(clip, images, on_step, keeper)
             elif stage.name == "base":
                 if trunk is not None:
                     keeper.begin_at(trunk)
-                latents = self._engine.generate(clip, image, on_step, keeper, last_image)
+                latents = self._engine.generate(clip, images, on_step, keeper)
             else:
                 step = clip.cascade[int(stage.name.partition("-")[2]) - 1]
                 latents = cascade.apply(
-                    step, self._engine, clip, latents, image, on_step, stage.name, keeper, last_image
+                    step, self._engine, clip, latents, images, on_step, stage.name, keeper
                 )
             # where another attempt was first, what follows descends from what is on record
             with _storing(on_step):
@@ -277,9 +277,7 @@ class Replica:
                 return number, record
         return None
 
-    def _image(self, source: Source | None) -> bytes | None:
-        if source is None:
-            return None
+    def _image(self, source: Source) -> bytes:
         found = self._images.get(source.digest)
         if found is None:
             found = self._images[source.digest] = read_source(source)

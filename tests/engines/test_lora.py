@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.checkpoints import make
-from tests.engines.conftest import make_clip, silent
+from tests.engines.conftest import given, make_clip, silent
 from wanflow.engines import Engine, load_engine, read_spec
 from wanflow.engines.lora import load_additions
 from wanflow.engines.lora_names import check_fit, read_layers
@@ -165,10 +165,10 @@ def test_it_equals_weights_merged_by_hand(
     tmp_path: Path,
 ) -> None:
     """What a studio sees after merging is what wanflow renders without."""
-    wan, given = engine(layout), weights(1, layers)
+    wan, lora = engine(layout), weights(1, layers)
     if expert == "low" and len(wan._experts) == 1:
         pytest.skip("there is one expert only")
-    source, path = write(tmp_path / "lora.safetensors", _comfy(given))
+    source, path = write(tmp_path / "lora.safetensors", _comfy(lora))
     first_frame = image if _clip(wan).mode is Mode.I2V else None
     plain = wan.generate(_clip(wan), given(first_frame), silent)
     try:
@@ -177,7 +177,7 @@ def test_it_equals_weights_merged_by_hand(
         )
     finally:
         wan.set_loras([])
-    merged = _merged(checkpoint(layout), given, 0.8, expert)
+    merged = _merged(checkpoint(layout), lora, 0.8, expert)
     expected = merged.generate(_clip(merged), given(first_frame), silent)
     assert (beside - plain).abs().max() > 1e-2
     assert (beside - expected).abs().max() < 1e-4

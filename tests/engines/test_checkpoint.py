@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -138,6 +139,20 @@ def test_two_experts_need_a_boundary(copy: Path) -> None:
     index = copy / "model_index.json"
     index.write_text(index.read_text().replace('"boundary_ratio": 0.9', '"boundary_ratio": null'))
     with pytest.raises(EngineError, match="boundary_ratio and transformer_2"):
+        read_spec(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("component", "key"), [("text_encoder", "d_model"), ("image_encoder", "hidden_size"), ("vae", "z_dim")]
+)
+def test_components_of_two_checkpoints_are_told_apart(
+    component: str, key: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Another model's encoder loads well and fails in the first forward, in a replica, after all weights were read."""
+    copy = shutil.copytree(checkpoint("wan21_i2v"), tmp_path / "copy")
+    config = copy / component / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), key: 7}))
+    with pytest.raises(EngineError, match=f"{component} makes 7 channels .* and transformer takes"):
         read_spec(str(copy))
 
 

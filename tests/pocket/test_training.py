@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
 
@@ -17,7 +19,7 @@ from wanflow.pocket.autoencoder import build_vae, decode_whole, encode_whole
 from wanflow.pocket.denoiser import build_transformer, denoise
 from wanflow.pocket.grammar import WORDS, words_of
 from wanflow.pocket.latents import load_shard, make_shard
-from wanflow.pocket.optim import orthogonalise
+from wanflow.pocket.optim import orthogonalise, orthogonalise_together
 from wanflow.pocket.reading import MEANINGS, NOTHING, reading_loss, tagged_caption, train_text
 from wanflow.pocket.scenes import sample_scene
 from wanflow.pocket.stages import Stage, load_average, run_stage
@@ -78,6 +80,20 @@ def test_orthogonal_updates_have_singular_values_near_one() -> None:
     torch.manual_seed(0)
     values = torch.linalg.svdvals(orthogonalise(torch.randn(2, 24, 60)).float())
     assert 0.5 < float(values.min()) <= float(values.max()) < 1.5
+
+
+def _orthogonalise_in_a_pair(rank: int, meeting: str, matrices: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    assert torch.allclose(orthogonalise_together(matrices), expected, atol=1e-5)
+
+
+def test_two_processes_share_the_optimisers_work(tmp_path: Path) -> None:
+    """Each does half of the matrices, and both end with all of them: the same weights everywhere."""
+    torch.manual_seed(0)
+    matrices = torch.randn(3, 24, 60)
+    arguments = (str(tmp_path / "meeting"), matrices, orthogonalise(matrices))
+    torch.multiprocessing.spawn(_orthogonalise_in_a_pair, arguments, nprocs=2)  # raises what a process raised
 
 
 @pytest.mark.parametrize("train", [train_vae, train_decoder])

@@ -43,6 +43,12 @@ _CLASSES = {
 _SETTINGS = {"scheduler": "scheduler_config.json", "image_processor": "preprocessor_config.json"}
 #: needed by transformers that look at image features (Wan 2.1 I2V), and by no others, which may list them all the same
 _IMAGE = ("image_encoder", "image_processor")
+#: component -> (the width of what it makes, in its configuration; what a transformer calls the width that it takes)
+_WIDTHS = {
+    "text_encoder": ("d_model", "text_dim"),
+    "image_encoder": ("hidden_size", "image_dim"),
+    "vae": ("z_dim", "out_channels"),
+}
 _WEIGHTS = {"text_encoder": "model", "image_encoder": "model"}
 
 
@@ -136,7 +142,23 @@ def components(files: Files, index: Mapping[str, Any]) -> tuple[str, ...]:
         raise EngineError(
             f"checkpoint {files.url}: model_index.json must have boundary_ratio and transformer_2 together or neither"
         )
+    _check_widths(files, present)
     return present
+
+
+def _check_widths(files: Files, present: tuple[str, ...]) -> None:
+    """EngineError unless the components fit each other: a mix of two checkpoints loads, and fails in a forward."""
+    for expert in ("transformer", "transformer_2"):
+        takes = read_json(files, f"{expert}/config.json") if expert in present else {}
+        for name, (made, taken) in _WIDTHS.items():
+            if name not in present or taken not in takes:
+                continue
+            width = read_json(files, f"{name}/config.json").get(made)
+            if width is not None and width != takes[taken]:
+                raise EngineError(
+                    f"checkpoint {files.url}: {name} makes {width} channels ({made}) and {expert} takes {takes[taken]} "
+                    f"({taken}); the two are of different checkpoints"
+                )
 
 
 def needed_files(files: Files, index: Mapping[str, Any]) -> tuple[str, ...]:

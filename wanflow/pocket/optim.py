@@ -10,7 +10,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """The fastest numbers that train well: bfloat16 on a GPU and on a CPU with AMX, where products run eleven times as
+    fast; float32 on other CPUs, where bfloat16 takes half as long again."""
+    fast = device.type != "cpu" or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
 
 
 def learning_rate(step: int, total: int, warmup: int = 50, cooldown: float = 0.4) -> float:
@@ -67,7 +75,7 @@ class Muon(torch.optim.Optimizer):
             update = grad.lerp(state["momentum"], 0.95).reshape(p.shape[0], -1)
             alike.setdefault((update.shape[0], update.shape[1]), []).append((p, update))
         for (rows, columns), pairs in alike.items():
-            directions = orthogonalise(torch.stack([u for _, u in pairs]))
+            directions = orthogonalise_together(torch.stack([u for _, u in pairs]))
             size = rate * max(1.0, rows / columns) ** 0.5
             for (p, _), direction in zip(pairs, directions, strict=True):
                 p.mul_(1 - rate * decay).add_(direction.reshape(p.shape), alpha=-size)
@@ -86,11 +94,24 @@ class Muon(torch.optim.Optimizer):
             p.addcdiv_(first, second.sqrt().add_(1e-8), value=-rate)
 
 
+def orthogonalise_together(matrices: Tensor) -> Tensor:
+    """``orthogonalise``, each process its share of the matrices: on CPUs it is a quarter of a step."""
+    if not dist.is_initialized():
+        return orthogonalise(matrices)
+    directions = torch.empty_like(matrices)
+    shares = directions.tensor_split(dist.get_world_size())
+    own = dist.get_rank()
+    shares[own].copy_(orthogonalise(matrices.tensor_split(len(shares))[own]))
+    for source, share in enumerate(shares):
+        dist.broadcast(share, source)
+    return directions
+
+
 def orthogonalise(matrices: Tensor) -> Tensor:
     """The nearest (semi-)orthogonal matrices, roughly: singular values end within 0.7 to 1.2. (batch, rows,
     columns)."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.to(torch.bfloat16)
+    x = matrices.to(fast_dtype(matrices.device))
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT

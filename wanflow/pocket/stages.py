@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from wanflow.pocket.optim import Average, Muon, learning_rate
+from wanflow.pocket.optim import Average, Muon, fast_dtype, learning_rate
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,9 @@ def run_stage(
 
 
 def arithmetic(device: torch.device) -> AbstractContextManager[None]:
-    """The fastest numbers that train well: bfloat16 on a GPU and on a CPU with AMX, where products run eleven times as
-    fast; float32 on other CPUs, where bfloat16 takes half as long again."""
-    fast = device.type != "cpu" or torch.cpu._is_amx_tile_supported()
-    return torch.autocast(device.type, torch.bfloat16) if fast else nullcontext()
+    """Autocast to ``fast_dtype``, where that is not float32."""
+    dtype = fast_dtype(device)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
 def rank() -> int:

@@ -19,13 +19,14 @@ from wanflow.pocket.autoencoder import build_vae, decode_whole, encode_whole
 from wanflow.pocket.denoiser import build_transformer, denoise
 from wanflow.pocket.grammar import WORDS, words_of
 from wanflow.pocket.latents import load_shard, make_shard
+from wanflow.pocket.layout import LayoutHead, draw_layout, layout_loss
 from wanflow.pocket.optim import orthogonalise, orthogonalise_together
 from wanflow.pocket.reading import MEANINGS, NOTHING, reading_loss, tagged_caption, train_text
 from wanflow.pocket.scenes import sample_scene
 from wanflow.pocket.stages import Stage, load_average, run_stage
 from wanflow.pocket.text import build_text_encoder, build_tokenizer, encode_captions
-from wanflow.pocket.train import fill
-from wanflow.pocket.train_denoiser import REFINE_STARTS, Diet, draw_batch, stands_out, train_denoiser
+from wanflow.pocket.train import fill, mixed
+from wanflow.pocket.train_denoiser import REFINE_STARTS, Diet, Feed, draw_batch, stands_out, train_denoiser
 from wanflow.pocket.train_vae import train_decoder, train_vae
 
 _TINY_VAE = {"base_dim": 8, "decoder_base_dim": 8, "z_dim": 16}
@@ -70,7 +71,7 @@ def test_one_weighted_row_stands_for_all_the_padding() -> None:
     latents, times = torch.randn(2, 16, 3, 4, 6), torch.tensor([[0.0, 700.0], [300.0, 300.0]])
     tokens = torch.cat([times[:, :1].expand(2, 6), times[:, 1:].expand(2, 12)], dim=1)
     with torch.no_grad():
-        ours = denoise(model, latents, times, context, bias)
+        ours, _ = denoise(model, latents, times, context, bias)
         theirs = model(latents, tokens, padded, return_dict=False)[0]
     assert torch.allclose(ours, theirs, atol=1e-5)
 
@@ -121,7 +122,7 @@ def test_a_stopped_vae_stage_ends_like_one_that_never_stopped(tmp_path: Path, tr
 def test_a_stopped_denoiser_stage_ends_like_one_that_never_stopped(tmp_path: Path) -> None:
     """The transformer learns; the text encoder is frozen and comes out as it went in."""
     vae, tokenizer = _tiny_vae(), build_tokenizer()
-    shard = make_shard(vae, (32, 48), 0, tmp_path, seed=0, num_clips=3)
+    shard = make_shard(vae, (32, 48), 17, 0, tmp_path, seed=0, num_clips=3)
     assert load_shard(shard).latents.shape == (3, 16, 5, 4, 6)
 
     def run(out: Path, stops: bool) -> list[torch.Tensor]:
@@ -134,7 +135,7 @@ def test_a_stopped_denoiser_stage_ends_like_one_that_never_stopped(tmp_path: Pat
                 raise KeyboardInterrupt
 
         stage = Stage("denoiser", 4, 0.01, save_every=2)
-        diets = {0: Diet([[shard]], [1.0], [2])}
+        diets = {0: Diet([Feed([shard], 1.0, 2)])}
         train_denoiser(model, encoder, tokenizer, diets, stage, out, seed=3, on_save=stop)
         assert _equal(before, _weights(encoder))
         return _weights(model)
@@ -182,11 +183,12 @@ def test_a_stage_goes_on_from_a_finished_checkpoint(tmp_path: Path) -> None:
 
 def test_refine_learns_the_straight_way_from_the_upscaled_clip_to_the_sharp_one(tmp_path: Path) -> None:
     """Following the velocity that training asks for, from any point of the way, ends at the clip drawn at full size."""
-    path = make_shard(_tiny_vae(), (32, 48), 0, tmp_path, seed=0, num_clips=2, upscaled=True)
+    path = make_shard(_tiny_vae(), (32, 48), 17, 0, tmp_path, seed=0, num_clips=2, upscaled=True)
     shard = load_shard(path)
     assert shard.upscaled is not None
     assert shard.upscaled.shape == shard.latents.shape
-    batch = draw_batch(random.Random(1), Diet([[path]], [1.0], [16], refine_share=1.0), torch.device("cpu"))
+    feed = Feed([path], 1.0, 16)
+    batch = draw_batch(random.Random(1), feed, Diet([feed], refine_share=1.0), torch.device("cpu"))
     assert batch.times.max() <= REFINE_STARTS[1]
     clean = [int((shard.latents.float() - x).flatten(1).abs().sum(1).argmin()) for x in batch.latents]
     away = shard.upscaled.float()[clean] - batch.latents
@@ -204,6 +206,29 @@ def test_a_subject_counts_more_than_the_wall_behind_it() -> None:
     assert weight.shape == (1, 1, 3, 10, 10)
     assert weight[0, 0, 0, 5, 5] == 4.0
     assert weight[0, 0, 0, 0, 0] == 0.0
+
+
+def test_the_layout_that_is_read_is_that_of_the_clip() -> None:
+    """A head that reads each token's own part of the picture is without loss; one that reads another's is not."""
+    scene = next(s for s in map(sample_scene, map(random.Random, range(50))) if s.kind == "star")
+    layout = draw_layout(scene, (32, 48), 17, torch.device("cpu"))
+    assert layout.shape == (5, 16, 24)
+    assert layout.max() > 150  # the subject is white
+    assert layout.float().mean() < 100
+    head = LayoutHead(64)
+    head.forward = lambda features: features  # type: ignore[method-assign]
+    tokens = torch.stack(
+        [frame[y : y + 8, x : x + 8].flatten() for frame in layout for y in (0, 8) for x in (0, 8, 16)]
+    )
+    assert float(layout_loss(head, tokens[None] / 255, layout[None])) < 1e-9
+    assert float(layout_loss(head, tokens.roll(1, 0)[None] / 255, layout[None])) > 0.1
+
+
+def test_a_diet_has_as_many_stills_as_it_says() -> None:
+    """Shares of two kinds of clips, each in the three shapes."""
+    stills, clips = ([Feed([], weight, 1) for weight in (0.5, 0.25, 0.25)] for _ in range(2))
+    both = [feed.weight for feed in mixed(stills, 0.8, clips)]
+    assert both == pytest.approx([0.4, 0.2, 0.2, 0.1, 0.05, 0.05])
 
 
 def test_time_is_up_between_steps_and_the_state_is_saved(tmp_path: Path) -> None:

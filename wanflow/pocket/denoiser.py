@@ -33,6 +33,8 @@ TRANSFORMER_CONFIG: dict[str, Any] = {
 }
 #: The high-noise expert serves t >= BOUNDARY * 1000.
 BOUNDARY = 0.875
+#: Blocks before the tokens from which a clip's layout is to be read.
+FEATURES_AFTER = 4
 
 
 def build_transformer(config: dict[str, Any] | None = None) -> WanTransformer3DModel:
@@ -70,8 +72,9 @@ def denoise(
     context_bias: Tensor,
     *,
     fused: bool = False,
-) -> Tensor:
-    """The predicted velocity, shaped like ``latents`` (batch, channels, frames, height, width).
+) -> tuple[Tensor, Tensor]:
+    """The predicted velocity, shaped like ``latents`` (batch, channels, frames, height, width); and the tokens after
+    ``FEATURES_AFTER`` blocks, (batch, tokens, dim).
 
     ``times`` is (batch, 2) in 0..1000: the first latent frame's and the others'; ``context`` and ``context_bias`` are
     those of ``text.encode_captions``. ``fused`` compiles the block, once a size: a minute's wait for a faster step.
@@ -87,13 +90,16 @@ def denoise(
     spread = embedder.time_proj(embedder.act_fn(time)).view(batch, 2, 6, -1)
     text = embedder.text_embedder(context)
     run_block = _compiled_block() if fused else _block
-    for block in model.blocks:
+    features = x
+    for number, block in enumerate(model.blocks, 1):
         x = run_block(block, x, spread, text, context_bias, rotation, first, rest)
+        if number == FEATURES_AFTER:
+            features = x
     shift, scale = _per_token(model.scale_shift_table.unsqueeze(1) + time.view(batch, 2, 1, -1), first, rest)
     x = model.proj_out(_modulate(x, scale, shift))
     x = x.view(batch, frames, height // 2, width // 2, 2, 2, -1)
     flow: Tensor = x.permute(0, 6, 1, 2, 4, 3, 5).reshape(batch, -1, frames, height, width)
-    return flow
+    return flow, features
 
 
 @functools.cache

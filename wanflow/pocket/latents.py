@@ -19,29 +19,34 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from wanflow.pocket.autoencoder import decode_whole, encode_whole
+from wanflow.pocket.layout import draw_layout
 from wanflow.pocket.scenes import Scene, draw, sample_scene
 from wanflow.pocket.stages import arithmetic
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Clips of one size: the scenes and their latents (clips, channels, frames, height / 8, width / 8), float16."""
+    """Clips of one size and length."""
 
     scenes: list[Scene]
+    #: (clips, channels, latent frames, height / 8, width / 8), float16
     latents: Tensor
+    #: ``layout.draw_layout`` of each, (clips, latent frames, height / 2, width / 2), uint8
+    layouts: Tensor
     #: At doubled sizes, latents of the same clips drawn at half the size and scaled up: what ``refine`` starts from.
     upscaled: Tensor | None = None
 
 
-def shard_path(out: Path, size: tuple[int, int], number: int) -> Path:
+def shard_path(out: Path, size: tuple[int, int], num_frames: int, number: int) -> Path:
     """Where the shard lies."""
-    return out / "latents" / f"{size[0]}x{size[1]}-{number:03d}.pt"
+    return out / "latents" / f"{num_frames}x{size[0]}x{size[1]}-{number:03d}.pt"
 
 
 @torch.no_grad()
 def make_shard(
     vae: AutoencoderKLWan,
     size: tuple[int, int],
+    num_frames: int,
     number: int,
     out: Path,
     *,
@@ -51,23 +56,24 @@ def make_shard(
     batch: int = 4,
 ) -> Path:
     """Draw and encode a shard unless it is there; ``upscaled``: from half the size as well."""
-    path = shard_path(out, size, number)
+    path = shard_path(out, size, num_frames, number)
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    rng = random.Random(f"shard {seed} {size} {number}")
+    rng = random.Random(f"shard {seed} {size} {num_frames} {number}")
     device = next(vae.parameters()).device
     scenes = [sample_scene(rng) for _ in range(num_clips)]
     parts, upscaled_parts = [], []
     for start in range(0, num_clips, batch):
         some = scenes[start : start + batch]
-        video = torch.stack([draw(s, *size, device=device) for s in some]).mul_(2).sub_(1)
+        video = torch.stack([draw(s, *size, num_frames, device) for s in some]).mul_(2).sub_(1)
         parts.append(normalise(vae, encode_mean(vae, video)).half().cpu())
         if upscaled:
-            half = torch.stack([draw(s, size[0] // 2, size[1] // 2, device=device) for s in some])
+            half = torch.stack([draw(s, size[0] // 2, size[1] // 2, num_frames, device) for s in some])
             larger = enlarge(vae, half.mul_(2).sub_(1), size)
             upscaled_parts.append(normalise(vae, encode_mean(vae, larger)).half().cpu())
-    content = {"scenes": [asdict(s) for s in scenes], "latents": torch.cat(parts)}
+    layouts = torch.stack([draw_layout(s, size, num_frames, device).cpu() for s in scenes])
+    content = {"scenes": [asdict(s) for s in scenes], "latents": torch.cat(parts), "layouts": layouts}
     if upscaled:
         content["upscaled"] = torch.cat(upscaled_parts)
     partial = path.with_suffix(f".partial{os.getpid()}")
@@ -90,7 +96,7 @@ def enlarge(vae: AutoencoderKLWan, video: Tensor, size: tuple[int, int]) -> Tens
 def load_shard(path: Path) -> Shard:
     """Read a shard; the latents stay on disk until touched."""
     raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return Shard([Scene(**s) for s in raw["scenes"]], raw["latents"], raw.get("upscaled"))
+    return Shard([Scene(**s) for s in raw["scenes"]], raw["latents"], raw["layouts"], raw.get("upscaled"))
 
 
 def encode_mean(vae: AutoencoderKLWan, video: Tensor) -> Tensor:

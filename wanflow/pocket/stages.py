@@ -159,11 +159,12 @@ def load_state(path: Path, modules: nn.Module, optimiser: Muon, average: Average
 
 
 def load_average(path: Path, modules: nn.Module, *, needed: bool) -> None:
-    """Fill modules with the averaged weights of a stage's state, the ones to use and to export."""
+    """Fill modules with their averaged weights in a stage's state, the ones to use and to export."""
     if not path.exists():
         if needed:
             raise FileNotFoundError(
                 f"{path} is missing: run the stage that makes it first (--stage {path.stem})"
             )
         return
-    modules.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["average"])
+    average = torch.load(path, map_location="cpu", weights_only=True)["average"]
+    modules.load_state_dict({key: average[key] for key in modules.state_dict()})

@@ -36,18 +36,38 @@ from wanflow.pocket.denoiser import BOUNDARY, build_transformer
 from wanflow.pocket.export import export
 from wanflow.pocket.latents import make_shard, shard_path
 from wanflow.pocket.reading import train_text
+from wanflow.pocket.scenes import NUM_FRAMES
 from wanflow.pocket.stages import Stage, load_average, rank
 from wanflow.pocket.text import build_text_encoder, build_tokenizer
-from wanflow.pocket.train_denoiser import Diet, train_denoiser
+from wanflow.pocket.train_denoiser import Diet, Feed, train_denoiser
 from wanflow.pocket.train_vae import SIZES, measure_latents, train_decoder, train_vae
 
 STAGES = ("vae", "text", "latents", "denoiser", "experts", "decoder", "export")
-#: Two thirds of the base size: what a scene looks like is learned at a third of the cost, position embeddings
-#: carry it over.
-SMALL_SIZES = ((64, 112), (112, 64), (80, 80))
-DOUBLE_SIZES = tuple((2 * h, 2 * w) for h, w in SIZES)
 #: Clips by shape: half are 16:9.
 SIZE_WEIGHTS = (0.5, 0.25, 0.25)
+#: How often a step of the denoiser takes stills, and from which share of its steps on.
+STILL_SHARES = {0.0: 0.72, 0.6: 0.3}
+
+
+@dataclass(frozen=True)
+class Pantry:
+    """Clips of one length at one scale, in the three shapes."""
+
+    num_frames: int
+    #: Times the base size.
+    scale: int
+    num_shards: int
+    #: Clips a shard.
+    num_clips: int
+    #: Clips a step, of each process.
+    batch: int
+
+    def shards(self) -> list[list[tuple[tuple[int, int], int]]]:
+        """(size, number) of every shard, by shape."""
+        return [
+            [((height * self.scale, width * self.scale), i) for i in range(round(self.num_shards * weight))]
+            for (height, width), weight in zip(SIZES, SIZE_WEIGHTS, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -58,17 +78,13 @@ class Recipe:
     decoder: Stage
     vae_batch: int
     text: Stage
-    #: Shards by size, of ``shard_clips`` clips each; of ``double_clips`` at the doubled sizes.
-    num_shards: dict[tuple[int, int], int]
-    shard_clips: int
-    double_clips: int
-    #: The share of the denoiser's steps that are fed small clips only.
-    small_share: float
+    #: Single frames: what things look like is learned on these, at a fifth of a clip's cost.
+    stills: Pantry
+    clips: Pantry
+    doubled: Pantry
     denoiser: Stage
     high: Stage
     low: Stage
-    #: Clips a step at the small, base and doubled sizes.
-    batches: tuple[int, int, int]
 
 
 CPU = Recipe(
@@ -76,31 +92,24 @@ CPU = Recipe(
     decoder=Stage("decoder", 800, 0.015, cooldown=0.8),
     vae_batch=2,
     text=Stage("text", 3000, 0.016, cooldown=0.6, average=0.99),
-    num_shards={
-        **dict(zip(SMALL_SIZES, (8, 4, 4), strict=True)),
-        **dict(zip(SIZES, (6, 3, 3), strict=True)),
-        **dict(zip(DOUBLE_SIZES, (1, 1, 1), strict=True)),
-    },
-    shard_clips=200,
-    double_clips=80,
-    small_share=0.74,
-    denoiser=Stage("denoiser", 9600, 0.01, warmup=40, cooldown=0.28, average=0.995, save_every=100),
+    stills=Pantry(1, 1, num_shards=24, num_clips=1000, batch=40),
+    clips=Pantry(NUM_FRAMES, 1, num_shards=24, num_clips=200, batch=8),
+    doubled=Pantry(NUM_FRAMES, 2, num_shards=4, num_clips=80, batch=2),
+    denoiser=Stage("denoiser", 6000, 0.006, warmup=40, cooldown=0.4, average=0.99, save_every=100),
     high=Stage("high", 200, 0.003, warmup=20, cooldown=0.8, average=0.99),
     low=Stage("low", 500, 0.003, warmup=20, cooldown=0.8, average=0.99),
-    batches=(10, 6, 2),
 )
 GPU = replace(
     CPU,
     vae=Stage("vae", 6000, 0.03, cooldown=0.5),
     decoder=Stage("decoder", 3000, 0.02, cooldown=0.7),
     vae_batch=32,
-    num_shards=dict.fromkeys((*SIZES, *DOUBLE_SIZES), 40),
-    double_clips=200,
-    small_share=0.0,
+    stills=Pantry(1, 1, num_shards=60, num_clips=1000, batch=640),
+    clips=Pantry(NUM_FRAMES, 1, num_shards=120, num_clips=200, batch=128),
+    doubled=Pantry(NUM_FRAMES, 2, num_shards=120, num_clips=200, batch=32),
     denoiser=Stage("denoiser", 12000, 0.01, warmup=100, cooldown=0.5, average=0.999),
     high=Stage("high", 2500, 0.008, warmup=20, cooldown=0.8, average=0.998),
     low=Stage("low", 2500, 0.008, warmup=20, cooldown=0.8, average=0.998),
-    batches=(256, 128, 32),
 )
 
 
@@ -133,13 +142,12 @@ def train(
     load_average(out / "text.pt", nn.ModuleDict({"text": encoder}), needed=reads)
     if "latents" in stages:
         make_shards(vae, recipe, out, seed)
-    small, middle, double = (
-        feed(out, recipe, sizes, i) for i, sizes in enumerate((SMALL_SIZES, SIZES, DOUBLE_SIZES))
-    )
+    stills, clips, doubled = (feeds(out, p) for p in (recipe.stills, recipe.clips, recipe.doubled))
     if "denoiser" in stages:
-        diets = {int(recipe.small_share * recipe.denoiser.num_steps): middle}
-        diets[0] = small if recipe.small_share else middle
-        diets = {step: replace(diet, salience=1.5) for step, diet in diets.items()}
+        diets = {
+            int(start * recipe.denoiser.num_steps): Diet(mixed(stills, share, clips), salience=1.5)
+            for start, share in STILL_SHARES.items()
+        }
         train_denoiser(
             base, encoder, tokenizer, diets, recipe.denoiser, out, seed=seed, fused=fused, minutes=minutes
         )
@@ -148,15 +156,9 @@ def train(
     high.load_state_dict(base.state_dict())
     low.load_state_dict(base.state_dict())
     if "experts" in stages:
-        both = Diet(
-            [*middle.shards, *double.shards],
-            (*(0.6 * w for w in middle.weights), *(0.4 * w for w in double.weights)),
-            (*middle.batches, *double.batches),
-            high=BOUNDARY,
-        )
         for model, stage, diet in (
-            (high, recipe.high, replace(middle, low=BOUNDARY)),
-            (low, recipe.low, both),
+            (high, recipe.high, Diet(clips, low=BOUNDARY, salience=1.5)),
+            (low, recipe.low, Diet(mixed(doubled, 0.4, clips), high=BOUNDARY)),
         ):
             train_denoiser(
                 model,
@@ -179,10 +181,18 @@ def train(
         export(out / "checkpoint", vae.cpu(), encoder.cpu(), tokenizer, high.cpu(), low.cpu())
 
 
-def feed(out: Path, recipe: Recipe, sizes: Sequence[tuple[int, int]], place: int) -> Diet:
-    """The clips of three sizes, at their batch."""
-    paths = [[shard_path(out, size, i) for i in range(recipe.num_shards.get(size, 0))] for size in sizes]
-    return Diet(paths, SIZE_WEIGHTS, (recipe.batches[place],) * len(sizes))
+def feeds(out: Path, pantry: Pantry) -> list[Feed]:
+    """A feed a shape."""
+    return [
+        Feed([shard_path(out, size, pantry.num_frames, i) for size, i in shards], weight, pantry.batch)
+        for shards, weight in zip(pantry.shards(), SIZE_WEIGHTS, strict=True)
+    ]
+
+
+def mixed(some: Sequence[Feed], share: float, others: Sequence[Feed]) -> list[Feed]:
+    """``share`` of the steps with the first, the rest with the others."""
+    both = [(feed, share) for feed in some] + [(feed, 1 - share) for feed in others]
+    return [replace(feed, weight=feed.weight * part) for feed, part in both]
 
 
 def fill(checkpoint: Path, vae: AutoencoderKLWan, encoder: UMT5EncoderModel, low: nn.Module) -> None:
@@ -209,12 +219,20 @@ def set_latent_scale(vae: AutoencoderKLWan, out: Path, seed: int) -> None:
 
 def make_shards(vae: AutoencoderKLWan, recipe: Recipe, out: Path, seed: int) -> None:
     """Every missing shard, shared out among the processes."""
-    wanted = [(size, i) for size, n in recipe.num_shards.items() for i in range(n)]
+    pantries = (recipe.stills, recipe.clips, recipe.doubled)
+    wanted = [(pantry, *shard) for pantry in pantries for shape in pantry.shards() for shard in shape]
     num_processes = dist.get_world_size() if dist.is_initialized() else 1
-    for size, i in wanted[rank() :: num_processes]:
-        doubled = size in DOUBLE_SIZES
-        num_clips = recipe.double_clips if doubled else recipe.shard_clips
-        make_shard(vae, size, i, out, seed=seed, num_clips=num_clips, upscaled=doubled)
+    for pantry, size, i in wanted[rank() :: num_processes]:
+        make_shard(
+            vae,
+            size,
+            pantry.num_frames,
+            i,
+            out,
+            seed=seed,
+            num_clips=pantry.num_clips,
+            upscaled=pantry.scale > 1,
+        )
     if dist.is_initialized():
         dist.barrier()
 

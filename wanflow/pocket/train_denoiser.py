@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 from wanflow.pocket.denoiser import denoise
 from wanflow.pocket.grammar import caption, plain_caption
 from wanflow.pocket.latents import load_shard
+from wanflow.pocket.layout import WEIGHT, LayoutHead, layout_loss
 from wanflow.pocket.scenes import Scene
 from wanflow.pocket.stages import Stage, arithmetic, rank, run_stage
 from wanflow.pocket.text import encode_captions
@@ -30,13 +31,21 @@ REFINE_STARTS = (0.2, 0.4)
 
 
 @dataclass(frozen=True)
+class Feed:
+    """Clips of one size and length."""
+
+    shards: Sequence[Path]
+    #: How often a step takes these, beside the others of its diet.
+    weight: float
+    #: Clips a step, of each process.
+    batch: int
+
+
+@dataclass(frozen=True)
 class Diet:
     """What a denoiser is fed."""
 
-    #: Latent shards by size, and how often a step takes each size.
-    shards: Sequence[Sequence[Path]]
-    weights: Sequence[float]
-    batches: Sequence[int]
+    feeds: Sequence[Feed]
     #: The range of times, 0 to 1.
     low: float = 0.0
     high: float = 1.0
@@ -56,6 +65,7 @@ class Batch:
     noise: Tensor
     times: Tensor
     conditioned: Tensor
+    layouts: Tensor
     captions: list[str]
 
 
@@ -77,16 +87,23 @@ def train_denoiser(
     ``diets`` says from which step on what is fed, ``fused`` compiles the blocks.
     """
     device = next(transformer.parameters()).device
-    modules = nn.ModuleDict({"transformer": transformer})
+    head = LayoutHead(transformer.config.num_attention_heads * transformer.config.attention_head_dim).to(
+        device
+    )
+    modules = nn.ModuleDict({"transformer": transformer, "layout": head})
     encoder.requires_grad_(False)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         diet = diets[max(start for start in diets if start <= step)]
-        batch = draw_batch(random.Random(f"{stage.name} {seed} {step} {rank()}"), diet, device)
+        # all processes take clips of one length, or they would wait for each other
+        chance = random.Random(f"{stage.name} {seed} {step}")
+        feed = chance.choices(diet.feeds, [f.weight for f in diet.feeds])[0]
+        batch = draw_batch(random.Random(f"{stage.name} {seed} {step} {rank()}"), feed, diet, device)
         with arithmetic(device):
             context, bias = encode_captions(tokenizer, encoder, batch.captions)
-            value = flow_loss(transformer, batch, context, bias, salience=diet.salience, fused=fused)
-        return value, {}
+            flow, features = flow_loss(transformer, batch, context, bias, salience=diet.salience, fused=fused)
+            layout = layout_loss(head, features, batch.layouts)
+        return flow + WEIGHT * layout, {"flow": float(flow.detach()), "layout": float(layout.detach())}
 
     return run_stage(stage, modules, loss, out, minutes=minutes, on_save=on_save)
 
@@ -99,20 +116,20 @@ def flow_loss(
     *,
     salience: float = 0.0,
     fused: bool = False,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Mean squared error of the predicted velocity, not counting given first frames, places weighted by what stands
-    out there."""
+    out there; and the features that ``denoise`` gives."""
     s = batch.times.view(-1, 1, 1, 1, 1)
     noisy = (1 - s) * batch.latents + s * batch.noise
     given = batch.conditioned.view(-1, 1, 1, 1, 1)
     noisy[:, :, :1] = torch.where(given, batch.latents[:, :, :1], noisy[:, :, :1])
     times = batch.times * 1000
     times = torch.stack([times * ~batch.conditioned, times], dim=1)
-    predicted = denoise(transformer, noisy, times, context, bias, fused=fused).float()
-    error = (predicted - (batch.noise - batch.latents)).square()
+    predicted, features = denoise(transformer, noisy, times, context, bias, fused=fused)
+    error = (predicted.float() - (batch.noise - batch.latents)).square()
     weight = 1 + salience * stands_out(batch.latents)
     weight[:, :, :1] *= ~given
-    return (error * weight).sum() / (weight.sum() * error.shape[1])
+    return (error * weight).sum() / (weight.sum() * error.shape[1]), features.float()
 
 
 def stands_out(latents: Tensor) -> Tensor:
@@ -125,13 +142,12 @@ def stands_out(latents: Tensor) -> Tensor:
     return (distance / distance.mean(dim=(2, 3, 4), keepdim=True).clamp_min(1e-6)).clamp_max(4.0)
 
 
-def draw_batch(rng: random.Random, diet: Diet, device: torch.device) -> Batch:
+def draw_batch(rng: random.Random, feed: Feed, diet: Diet, device: torch.device) -> Batch:
     """Clips of one size with captions, noise and times."""
-    size = rng.choices(range(len(diet.shards)), diet.weights)[0]
-    latents, noises, times, captions = [], [], [], []
+    latents, noises, times, layouts, captions = [], [], [], [], []
     generator = torch.Generator().manual_seed(rng.randrange(2**62))
-    for _ in range(diet.batches[size]):
-        shard = load_shard(rng.choice(diet.shards[size]))
+    for _ in range(feed.batch):
+        shard = load_shard(rng.choice(feed.shards))
         place = rng.randrange(len(shard.scenes))
         clean = shard.latents[place].float()
         noise, time = torch.randn(clean.shape, generator=generator), sample_time(rng, diet.low, diet.high)
@@ -142,13 +158,17 @@ def draw_batch(rng: random.Random, diet: Diet, device: torch.device) -> Batch:
         latents.append(clean)
         noises.append(noise)
         times.append(time)
+        layouts.append(shard.layouts[place])
         captions.append(tell(shard.scenes[place], rng, diet.empty_share))
-    conditioned = torch.tensor([rng.random() < diet.image_share for _ in captions])
+    # of a single frame that is given nothing would be left to learn
+    image_share = diet.image_share if latents[0].shape[1] > 1 else 0.0
+    conditioned = torch.tensor([rng.random() < image_share for _ in captions])
     return Batch(
         torch.stack(latents).to(device),
         torch.stack(noises).to(device),
         torch.tensor(times).to(device),
         conditioned.to(device),
+        torch.stack(layouts).to(device),
         captions,
     )
 

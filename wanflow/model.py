@@ -98,6 +98,8 @@ class EngineSpec:
     hints: tuple[tuple[str, Scalar], ...] = ()
     #: whether a clip that starts from an image is given its last frame too
     last_image: LastImage = LastImage.NEVER
+    #: set by a run: (width, height, frames) for which an engine should have memory; None: its own largest
+    largest: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class Loading:
     #: weight files read from the node's disk, or its page cache, to the device
     loaded_bytes: int
     load_s: float
+    #: of the memory ladder, on which it begins: what its GPU has room for; 0: everything stays there
+    rung: int = 0
 
 
 @dataclass(frozen=True, slots=True)

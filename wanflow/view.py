@@ -89,13 +89,14 @@ def as_row(fact: Action | Event) -> dict[str, Any]:
 
 
 def loading_words(loading: Loading) -> str:
-    """``fetched 126.0 GB at 1.2 GB/s, loaded 126.0 GB at 2.5 GB/s``, for messages."""
+    """``fetched 126 GB at 1.2 GB/s, loaded 126 GB at 2.5 GB/s, rung 1 of the memory ladder``, for messages."""
 
     def pace(verb: str, num_bytes: int, seconds: float) -> str:
         return f"{verb} {num_bytes / 1e9:.3g} GB at {num_bytes / max(seconds, 1e-3) / 1e9:.2g} GB/s"
 
     fetched = [pace("fetched", loading.fetched_bytes, loading.fetch_s)] if loading.fetched_bytes else []
-    return ", ".join([*fetched, pace("loaded", loading.loaded_bytes, loading.load_s)])
+    rung = [f"rung {loading.rung} of the memory ladder"] if loading.rung else []
+    return ", ".join([*fetched, pace("loaded", loading.loaded_bytes, loading.load_s), *rung])
 
 
 class JsonView(View):

@@ -38,12 +38,12 @@ def test_the_bandwidth_of_a_start_is_in_the_log_and_on_the_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight GPUs that wait ten minutes for their weights cost more than a clip."""
-    ready = ReplicaReady(7.0, "replica-1", Loading(126 * 10**9, 105.0, 0.5, 126 * 10**9, 50.0))
+    ready = ReplicaReady(7.0, "replica-1", Loading(126 * 10**9, 105.0, 0.5, 126 * 10**9, 50.0, 2))
     stream = io.StringIO()
     JsonView(stream).event(ready)
     assert json.loads(stream.getvalue()) == {
         "event": "ReplicaReady", "time_s": 7.0, "replica": "replica-1", "fetched_bytes": 126 * 10**9, "fetch_s": 105.0,
-        "import_s": 0.5, "loaded_bytes": 126 * 10**9, "load_s": 50.0,
+        "import_s": 0.5, "loaded_bytes": 126 * 10**9, "load_s": 50.0, "rung": 2,
     }  # fmt: skip
     monkeypatch.setenv("COLUMNS", "120")
     view = TerminalView()
@@ -51,7 +51,10 @@ def test_the_bandwidth_of_a_start_is_in_the_log_and_on_the_terminal(
         view.action(StartReplica("replica-1", "w", Reason.BACKLOG))
         view.event(ready)
     shown = capsys.readouterr().out
-    assert "replica-1: fetched 126 GB at 1.2 GB/s, loaded 126 GB at 2.5 GB/s" in shown
+    assert (
+        "replica-1: fetched 126 GB at 1.2 GB/s, loaded 126 GB at 2.5 GB/s, rung 2 of the memory ladder"
+        in shown
+    )
 
 
 def test_json_view_thins_out_steps() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.schedule.tasks import attempt, rendering, scheduler, started
-from wanflow.model import Cause
+from wanflow.model import Cause, Loading
 from wanflow.schedule import Scheduler
 from wanflow.schedule.actions import (
     Action,
@@ -23,6 +23,7 @@ from wanflow.schedule.events import (
     RenderFailed,
     ReplicaLost,
     ReplicaReady,
+    RunStarted,
     StepDone,
     Tick,
 )
@@ -98,7 +99,7 @@ def test_loss_of_a_machine_costs_the_clip_nothing(cause: Cause) -> None:
 
 def test_out_of_memory_goes_down_the_ladder_rung_by_rung() -> None:
     """Offload first the experts, then more; only at the last rung the clip is too large for these GPUs."""
-    s = started(scheduler({"a": 1}, max_replicas=1, max_thrift=2, max_attempts=1))
+    s = started(scheduler({"a": 1}, max_replicas=1, last_rung=2, max_attempts=1))
     assert fail(s, "replica-1", Cause.OUT_OF_MEMORY, 1) == [
         Render("replica-1", "a", attempt(2), Reason.LESS_MEMORY, thrift=1)
     ]
@@ -107,6 +108,30 @@ def test_out_of_memory_goes_down_the_ladder_rung_by_rung() -> None:
     ]
     fail(s, "replica-1", Cause.OUT_OF_MEMORY, 3)
     assert s.clips["a"].status is ClipStatus.FAILED
+
+
+def test_no_try_is_spent_on_a_rung_that_was_tried() -> None:
+    """A card of 48 GB begins at rung 2: below it there is one more, and no third."""
+    s = scheduler({"a": 1}, max_replicas=1)
+    s.handle(RunStarted(0.0))
+    s.handle(ReplicaReady(0.0, "replica-1", Loading(0, 0.0, 0.0, 0, 0.0, rung=2)))
+    assert fail(s, "replica-1", Cause.OUT_OF_MEMORY, 1) == [
+        Render("replica-1", "a", attempt(2), Reason.LESS_MEMORY, thrift=1)
+    ]
+    fail(s, "replica-1", Cause.OUT_OF_MEMORY, 2)
+    assert s.clips["a"].status is ClipStatus.FAILED
+    assert s.clips["a"].num_attempts == 2
+
+
+def test_first_clips_that_are_too_large_for_the_last_rung_stop_the_run() -> None:
+    """On cards that begin at the last rung the very first failures tell."""
+    s = scheduler(dict.fromkeys("abcdef", 1), max_replicas=1, last_rung=3)
+    s.handle(RunStarted(0.0))
+    s.handle(ReplicaReady(0.0, "replica-1", Loading(0, 0.0, 0.0, 0, 0.0, rung=3)))
+    for number in range(5):
+        actions = fail(s, "replica-1", Cause.OUT_OF_MEMORY, number + 1)
+    assert isinstance(actions[-1], Finish)
+    assert actions[-1].reason is Reason.COMMON_CAUSE
 
 
 def test_rung_that_two_clips_of_a_kind_needed_is_where_others_begin() -> None:

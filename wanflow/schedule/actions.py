@@ -64,7 +64,8 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Render:
-    """Render a clip. ``thrift``: how many rungs down the memory ladder to try it, after running out of memory.
+    """Render a clip. ``thrift``: how many rungs down the memory ladder to try it, from the one that its replica begins
+    on, after running out of memory.
 
     ``steps_lost``: steps that an earlier attempt did and did not keep, for the ledger: this one does them again.
     """

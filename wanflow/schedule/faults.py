@@ -72,10 +72,11 @@ class Faults:
             return self._capacity.after_clip(replica)
         if cause not in (Cause.CANCELLED, Cause.STORAGE):
             clip.failed_on = replica.replica
-        self._charge(clip, replica.replica, cause, message)
         if cause is Cause.OUT_OF_MEMORY:
-            clip.is_too_large = clip.thrift >= self._board.policy.max_thrift
-            clip.thrift = min(clip.thrift + 1, self._board.policy.max_thrift)
+            last_rung = self._board.policy.last_rung
+            clip.is_too_large = replica.rung + copy.thrift >= last_rung
+            clip.thrift = min(max(clip.thrift, copy.thrift + 1), last_rung)
+        self._charge(clip, replica.replica, cause, message)
         actions: list[Action] = []
         if cause not in NOT_THE_REPLICA:
             if not replica.streak:
@@ -201,7 +202,7 @@ class Faults:
         board = self._board
         if board.num_rendered or cause not in COMMON:
             return
-        if cause is Cause.OUT_OF_MEMORY and clip.thrift < board.policy.max_thrift:
+        if cause is Cause.OUT_OF_MEMORY and not clip.is_too_large:
             return
         clips, replicas = self._alike.setdefault((cause, _pattern(message)), (set(), set()))
         clips.add(clip.key)

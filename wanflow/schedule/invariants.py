@@ -100,7 +100,7 @@ def _check_open_clip(board: Board, clip: ClipState, is_queued: bool) -> None:
     for copy in copies.values():
         assert board.replicas[copy.replica].copy is copy, "clip and replica disagree"
     assert len(copies) <= 1 + clip.num_second_copies, f"{key}: more copies than were ordered"
-    assert clip.thrift <= board.policy.max_thrift, f"{key}: below the last rung"
+    assert clip.thrift <= board.policy.last_rung, f"{key}: below the last rung"
 
 
 def _check_budgets(board: Board, clip: ClipState) -> None:

@@ -51,8 +51,8 @@ class Policy:
     stop_grace_s: float = 60.0
     #: what saving a clip's steps may take; so long before a replica's end the order to save is given
     save_s: float = 10.0
-    #: the last rung of the memory ladder (``Render.thrift``)
-    max_thrift: int = 3
+    #: the last rung of the memory ladder
+    last_rung: int = 3
     #: a replica hangs when a step takes this many times what its steps take,
     hang_factor: float = 10.0
     #: but never before so many seconds,

@@ -114,8 +114,9 @@ class Scheduler:
         match event:
             case RunStarted() | Tick():
                 return []
-            case ReplicaReady(replica=name):
+            case ReplicaReady(replica=name, loading=loading):
                 if (replica := board.replicas.get(name)) and replica.status is ReplicaStatus.STARTING:
+                    replica.rung = loading.rung if loading else 0
                     self._capacity.ready(replica)
                 return []
             case ReplicaLost():

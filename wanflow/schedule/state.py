@@ -240,6 +240,8 @@ class ReplicaState:
     #: its machine is taken back then
     drain_s: float | None = None
     num_clips: int = 0
+    #: of the memory ladder, on which it begins; ``Render.thrift`` counts from there
+    rung: int = 0
     #: resident memory after its first clip
     first_memory_bytes: int | None = None
     #: different clips that failed on it since its last success, with the cause that each was charged

@@ -14,7 +14,10 @@ import ray
 import torch
 
 from wanflow.doctor import Check, checks
+from wanflow.engines import devices
+from wanflow.engines.devices import DeviceFacts, Gpu
 from wanflow.job import Job
+from wanflow.memory_facts import memory_facts
 
 
 def job(folder: Path, checkpoint: object = "pocket", **more: object) -> Job:
@@ -103,6 +106,41 @@ def test_what_a_checkpoint_starts_and_ends_at_is_told(tmp_path: Path, layout: st
 
     found = answers(job(tmp_path, {"i2v": str(make(layout, tmp_path / layout))}))
     assert f"tiny-{layout} {words}" in found["checkpoint"].found
+
+
+def test_the_rung_on_which_a_replica_begins_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the card in the shop will do, and what it will do without, before it is bought."""
+    from tests.checkpoints import make
+
+    path = str(make("a14b_t2v", tmp_path / "tiny"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    check = answers(job(tmp_path, {"t2v": path, "i2v": "pocket"}))["memory t2v"]
+    assert check.status == "ok"
+    assert re.match(
+        r"transformer [\d.]+ MB, transformer_2 [\d.]+ MB, vae .*, text_encoder [\d.]+ MB\. 32x32, ",
+        check.found,
+    )
+    assert (
+        "32x64, 5 frames, about 288 MB to compute with: rung 0 on 24 GB, 48 GB, 80 GB, 141 GB." in check.found
+    )
+    assert check.found.endswith(" rung 0: everything stays on the GPU")
+
+
+def test_a_gpu_on_which_nothing_helps_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Better than a night of clips that fail at the last rung."""
+    free = Gpu("Tiny GPU", 10**9, 10**8, bf16=True)
+    monkeypatch.setattr(devices, "device_facts", lambda: DeviceFacts("2.13", "13.0", (free,), 1))
+    check = answers(job(tmp_path))["memory"]
+    assert check.status == "warn"
+    assert "rung 2 on Tiny GPU, 100 MB free. rung 2: what works is on the GPU, one component" in check.found
+    assert re.search(r"at a time, and [\d.]+ MB in the host's memory$", check.found)
+    assert re.search(
+        r"clips of \d+x\d+, \d+ frames want \d+ MB of the GPU at once, whatever is moved", check.todo
+    )
+    monkeypatch.setattr(os, "sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 4000)
+    assert re.search(
+        r"a replica keeps [\d.]+ MB in the host's memory, which has 16.4 MB", memory_facts("pocket")[1]
+    )
 
 
 def test_torch_that_cannot_be_loaded_is_told_and_the_rest_is_still_asked(tmp_path: Path) -> None:

@@ -77,6 +77,9 @@ def checks(job: Job | None = None) -> Iterator[Check]:
     for name, url in _checkpoints(job).items():
         yield _ask(name, lambda name=name, url=url: _checkpoint(name, url))  # type: ignore[misc]
     if job is not None:
+        for checkpoint, url in _checkpoints(job).items():
+            name = checkpoint.replace("checkpoint", "memory")
+            yield _ask(name, lambda name=name, url=url: _memory(name, url))  # type: ignore[misc]
         yield _ask("profile", lambda: _profile(job))
     if job is None:
         with tempfile.TemporaryDirectory(prefix="wanflow-doctor-") as folder:
@@ -236,6 +239,14 @@ def _checkpoint(name: str, url: str) -> Check:
     sizes = ", ".join(f"{width}x{height}" for width, height in spec.sizes)
     found = f"{spec.name} ({modes}), {sizes}, {spec.num_frames} frames at {spec.fps:g} fps, weights {spec.weights[:12]}"
     return Check(name, "ok", found)
+
+
+def _memory(name: str, url: str) -> Check:
+    from wanflow.memory_facts import memory_facts
+
+    found, problem = memory_facts(url)
+    todo = f"{problem}: make clips smaller or shorter, or take a larger machine" if problem else ""
+    return Check(name, "warn" if problem else "ok", found, todo)
 
 
 def _profile(job: Job) -> Check:

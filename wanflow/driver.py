@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from types import FrameType
 
@@ -30,6 +31,7 @@ from wanflow.planning.retired import take_away
 from wanflow.planning.rows import plan_table
 from wanflow.planning.why import reasons_of_files
 from wanflow.pool import LoadEngine, Pool, RunContext, load_real_engine
+from wanflow.pool.ahead import largest_by_weights, prompts_by_weights
 from wanflow.records import remember_failure
 from wanflow.report import Outcome
 from wanflow.schedule import PlannedRender, Policy, Scheduler
@@ -341,12 +343,15 @@ def _context(job: Job, made: Plan, ledger: Ledger, epoch: int, load_engine: Load
         [AssembleVariant(planned.variant, planned.files) for planned in made.to_assemble],
         job.allowed(),
     )
+    largest = largest_by_weights(planned.task.clip for planned in made.clips)
     return RunContext(
         run_id=ledger.run_id,
         epoch=epoch,
         workspace=str(job.workspace),
         target=job.publish.url,
-        engines=made.engines,
+        engines={
+            weights: replace(spec, largest=largest.get(weights)) for weights, spec in made.engines.items()
+        },
         renders=renders,
         assemblies=assemblies,
         nonce=(nonce_path, nonce),
@@ -357,6 +362,7 @@ def _context(job: Job, made: Plan, ledger: Ledger, epoch: int, load_engine: Load
         cache_control=job.publish.cache_control,
         fp8=job.engine.fast is not None and job.engine.fast.fp8,
         compile=job.engine.compile,
+        prompts=prompts_by_weights(planned.task.clip for planned in made.clips),
         load_engine=load_engine,
     )
 

@@ -13,7 +13,8 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from wanflow.model import Attempt, Cause
+from wanflow.engines.footprint import LAST_RUNG
+from wanflow.model import Attempt, Cause, Loading
 from wanflow.schedule.actions import (
     Action,
     Assemble,
@@ -79,8 +80,10 @@ class Faults:
     sick: frozenset[int] = frozenset()
     #: replicas, by number, that take so many times as long
     slow: Mapping[int, float] = field(default_factory=dict)
-    #: rungs down the memory ladder that a clip needs
+    #: rung of the memory ladder that a clip needs
     too_large: Mapping[str, int] = field(default_factory=dict)
+    #: on which replicas begin, in turn
+    rungs: tuple[int, ...] = (0,)
     #: these keys always fail, and how
     always: Mapping[str, Cause] = field(default_factory=dict)
 
@@ -89,6 +92,8 @@ class Faults:
 class _Replica:
     number: int
     node: int
+    #: of the memory ladder, on which it begins
+    rung: int = 0
     rendering: _Rendering | None = None
 
 
@@ -218,13 +223,16 @@ class FakePool:
 
     def _start(self, name: str) -> None:
         number = int(name.rpartition("-")[2])
-        self._alive[name] = _Replica(number, number % self._num_nodes)
+        rungs = self._faults.rungs
+        rung = rungs[number % len(rungs)]
+        ready = ReplicaReady(0, name, Loading(0, 0.0, 0.0, 0, 0.0, rung) if rung else None)
+        self._alive[name] = _Replica(number, number % self._num_nodes, rung)
         self.max_alive = max(self.max_alive, len(self._alive))
         after_s = self._load_s + self._faults.late_s * self._random.random()
         if self._happens(self._faults.start_fails):
             self._at(after_s / 2, lambda: self._die(name, Cause.REPLICA_LOST, "died while loading"))
         else:
-            self._at(after_s, lambda: self._send(0, ReplicaReady(0, name)) if name in self._alive else None)
+            self._at(after_s, lambda: self._send(0, ready) if name in self._alive else None)
 
     def _die(self, name: str, cause: Cause, message: str) -> None:
         replica = self._alive.pop(name, None)
@@ -267,7 +275,7 @@ class FakePool:
             return at, faults.always[action.key]
         if replica.number in faults.sick:
             return at, Cause.ITEM_ERROR
-        if faults.too_large.get(action.key, 0) > action.thrift:
+        if faults.too_large.get(action.key, 0) > min(replica.rung + action.thrift, LAST_RUNG):
             return at, Cause.OUT_OF_MEMORY
         for share, cause in (
             (faults.replica_dies, Cause.REPLICA_LOST),

@@ -54,6 +54,8 @@ class FakeEngine:
         self.thrift = 0
         #: as ``engine.compile`` of the job
         self.compile: bool | None = None
+        #: of all clips, where they are few
+        self.prompts: tuple[str, ...] = ()
         #: what clips are rendered with at the moment
         self.loras: tuple[Lora, ...] = ()
 
@@ -62,6 +64,9 @@ class FakeEngine:
 
     def set_compile(self, wanted: bool | None) -> None:
         self.compile = wanted
+
+    def set_prompts(self, prompts: Sequence[str]) -> None:
+        self.prompts = tuple(prompts)
 
     def set_loras(self, loras: Sequence[tuple[Lora, Path]]) -> None:
         self.loras = tuple(lora for lora, _ in loras)

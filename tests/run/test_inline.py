@@ -72,6 +72,24 @@ def test_compiling_reaches_the_replicas_and_renders_nothing_anew(tmp_path: Path,
     assert [engine.compile for engine in engines] == [None, False, True]
 
 
+def test_replicas_are_told_the_prompts_and_the_largest_size_of_the_whole_run(
+    tmp_path: Path, checkpoint: str
+) -> None:
+    """What has to leave the GPU follows from the size, and the text encoder can do all prompts before it does."""
+    engines: list[FakeEngine] = []
+
+    def load(spec: EngineSpec, device: str | None, num_threads: int | None) -> FakeEngine:
+        engines.append(FakeEngine(spec))
+        return engines[-1]
+
+    clip = {"aspect": "1x1", "negative_prompt": "dull"}
+    job = make_job(tmp_path, checkpoint, clip=clip, engine={"checkpoint": checkpoint, "guidance": 4})
+    run(job, inline=True, load_engine=load)
+    (engine,) = engines
+    assert set(engine.prompts) == {"dull", *engine.rendered}
+    assert engine.spec.largest == (32, 32, 5)
+
+
 def test_second_run_does_nothing(tmp_path: Path, checkpoint: str) -> None:
     """The nightly job of a quiet day: exit 0, nothing rendered, results say unchanged."""
     job = make_job(tmp_path, checkpoint)

@@ -69,10 +69,14 @@ class Engine(Protocol):
     loading: Loading | None
 
     def set_thrift(self, thrift: int) -> None:
-        """How far to trade speed for memory from the next clip on; 0 is not at all.
+        """How far to trade speed for memory from the next clip on: rungs down the memory ladder from the one that it
+        was loaded for (``loading.rung``).
 
         Each rung computes the same numbers as the one above it. An engine with fewer rungs takes its last.
         """
+
+    def set_prompts(self, prompts: Sequence[str]) -> None:
+        """The prompts of all clips to come, as a hint: what encodes them may do so at one go, and leave the device."""
 
     def set_compile(self, wanted: bool | None) -> None:
         """Whether to compile what computes a step, in profiles other than ``exact``; None: on a GPU.
@@ -158,7 +162,7 @@ def load_engine(spec: EngineSpec, *, device: str | None = None, num_threads: int
             from wanflow.engines import wan
 
             imported_s = time.perf_counter()
-            engine: Engine = wan.load(spec, copy.path, device, num_threads)
+            engine = wan.load(spec, copy.path, device, num_threads)
     except BaseException:
         copy.release()
         raise
@@ -169,6 +173,7 @@ def load_engine(spec: EngineSpec, *, device: str | None = None, num_threads: int
         import_s=round(imported_s - fetched_s, 3),
         loaded_bytes=sum(path.stat().st_size for path in files),
         load_s=round(time.perf_counter() - imported_s, 3),
+        rung=engine.rung,
     )
     return engine
 

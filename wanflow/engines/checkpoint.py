@@ -211,7 +211,7 @@ def identity(files: Files, needed: tuple[str, ...], version: object = None) -> s
 
     def of_file(path: str) -> str:
         digest = hashlib.sha256()
-        header_bytes = _check_header(files, path, sizes[path]) if path.endswith(".safetensors") else 0
+        header_bytes = _read_header(files, path, sizes[path])[0] if path.endswith(".safetensors") else 0
         for start, length in _blocks(sizes[path], header_bytes) if header_bytes else [(0, sizes[path])]:
             digest.update(files.read(path, start, length))
         return f"{path} {sizes[path]} {digest.hexdigest()}"
@@ -222,15 +222,27 @@ def identity(files: Files, needed: tuple[str, ...], version: object = None) -> s
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _check_header(files: Files, path: str, size: int) -> int:
-    """Length of the header; EngineError when the file is not safetensors or ends too early."""
+def tensor_shapes(files: Files, component: str) -> dict[str, tuple[int, ...]]:
+    """Name to shape of every tensor of a component, from the headers of its files. EngineError as ``identity`` has."""
+    sizes = files.sizes()
+    return {
+        name: tuple(entry["shape"])
+        for path in _weight_files(files, sizes, component)
+        if path.endswith(".safetensors")
+        for name, entry in _read_header(files, path, sizes[path])[1].items()
+    }
+
+
+def _read_header(files: Files, path: str, size: int) -> tuple[int, dict[str, Any]]:
+    """Length of the header, and what it says of each tensor; EngineError when the file is not safetensors or cut."""
     length = int.from_bytes(files.read(path, 0, 8), "little")
     if 0 < length <= min(size - 8, _MAX_HEADER_BYTES):
         try:
             tensors = json.loads(files.read(path, 8, length))
-            ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
+            tensors.pop("__metadata__", None)
+            ends = [entry["data_offsets"][1] for entry in tensors.values()]
             if 8 + length + max(ends, default=0) == size:
-                return 8 + length
+                return 8 + length, tensors
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             pass
     raise EngineError(f"checkpoint {files.url}: {path} is cut short or no safetensors file: copy it again")

@@ -38,6 +38,13 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def free_bytes(device: str) -> int | None:
+    """What no process uses of the memory of ``device``; None where there is no other memory than the host's."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else None
+
+
 def device_facts() -> DeviceFacts:
     """Import torch and ask it. Raises ImportError (or OSError, for a broken build) when torch cannot be loaded."""
     import torch

@@ -8,8 +8,6 @@ Written against torchao 0.18; needs CUDA.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -29,10 +27,9 @@ def torchao_version() -> str | None:
         return None
 
 
-def quantize(experts: Sequence[Any]) -> None:
-    """In place and for good."""
+def quantize(blocks: torch.nn.Module) -> None:
+    """One block, or several; in place and for good."""
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
 
-    for expert in experts:
-        with torch.inference_mode(False), torch.no_grad():
-            quantize_(expert.blocks, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()))
+    with torch.inference_mode(False), torch.no_grad():
+        quantize_(blocks, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()))

@@ -32,15 +32,25 @@ class MemoryErrors:
     ) -> None:
         if error is None or not _is_out_of_memory(error):
             return
-        words = str(error) or type(error).__name__
-        traceback.clear_frames(trace)
-        error.__traceback__ = None
-        del error, trace
-        self._recover()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        del trace
+        words = let_go(error, self._recover)
         raise RenderError(f"out of memory: {words}", Cause.OUT_OF_MEMORY)
+
+
+def let_go(error: BaseException, recover: Callable[[], None] = lambda: None) -> str:
+    """Free what the frames behind ``error`` hold, and give its memory back to the device; returns its words.
+
+    ``recover`` is called in between: once nothing of the failed work is held any more.
+    """
+    words = str(error) or type(error).__name__
+    traceback.clear_frames(error.__traceback__)
+    error.__traceback__ = None
+    del error
+    recover()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return words
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -1,8 +1,9 @@
 """Which of a checkpoint's components are on the device at a time: the rungs of the memory ladder.
 
-Moving weights changes when they are where, never what is computed, so every rung gives the same numbers; a clip that
-ran out of memory is tried again one rung further down, slower. On a CPU there is nowhere to move to, and all rungs are
-one.
+Moving weights changes when they are where, never what is computed, so every rung gives the same numbers. An engine
+begins on the first rung that fits (``footprint``); a clip that ran out of memory is tried again one rung further down,
+slower. On a CPU there is nowhere to move to, and all rungs are one. What would change numbers is no rung: weights in
+fewer bits, a decoder that works in tiles and blends them.
 
 ====  =======================================================================================
 rung  on the device
@@ -12,17 +13,22 @@ rung  on the device
 2     what works: one expert at a time, nothing else beside it
 3     as 2, and of an expert one block at a time (each step copies all of its weights)
 ====  =======================================================================================
+
+Weights are read, never written, so what went to the device keeps its copy in the host's memory, and coming back is
+forgetting the other one. At rung 2 each clip of a checkpoint with two experts copies both to the device once: 57 GB for
+A14B, from memory that is not pinned, so some ten seconds where a clip takes minutes (not measured on a GPU).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
-#: the furthest rung
-MAX_THRIFT = 3
+from wanflow.engines.footprint import LAST_RUNG
 
 Move = Callable[[torch.nn.Module, torch.device], object]
 
@@ -34,7 +40,10 @@ def _move(module: torch.nn.Module, device: torch.device) -> None:
 
 
 class Residence:
-    """Moves ``helpers`` (encoders, VAE) and ``experts`` out of each other's way; all begin on ``device``."""
+    """Moves ``helpers`` (encoders, VAE) and ``experts`` out of each other's way.
+
+    Begins on the rung ``first``: what stays there is on ``device`` already, everything else on ``away``.
+    """
 
     def __init__(
         self,
@@ -43,27 +52,36 @@ class Residence:
         device: str,
         away: str = "cpu",
         move: Move = _move,
+        first: int = 0,
     ) -> None:
         self._helpers, self._experts = list(helpers), list(experts)
         self._device, self._away = torch.device(device), torch.device(away)
         self._move = move
-        self._here = {id(part) for part in (*helpers, *experts)}
         self._hooks: list[Any] = []
-        self.thrift = 0
+        #: of weights on the device that came from the host: their copy there
+        self._copies = WeakTensorKeyDictionary()
+        self.first = self.rung = first
+        self._here = {id(part) for part in self._staying()}
+        self._hook_blocks()
 
     def set_thrift(self, thrift: int) -> None:
-        """Go to a rung; it takes effect with the next :meth:`use`. A rung that does not exist is the last one."""
-        thrift = min(max(thrift, 0), MAX_THRIFT)
-        if thrift == self.thrift:
+        """Go so many rungs down from the first one; it takes effect with the next :meth:`use`. A rung that does not
+        exist is the last one.
+        """
+        rung = min(self.first + max(thrift, 0), LAST_RUNG)
+        if rung == self.rung:
             return
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
         for expert in self._experts:  # from block by block to whole and back: begin from a known place
-            if MAX_THRIFT in (thrift, self.thrift):
+            if LAST_RUNG in (rung, self.rung):
                 self._send_away(expert)
-        self.thrift = thrift
-        if thrift == MAX_THRIFT and self._device != self._away:
+        self.rung = rung
+        self._hook_blocks()
+
+    def _hook_blocks(self) -> None:
+        if self.rung == LAST_RUNG and self._device != self._away:
             for expert in self._experts:
                 for block in _blocks(expert):
                     self._hooks.append(block.register_forward_pre_hook(self._fetch))
@@ -81,40 +99,77 @@ class Residence:
             if id(other) in wanted and id(other) not in self._here:
                 self._bring(other)
 
+    @contextmanager
+    def holding(self, block: torch.nn.Module) -> Iterator[None]:
+        """Around work on a block of an expert in use that is no forward: at the last rung it is brought for it."""
+        if self._hooks:
+            self._fetch(block, None)
+        yield
+        if self._hooks:
+            self._return(block)
+
     def recover(self) -> None:
         """After a failure in the middle of anything: nothing is taken to be where it was meant to be."""
-        if self._device == self._away or self.thrift == 0:
+        if self._device == self._away or self.rung == 0:
             return
         for part in (*self._helpers, *self._experts):
             self._send_away(part)
 
+    def _staying(self) -> Sequence[torch.nn.Module]:
+        """What this rung keeps on the device, whatever works."""
+        return ((*self._helpers, *self._experts), self._experts, (), ())[self.rung]
+
     def _wanted(self, part: torch.nn.Module) -> set[int]:
-        everything = (*self._helpers, *self._experts)
-        resident = (everything, self._experts, (), ())[self.thrift]
-        return {id(part), *(id(other) for other in resident)}
+        return {id(part), *(id(other) for other in self._staying())}
 
     def _bring(self, part: torch.nn.Module) -> None:
-        if self.thrift < MAX_THRIFT or not _blocks(part):
-            self._move(part, self._device)
+        blocks = _blocks(part) if self.rung == LAST_RUNG else []
+        if not blocks:
+            self._to_device(part)
         else:  # all but the blocks, which come one by one
             for child in part.children():
                 if child is not getattr(part, "blocks", None):
-                    self._move(child, self._device)
+                    self._to_device(child)
             with torch.inference_mode(False), torch.no_grad():
                 for parameter in part.parameters(recurse=False):
+                    self._remember(parameter)
                     parameter.data = parameter.data.to(self._device)
         self._here.add(id(part))
 
     def _send_away(self, part: torch.nn.Module) -> None:
         if self._device != self._away:
-            self._move(part, self._away)
+            self._to_host(part)
         self._here.discard(id(part))
 
     def _fetch(self, block: torch.nn.Module, _: object) -> None:
-        self._move(block, self._device)
+        self._to_device(block)
 
     def _return(self, block: torch.nn.Module, *_: object) -> None:
-        self._move(block, self._away)
+        self._to_host(block)
+
+    def _to_device(self, module: torch.nn.Module) -> None:
+        for tensor in _tensors(module):
+            self._remember(tensor)
+        self._move(module, self._device)
+
+    def _to_host(self, module: torch.nn.Module) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            for tensor in _tensors(module):
+                copy = self._copies.pop(tensor, None)
+                if copy is not None:
+                    tensor.data = copy
+        self._move(module, self._away)  # what was loaded, or made, on the device has no copy
+
+    def _remember(self, tensor: torch.Tensor) -> None:
+        if tensor.device == self._away:
+            self._copies[tensor] = tensor.data
+
+
+def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """Weights whose data can be put in the place of others': not those of torchao, which come and go as they are."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if type(tensor) in (torch.Tensor, torch.nn.Parameter):
+            yield tensor
 
 
 def _blocks(part: torch.nn.Module) -> list[torch.nn.Module]:

@@ -3,7 +3,7 @@ padding.
 
 The pipelines pad every prompt to 512 rows of zeros after the encoder. Only the real rows are encoded and kept
 here (the encoder masks padding, so it cannot matter to them); ``context`` in ``attention`` puts the zeros
-back at use.
+back at use. They are kept in the host's memory: a run's prompts would be some GPU memory, and one is half a megabyte.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any
 import ftfy
 import torch
 
+from wanflow.engines.prompts import MAX_PROMPTS
+
 #: tokens of a prompt, the rest is cut: what the models were trained with
 MAX_TOKENS = 512
-_KEPT_PROMPTS = 256
 
 
 def clean(prompt: str) -> str:
@@ -28,11 +29,11 @@ def clean(prompt: str) -> str:
 
 
 class TextEncoder:
-    """A tokenizer and UMT5 with the last prompts' embeddings at hand."""
+    """A tokenizer and UMT5, which computes on ``device``, with the last prompts' embeddings at hand."""
 
-    def __init__(self, tokenizer: Any, model: Any, dtype: torch.dtype) -> None:
+    def __init__(self, tokenizer: Any, model: Any, dtype: torch.dtype, device: str) -> None:
         self.model = model
-        self._tokenizer, self._dtype = tokenizer, dtype
+        self._tokenizer, self._dtype, self._device = tokenizer, dtype, device
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     def knows(self, prompt: str) -> bool:
@@ -47,8 +48,8 @@ class TextEncoder:
                 prompt, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
             ).input_ids
             rows = self.model(ids.to(self.model.device)).last_hidden_state
-            self._kept[prompt] = rows.to(self._dtype)
-            if len(self._kept) > _KEPT_PROMPTS:
+            self._kept[prompt] = rows.to(self._dtype).cpu()
+            if len(self._kept) > MAX_PROMPTS:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(prompt)
-        return self._kept[prompt]
+        return self._kept[prompt].to(self._device)

@@ -18,16 +18,16 @@ from wanflow.model import Cause
 
 
 class VideoCoder:
-    """Streams through one AutoencoderKLWan. No state between calls."""
+    """Streams through one AutoencoderKLWan, which computes on ``device``. No state between calls."""
 
-    def __init__(self, vae: Any) -> None:
+    def __init__(self, vae: Any, device: str) -> None:
         self._vae = vae
-        if vae.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        if device == "cpu" and torch.backends.mkldnn.is_available():
             _prefer_onednn(vae)
         shape = (1, int(vae.config.z_dim), 1, 1, 1)
-        self._mean = torch.tensor(vae.config.latents_mean, dtype=torch.float32, device=vae.device).view(shape)
+        self._mean = torch.tensor(vae.config.latents_mean, dtype=torch.float32, device=device).view(shape)
         # the pipelines divide by 1/std; so do we, to the last bit
-        self._scale = 1.0 / torch.tensor(vae.config.latents_std, dtype=torch.float32, device=vae.device).view(
+        self._scale = 1.0 / torch.tensor(vae.config.latents_std, dtype=torch.float32, device=device).view(
             shape
         )
 

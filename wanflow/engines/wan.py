@@ -6,8 +6,9 @@ float32 on a CPU; the VAE and the image encoder always in float32, as diffusers'
 pipelines cannot: text cached by prompt, noise from the clip's seed whatever the device, progress and a way to stop at
 each step, a low-noise refine, frames that leave the decoder as they are made.
 
-Limits: one clip at a time; every component is loaded onto the device (an A14B checkpoint takes about 70 GB in bf16)
-and leaves it only after a clip ran out of memory (``residence``).
+Every component is on the device (an A14B checkpoint takes about 70 GB in bf16) where there is room for that when it is
+loaded; else they come while they work (``footprint`` chooses, ``residence`` moves). Limits: one clip at a time; two
+replicas that share a GPU, and load at the same time, both count on what is free of it.
 """
 
 from __future__ import annotations
@@ -26,18 +27,21 @@ from diffusers.utils import logging as diffusers_logging
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5EncoderModel
 from transformers.utils import logging as transformers_logging
 
+from wanflow.engines import footprint
 from wanflow.engines.attention import Context
 from wanflow.engines.backends import use_backend
+from wanflow.engines.checkpoint import LocalFiles
 from wanflow.engines.compiled import CompiledBlocks
 from wanflow.engines.conditions import Conditions
 from wanflow.engines.denoise import Condition, denoise, draw_noise, make_schedule
-from wanflow.engines.devices import default_device
+from wanflow.engines.devices import default_device, free_bytes
 from wanflow.engines.fp8 import problem_of, quantize
 from wanflow.engines.image_features import ImageEncoder
 from wanflow.engines.lora import LoraSlots
-from wanflow.engines.memory_errors import MemoryErrors
+from wanflow.engines.memory_errors import MemoryErrors, let_go
 from wanflow.engines.picture import open_cover, to_pixels
 from wanflow.engines.profiles import is_compiled
+from wanflow.engines.prompts import prompts_of
 from wanflow.engines.residence import Residence
 from wanflow.engines.spec import check_last_image
 from wanflow.engines.step_cache import StepCache
@@ -55,8 +59,17 @@ if TYPE_CHECKING:
     from wanflow.engines.unfinished import Keep, Unfinished
 
 
-def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int | None) -> WanEngine:
-    """Load every component of the checkpoint in ``directory``. EngineError says what is wrong with it."""
+def load(
+    spec: EngineSpec,
+    directory: Path,
+    device: str | None,
+    num_threads: int | None,
+    room_bytes: int | None = None,
+) -> WanEngine:
+    """Load every component of the checkpoint in ``directory``. EngineError says what is wrong with it.
+
+    ``room_bytes``: of the device, for weights and all that is computed; None: what is free of it.
+    """
     device = device or default_device()
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise EngineError(
@@ -66,44 +79,64 @@ def load(spec: EngineSpec, directory: Path, device: str | None, num_threads: int
         torch.set_num_threads(num_threads)
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    if room_bytes is None:
+        room_bytes = free_bytes(device)
+    rung = 0
+    if room_bytes is not None:
+        rung = footprint.choose_rung(footprint.read_parts(LocalFiles(directory), spec), room_bytes)
+    while True:
+        try:
+            return _load_on(rung, spec, directory, device)
+        except torch.OutOfMemoryError as error:  # somebody else took of it meanwhile
+            words = let_go(error)
+        if rung >= footprint.ONE_AT_A_TIME:
+            raise EngineError(f"checkpoint {spec.name} ({directory}) cannot be loaded: {words}")
+        rung += 1
+
+
+def _load_on(rung: int, spec: EngineSpec, directory: Path, device: str) -> WanEngine:
+    """With its components where that rung of the memory ladder has them."""
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     index = json.loads((directory / "model_index.json").read_text())
     scheduler = directory / "scheduler" / "scheduler_config.json"
+    helpers_at = {"": device if rung == 0 else "cpu"}
+    experts_at = {"": device if rung < footprint.ONE_AT_A_TIME else "cpu"}
     try:
         # each weight goes from the mapped file to the device: the host holds no copy, and on a CPU whose precision is
         # the file's, replicas share the pages
         text = UMT5EncoderModel.from_pretrained(
-            directory / "text_encoder", dtype=dtype, device_map={"": device}, use_safetensors=True
+            directory / "text_encoder", dtype=dtype, device_map=helpers_at, use_safetensors=True
         )
-        vae = AutoencoderKLWan.from_pretrained(
-            directory / "vae", device_map={"": device}, use_safetensors=True
-        )
+        vae = AutoencoderKLWan.from_pretrained(directory / "vae", device_map=helpers_at, use_safetensors=True)
         experts = [
             WanTransformer3DModel.from_pretrained(
-                directory / name, dtype=dtype, device_map={"": device}, use_safetensors=True
+                directory / name, dtype=dtype, device_map=experts_at, use_safetensors=True
             )
             for name in ("transformer", "transformer_2")
             if (index.get(name) or [None, None])[1]
         ]
         tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer")
-        images = _load_image_encoder(directory, device) if experts[0].config.image_dim is not None else None
+        images = _load_images(directory, helpers_at) if experts[0].config.image_dim is not None else None
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise EngineError(f"checkpoint {spec.name} ({directory}) cannot be loaded: {error}") from error
     return WanEngine(
         spec=spec,
         device=device,
-        text=TextEncoder(tokenizer, text.eval(), dtype),
+        text=TextEncoder(tokenizer, text.eval(), dtype, device),
         experts=[expert.eval() for expert in experts],
         vae=vae.eval(),
         images=images,
         expand_timesteps=bool(index.get("expand_timesteps")),
         scheduler_config=json.loads(scheduler.read_text()) if scheduler.is_file() else {},
+        rung=rung,
     )
 
 
-def _load_image_encoder(directory: Path, device: str) -> ImageEncoder:
+def _load_images(directory: Path, at: dict[str, str]) -> ImageEncoder:
     model = CLIPVisionModel.from_pretrained(
-        directory / "image_encoder", dtype=torch.float32, device_map={"": device}, use_safetensors=True
+        directory / "image_encoder", dtype=torch.float32, device_map=at, use_safetensors=True
     )
     # by name: which processor transformers takes by itself, and so the pixels, depends on whether torchvision is there
     processor = CLIPImageProcessorPil.from_pretrained(directory / "image_processor")
@@ -124,32 +157,40 @@ class WanEngine:
         images: ImageEncoder | None,
         expand_timesteps: bool,
         scheduler_config: dict[str, Any],
+        rung: int = 0,
     ) -> None:
         self.spec, self.device = spec, device
         self.loading: Loading | None = None
-        self._text, self._experts, self._vae, self._video = text, experts, vae, VideoCoder(vae)
+        #: of the memory ladder, on which it begins
+        self.rung = rung
+        self._text, self._experts, self._vae, self._video = text, experts, vae, VideoCoder(vae, device)
         self._images = images
         helpers = [text.model, vae, *([images.model] if images else [])]
-        self._residence = Residence(helpers, experts, device)
+        self._residence = Residence(helpers, experts, device, first=rung)
         self._memory_errors = MemoryErrors(self._residence.recover)
         self._expand_timesteps, self._scheduler_config = expand_timesteps, scheduler_config
         self._compile: bool | None = None
         # before anything else is hung on the blocks: that stays outside of the graph
         self._blocks = CompiledBlocks(experts)
         self._context = Context(experts, experts[0].dtype)
+        self._context.keeps = rung == 0
         self._step_cache = StepCache(experts)
         self._loras = LoraSlots(experts)
         self._conditions = Conditions(device)
+        self._known_prompts: tuple[str, ...] = ()
         use_backend(experts, device)
         self._is_fp8 = False
         self._channels, self._spatial = int(vae.config.z_dim), int(vae.config.scale_factor_spatial)
 
     def set_thrift(self, thrift: int) -> None:
         self._residence.set_thrift(thrift)
-        self._context.keeps = thrift == 0
+        self._context.keeps = self._residence.rung == 0
 
     def set_compile(self, wanted: bool | None) -> None:
         self._compile = wanted
+
+    def set_prompts(self, prompts: Sequence[str]) -> None:
+        self._known_prompts = tuple(prompts)
 
     def set_loras(self, loras: Sequence[tuple[Lora, Path]]) -> None:
         with self._memory_errors:
@@ -272,7 +313,9 @@ class WanEngine:
             raise RenderError(problem, Cause.BAD_INPUT)
         for expert in self._experts:
             self._residence.use(expert)
-            quantize([expert])
+            for block in expert.blocks:
+                with self._residence.holding(block):
+                    quantize(block)
         self._is_fp8 = True
 
     def _check(self, clip: Clip, images: Sequence[bytes]) -> None:
@@ -302,10 +345,14 @@ class WanEngine:
         return 1, self._channels, frames, clip.height // self._spatial, clip.width // self._spatial
 
     def _prompts(self, clip: Clip) -> tuple[torch.Tensor, torch.Tensor | None]:
-        guided = max(clip.sampling.guidance, clip.sampling.guidance_low or 0.0) > 1.0
-        if not self._text.knows(clip.prompt) or (guided and not self._text.knows(clip.negative_prompt)):
+        wanted = prompts_of(clip)
+        if not all(map(self._text.knows, wanted)):
             self._residence.use(self._text.model)
-        return self._text.encode(clip.prompt), self._text.encode(clip.negative_prompt) if guided else None
+            if self._residence.rung > 0:  # it will have to leave: all that it will be asked for, in one visit
+                for prompt in self._known_prompts:
+                    self._text.encode(prompt)
+        positive, *negative = map(self._text.encode, wanted)
+        return positive, negative[0] if negative else None
 
     def _condition(self, clip: Clip, images: Sequence[bytes], width: int, height: int) -> Condition:
         """The images at (width, height) as this checkpoint takes them."""

@@ -58,6 +58,8 @@ class RunContext:
     fp8: bool = False
     #: engine.compile
     compile: bool | None = None
+    #: by weights, all prompts that its clips are rendered with; weights of too many prompts to keep are not in it
+    prompts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     load_engine: LoadEngine = load_real_engine
 
 

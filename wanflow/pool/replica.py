@@ -84,6 +84,8 @@ class Replica:
         self._engine: Engine = context.load_engine(context.engines[weights], device, num_threads)
         if context.compile is not None:
             self._engine.set_compile(context.compile)
+        if prompts := context.prompts.get(weights):
+            self._engine.set_prompts(prompts)
         self.loading = self._engine.loading
         self._thrift = 0
         #: what the engine renders with; None: not known
@@ -105,7 +107,7 @@ class Replica:
             return
 
     def render(self, task: RenderClip, attempt: Attempt, watch: Watch, thrift: int = 0) -> Rendered | Kept:
-        """Make every stage of ``task`` that has no record. ``thrift``: rungs down the memory ladder.
+        """Make every stage of ``task`` that has no record. ``thrift``: rungs down the memory ladder from the first one.
 
         Raises RenderError, whose cause says how it failed; ``seconds`` then has what was spent.
         """

@@ -17,8 +17,6 @@ from wanflow.pocket.scenes import Scene, draw
 
 #: A token's pixels of the layout across and down: a token is two latents of eight pixels, the layout half the size.
 _SIDE = 8
-#: What the lesson weighs beside the velocity's error.
-WEIGHT = 0.5
 
 
 def draw_layout(scene: Scene, size: tuple[int, int], num_frames: int, device: torch.device) -> Tensor:

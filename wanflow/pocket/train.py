@@ -145,7 +145,9 @@ def train(
     stills, clips, doubled = (feeds(out, p) for p in (recipe.stills, recipe.clips, recipe.doubled))
     if "denoiser" in stages:
         diets = {
-            int(start * recipe.denoiser.num_steps): Diet(mixed(stills, share, clips), salience=1.5)
+            int(start * recipe.denoiser.num_steps): Diet(
+                mixed(stills, share, clips), salience=1.5, layout=0.5
+            )
             for start, share in STILL_SHARES.items()
         }
         train_denoiser(

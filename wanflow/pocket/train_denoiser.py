@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 from wanflow.pocket.denoiser import denoise
 from wanflow.pocket.grammar import caption, plain_caption
 from wanflow.pocket.latents import load_shard
-from wanflow.pocket.layout import WEIGHT, LayoutHead, layout_loss
+from wanflow.pocket.layout import LayoutHead, layout_loss
 from wanflow.pocket.scenes import Scene
 from wanflow.pocket.stages import Stage, arithmetic, rank, run_stage
 from wanflow.pocket.text import encode_captions
@@ -53,6 +53,8 @@ class Diet:
     empty_share: float = 0.1
     #: How much more an error counts where a clip is unlike the rest of itself; 0: everywhere the same.
     salience: float = 0.0
+    #: What the lesson in layouts weighs beside the error of the velocity: it is for the beginning.
+    layout: float = 0.0
     #: Of clips that were also scaled up from half the size, the share that lead from there to the sharp one.
     refine_share: float = 0.85
 
@@ -102,8 +104,10 @@ def train_denoiser(
         with arithmetic(device):
             context, bias = encode_captions(tokenizer, encoder, batch.captions)
             flow, features = flow_loss(transformer, batch, context, bias, salience=diet.salience, fused=fused)
+            if not diet.layout:
+                return flow, {}
             layout = layout_loss(head, features, batch.layouts)
-        return flow + WEIGHT * layout, {"flow": float(flow.detach()), "layout": float(layout.detach())}
+        return flow + diet.layout * layout, {"flow": float(flow.detach()), "layout": float(layout.detach())}
 
     return run_stage(stage, modules, loss, out, minutes=minutes, on_save=on_save)
 

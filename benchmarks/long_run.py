@@ -24,7 +24,8 @@ from wanflow.model import Attempt, EngineSpec, RenderClip
 from wanflow.pocket.render import clip_of, sample_cases
 from wanflow.pool import RunContext
 from wanflow.pool.processes import memory_bytes
-from wanflow.pool.replica import LATENTS, Rendered, Replica, Watch
+from wanflow.pool.rendering import LATENTS, Watch
+from wanflow.pool.replica import Rendered, Replica
 from wanflow.records import clip_record, file_of, forget_clip
 from wanflow.storage import Store
 

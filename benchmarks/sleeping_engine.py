@@ -14,13 +14,15 @@ import numpy as np
 from benchmarks.sleeper import Setup, Sleeper
 from wanflow.engines import Keep, OnStep, Unfinished
 from wanflow.model import Clip, EngineSpec, Loading
-from wanflow.pool import keeping, replica
+from wanflow.pool import keeping, rendering
 
 
 class SleepingEngine:
     """Sleeps a clip's true duration, which stands in its prompt, step by step. Latents are a few bytes."""
 
     device = "sleeping"
+    #: there is nothing to decode
+    decodes_beside = False
     loading: Loading | None = None
 
     def __init__(self, spec: EngineSpec, setup: Setup) -> None:
@@ -54,7 +56,7 @@ def load_sleeping_engine(
 ) -> SleepingEngine:
     """In the replica's process. Its latents are bytes and its steps are numbers: torch, which takes seconds to load on
     a busy core and which no peer's actor needs here, stays out."""
-    replica.dump_latents = lambda latents: latents  # type: ignore[assignment]
+    rendering.dump_latents = rendering.load_latents = lambda latents: latents  # type: ignore[assignment]
     keeping.dump_unfinished = lambda state: json.dumps([state.step, state.num_steps]).encode()
     keeping.load_unfinished = lambda data: Unfinished(*json.loads(data), "sleeping", {})
     return SleepingEngine(spec, setup)

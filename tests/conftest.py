@@ -32,7 +32,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: a process a
 
 
 #: files whose tests start Ray or whole runs: one at a time, or they wait for each other's processors
-_CLUSTERS = frozenset({"test_cluster.py", "test_ray.py", "test_soak.py", "test_demo_job.py", "test_nodes.py"})
+_CLUSTERS = frozenset(
+    {"test_cluster.py", "test_ray.py", "test_soak.py", "test_demo_job.py", "test_nodes.py", "test_overlap.py"}
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

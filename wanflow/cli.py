@@ -446,6 +446,19 @@ def _print_summary(found: Summary) -> None:
         print("events     " + ", ".join(f"{n:,} {name}" for name, n in found.events.items()))
     if found.message:
         print(f"message    {found.message}")
+    if found.replicas:
+        print_table(
+            ("replica", "attempts", "in steps since its first clip", "seconds by stage"),
+            [
+                (
+                    each.replica,
+                    f"{each.num_attempts:,}",
+                    "-" if each.steps_share is None else f"{each.steps_share:.1%}",
+                    ", ".join(f"{stage} {value:,.1f}" for stage, value in each.seconds.items()),
+                )
+                for each in found.replicas
+            ],
+        )
 
 
 def _print_error(error: WanflowError, arguments: argparse.Namespace) -> None:

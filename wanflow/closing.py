@@ -18,7 +18,8 @@ from wanflow.schedule import Scheduler
 from wanflow.schedule.state import ClipState, VariantStatus
 from wanflow.storage import Store
 
-#: stages of a render that keep a GPU busy
+#: stages of a render that keep a GPU busy; ``decode_beside`` is not among them: it took seconds that the next clip is
+#: billed for, so that all bills together never exceed the time for which a GPU was held
 GPU_STAGES = ("encode", "trunk", "denoise", "cascade", "decode")
 
 

@@ -28,6 +28,7 @@ from wanflow.schedule.actions import (
 )
 from wanflow.schedule.events import (
     AssembleFailed,
+    ClipDenoised,
     ClipFound,
     ClipMissing,
     ClipRendered,
@@ -95,6 +96,20 @@ class _Replica:
     #: of the memory ladder, on which it begins
     rung: int = 0
     rendering: _Rendering | None = None
+    #: the clip before, as long as its tail takes
+    finishing: _Rendering | None = None
+
+    def find(self, attempt: Attempt) -> _Rendering | None:
+        return next(
+            (each for each in (self.rendering, self.finishing) if each and each.attempt == attempt), None
+        )
+
+    def drop(self, rendering: _Rendering) -> None:
+        """``rendering`` has ended."""
+        if rendering is self.finishing:
+            self.finishing = None
+        else:
+            self.rendering = None
 
 
 @dataclass
@@ -107,12 +122,15 @@ class _Rendering:
     #: (at which step, what happens)
     fate: tuple[int, Cause] | None
     ending: str = ""
+    #: it is at its tail
+    is_denoised: bool = False
 
 
 class FakePool:
     """A :class:`wanflow.pool.Pool` in virtual time. ``clip_s`` gives the seconds that a clip's render takes.
 
-    ``num_steps`` are the steps of each clip; every ``keep_every``-th is kept in the store (0: none).
+    ``num_steps`` are the steps of each clip; every ``keep_every``-th is kept in the store (0: none). ``tail_share`` of
+    a clip's seconds come behind its steps, and may pass beside the next clip's (0: nothing does, and no event says so).
     """
 
     def __init__(
@@ -130,6 +148,7 @@ class FakePool:
         keep_every: int = 0,
         num_nodes: int = 2,
         held: frozenset[str] = frozenset(),
+        tail_share: float = 0.0,
         tell_story: bool = True,
     ) -> None:
         self.now_s = 0.0
@@ -153,6 +172,7 @@ class FakePool:
         self._faults = faults or Faults()
         self._load_s, self._assemble_s = load_s, assemble_s
         self._num_steps, self._keep_every, self._num_nodes = num_steps, keep_every, num_nodes
+        self._tail_share = tail_share
         self._coming: list[tuple[float, int, Event | Callable[[], None]]] = []
         self._count = 0
         self._alive: dict[str, _Replica] = {}
@@ -174,8 +194,7 @@ class FakePool:
             case Render():
                 self._render(action)
             case Cancel(replica=name, attempt=attempt) | Save(replica=name, attempt=attempt):
-                rendering = self._alive[name].rendering if name in self._alive else None
-                if rendering and rendering.attempt == attempt:
+                if name in self._alive and (rendering := self._alive[name].find(attempt)):
                     rendering.ending = "cancel" if isinstance(action, Cancel) else "save"
             case Probe(key=key):
                 found = key in self.records and not self._store_is_away()
@@ -238,8 +257,9 @@ class FakePool:
         replica = self._alive.pop(name, None)
         if replica is None:
             return
-        if replica.rendering and self._happens(0.5):
-            self._unheard.add(replica.rendering.attempt)
+        for rendering in (replica.rendering, replica.finishing):
+            if rendering and self._happens(0.5):
+                self._unheard.add(rendering.attempt)
         self._send(self._random.random(), ReplicaLost(0, name, f"{name}: {message}", cause=cause))
 
     def _lose_node(self, node: int) -> None:
@@ -253,7 +273,10 @@ class FakePool:
         replica = self._alive.get(name)
         if replica is None:
             return  # it died, and the news is on its way
-        assert replica.rendering is None, f"{name} is busy"
+        if replica.rendering is not None:
+            assert replica.rendering.is_denoised, f"{name} is busy"
+            assert replica.finishing is None, f"{name} is busy with two"
+            replica.finishing = replica.rendering
         rendering = _Rendering(
             key,
             action.attempt,
@@ -290,16 +313,20 @@ class FakePool:
     def _advance(self, rendering: _Rendering) -> None:
         """One step of a rendering has ended, or its start."""
         replica = self._alive.get(rendering.replica)
-        if replica is None or replica.rendering is not rendering:
+        if replica is None or replica.find(rendering.attempt) is None:
             return
         if rendering.ending:
             self._end_early(rendering)
+            return
+        is_at_end = rendering.step >= self._num_steps
+        if is_at_end and self._tail_share and not rendering.is_denoised:
+            self._begin_tail(rendering, replica)
             return
         if rendering.fate and rendering.fate[0] <= rendering.step:
             cause, rendering.fate = rendering.fate[1], None
             if not self._strike(rendering, replica, cause):
                 return
-        if rendering.step >= self._num_steps:
+        if is_at_end:
             self._end(rendering)
             return
         name, key, attempt = rendering.replica, rendering.key, rendering.attempt
@@ -308,7 +335,18 @@ class FakePool:
             self._kept[key] = max(rendering.step, self._kept.get(key, 0))
             self._progress(StepsKept(0, name, key, attempt, "denoise", rendering.step))
         rendering.step += 1
-        self._at(rendering.step_s, lambda: self._advance(rendering))
+        self._at(rendering.step_s * (1 - self._tail_share), lambda: self._advance(rendering))
+
+    def _begin_tail(self, rendering: _Rendering, replica: _Replica) -> None:
+        """All steps are done: what is left may pass beside another clip's steps, once no other tail does."""
+        name, key, attempt, num_steps = rendering.replica, rendering.key, rendering.attempt, self._num_steps
+        if replica.finishing is not None:
+            self._at(0.1, lambda: self._advance(rendering))
+            return
+        rendering.is_denoised = True
+        self._progress(StepDone(0, name, key, attempt, "denoise", num_steps, num_steps))
+        self._send(0, ClipDenoised(0, name, key, attempt))
+        self._at(rendering.step_s * self._num_steps * self._tail_share, lambda: self._advance(rendering))
 
     def _strike(self, rendering: _Rendering, replica: _Replica, cause: Cause) -> bool:
         """What was to happen happens; whether the rendering goes on nonetheless."""
@@ -334,13 +372,13 @@ class FakePool:
 
     def _end(self, rendering: _Rendering) -> None:
         replica = self._alive.get(rendering.replica)
-        if replica is None or replica.rendering is not rendering:
+        if replica is None or replica.find(rendering.attempt) is None:
             return
         key = rendering.key
         if self._store_is_away():
             self._fail(rendering, Cause.STORAGE)
             return
-        replica.rendering = None
+        replica.drop(rendering)
         if key not in self.records:
             self.records[key] = 1
         seconds = (("denoise", rendering.step_s * self._num_steps),)
@@ -350,7 +388,7 @@ class FakePool:
         if rendering.ending == "cancel" or self._store_is_away():
             self._fail(rendering, Cause.CANCELLED)
             return
-        self._alive[rendering.replica].rendering = None
+        self._alive[rendering.replica].drop(rendering)
         self._kept[rendering.key] = max(rendering.step, self._kept.get(rendering.key, 0))
         kept = StepsKept(
             0, rendering.replica, rendering.key, rendering.attempt, "denoise", rendering.step, is_last=True
@@ -359,7 +397,7 @@ class FakePool:
 
     def _fail(self, rendering: _Rendering, cause: Cause) -> None:
         name, key, attempt = rendering.replica, rendering.key, rendering.attempt
-        self._alive[name].rendering = None
+        self._alive[name].drop(rendering)
         self._send(0, RenderFailed(0, name, key, attempt, cause, f"{cause} on purpose"))
 
     # -- assemblies, the store ------------------------------------------------------------------------------------

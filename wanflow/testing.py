@@ -44,6 +44,7 @@ class FakeEngine:
     def __init__(self, spec: EngineSpec, failures: Mapping[str, Cause] | None = None) -> None:
         self.spec = spec
         self.device = "fake"
+        self.decodes_beside = True
         self.loading: Loading | None = None
         self.failures = dict(failures or {})
         #: prompts in the order in which they were rendered

@@ -161,6 +161,8 @@ class TerminalView(View):
         self._overall: TaskID | None = None
         self._lines: dict[str, TaskID] = {}
         self._prompts: dict[str, str] = {}
+        #: replica -> the clip that it began last; an earlier one may end beside it
+        self._newest: dict[str, str] = {}
         self._num_clips = self._num_variants = 0
         self._work: dict[str, float] = {}
 
@@ -208,6 +210,7 @@ class TerminalView(View):
             case StartReplica(replica=name):
                 self._lines[name] = self._progress.add_task(f"{name}: loading", total=None)
             case Render(replica=name, key=key):
+                self._newest[name] = key
                 self._progress.reset(self._lines[name], total=None, description=self._describe(name, key, ""))
                 if action.reason is Reason.STRAGGLER:
                     self._console.print(f"[dim]second copy[/] of a straggler on {name}")
@@ -227,7 +230,7 @@ class TerminalView(View):
                 self._progress.update(self._lines[name], description=f"{name}: ready")
                 if loading:
                     self._console.print(f"[dim]ready[/] {name}: {loading_words(loading)}")
-            case StepDone(replica=name) if name in self._lines:
+            case StepDone(replica=name, key=key) if name in self._lines and self._newest.get(name) == key:
                 self._progress.update(
                     self._lines[name],
                     description=self._describe(name, event.key, event.stage),

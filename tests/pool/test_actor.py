@@ -11,7 +11,8 @@ import pytest
 
 from wanflow.model import Attempt
 from wanflow.pool.actor import ReplicaActor
-from wanflow.pool.replica import Rendered, Watch
+from wanflow.pool.rendering import Watch
+from wanflow.pool.replica import Rendered
 from wanflow.schedule.events import StepDone
 
 
@@ -33,7 +34,7 @@ def test_progress_of_many_replicas_does_not_drown_the_driver(
             now_s += 1.0
         return Rendered((), None)
 
-    actor._replica = SimpleNamespace(render=render)  # type: ignore[assignment]
+    actor._replica = SimpleNamespace(begin=render)  # type: ignore[assignment]
     actor.render(SimpleNamespace(key="k"), Attempt(1, 1), 0)  # type: ignore[arg-type]
     news = []
     while not actor._news.empty():

@@ -16,7 +16,8 @@ from wanflow.engines import Unfinished, dump_latents, dump_unfinished, load_late
 from wanflow.errors import Cancelled, RenderError
 from wanflow.model import Attempt, CascadeStep, Cause, Clip, EngineSpec, Mode, RenderClip, Sampling, Stage
 from wanflow.pool import RunContext
-from wanflow.pool.replica import Kept, Rendered, Replica, Watch
+from wanflow.pool.rendering import Kept, Watch
+from wanflow.pool.replica import Rendered, Replica
 from wanflow.records import clip_record, put_clip
 from wanflow.steps import list_steps
 from wanflow.storage import Store

@@ -12,7 +12,8 @@ from wanflow import keys
 from wanflow.engines import Unfinished, dump_unfinished
 from wanflow.errors import RenderError
 from wanflow.model import Attempt, Branch, CascadeStep, Clip, Mode, RenderClip
-from wanflow.pool.replica import Kept, Rendered
+from wanflow.pool.rendering import Kept
+from wanflow.pool.replica import Rendered
 from wanflow.pool.trunks import TRUNK
 from wanflow.records import clip_record, file_of, put_clip
 from wanflow.testing import FakeEngine, _fake_latents

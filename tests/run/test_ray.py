@@ -260,10 +260,10 @@ def test_control_methods_stand_on_the_class() -> None:
     """A Ray client's server imports the class anew: groups that were added later would be lost on the way."""
     from wanflow.pool.actor import ReplicaActor
 
-    names = ("poll", "where", "cancel", "save", "stage", "render")
+    names = ("poll", "where", "cancel", "save", "stage", "render", "finish")
     groups = {name: getattr(getattr(ReplicaActor, name), "__ray_concurrency_group__", None) for name in names}
     control = dict.fromkeys(("where", "cancel", "save", "stage"), "control")
-    assert groups == {"poll": "progress", "render": None, **control}
+    assert groups == {"poll": "progress", "render": None, "finish": "finish", **control}
 
 
 def test_gpus_that_are_not_there_are_an_error(tmp_path: Path, checkpoint: str) -> None:

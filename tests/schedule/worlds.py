@@ -49,6 +49,8 @@ class World:
     stop_at_s: float | None
     #: the name of a trunk that clips of an engine share, or nothing
     trunks: dict[str, str]
+    #: share of a clip's seconds that may pass beside the next one's steps
+    tail_share: float
 
     @property
     def used(self) -> list[str]:
@@ -124,6 +126,7 @@ def draw_world(seed: int) -> World:
         num_nodes=draw.randint(1, 3),
         stop_at_s=draw.uniform(0, 200) if draw.random() < 0.15 else None,
         trunks=_draw_trunks(seed, keys),
+        tail_share=random.Random(f"tails of {seed}").choice([0.0, 0.05, 0.2, 0.7]),
     )
 
 
@@ -154,6 +157,7 @@ def play(
         keep_every=world.keep_every,
         num_nodes=world.num_nodes,
         held=world.held - world.vanished,
+        tail_share=world.tail_share,
     )
     makers: dict[tuple[str, str], str] = {}
     for key in world.used:

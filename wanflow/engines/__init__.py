@@ -60,13 +60,20 @@ __all__ = [
 
 
 class Engine(Protocol):
-    """What the pipeline asks of a model family. One clip at a time; not safe for use by two threads at once."""
+    """What the pipeline asks of a model family. One clip at a time, and one call at a time, with one exception: while
+    ``decodes_beside`` is true, ``decode`` of a clip may run in one thread beside any other call for the next clip in
+    another, but for ``set_thrift``. Neither may change what the other gives, nor break it by failing.
+    """
 
     spec: EngineSpec
     #: ``cpu``, ``cuda:0``
     device: str
     #: how it came by its weights; None where there was nothing to load
     loading: Loading | None
+
+    @property
+    def decodes_beside(self) -> bool:
+        """Whether ``decode`` may run beside other calls, as things stand."""
 
     def set_thrift(self, thrift: int) -> None:
         """How far to trade speed for memory from the next clip on: rungs down the memory ladder from the one that it

@@ -7,8 +7,8 @@ pipelines cannot: text cached by prompt, noise from the clip's seed whatever the
 each step, a low-noise refine, frames that leave the decoder as they are made.
 
 Every component is on the device (an A14B checkpoint takes about 70 GB in bf16) where there is room for that when it is
-loaded; else they come while they work (``footprint`` chooses, ``residence`` moves). Limits: one clip at a time; two
-replicas that share a GPU, and load at the same time, both count on what is free of it.
+loaded; else they come while they work (``footprint`` chooses, ``residence`` moves). Limits: one clip's steps at a
+time; two replicas that share a GPU, and load at the same time, both count on what is free of it.
 """
 
 from __future__ import annotations
@@ -178,6 +178,7 @@ class WanEngine:
         self._loras = LoraSlots(experts)
         self._conditions = Conditions(device)
         self._known_prompts: tuple[str, ...] = ()
+        self._decoder_stream = torch.cuda.Stream(device) if device.startswith("cuda") else None
         use_backend(experts, device)
         self._is_fp8 = False
         self._channels, self._spatial = int(vae.config.z_dim), int(vae.config.scale_factor_spatial)
@@ -278,10 +279,24 @@ class WanEngine:
                     lambda step, of: on_step(stage, step, of), keep,
                 )  # fmt: skip
 
+    @property
+    def decodes_beside(self) -> bool:
+        """The VAE keeps nothing between calls, and at the first rung nothing moves. On a CPU, decoding takes from the
+        next clip's steps what it gives.
+        """
+        return self.device != "cpu" and self._residence.rung == 0
+
     def decode(self, latents: torch.Tensor) -> Iterator[np.ndarray[Any, Any]]:
-        for pixels in self.decode_pixels(latents):
-            frames = (pixels[0] * 0.5 + 0.5).clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
-            yield frames.permute(1, 2, 3, 0).contiguous().cpu().numpy()
+        # Latents come by way of the host, complete whichever stream made them, and every chunk is there before it is
+        # given away: the streams share nothing that one could free, or change, while the other uses it.
+        chunks = self.decode_pixels(latents.cpu())
+        while True:
+            with torch.cuda.stream(self._decoder_stream if self.decodes_beside else None):
+                if (pixels := next(chunks, None)) is None:
+                    return
+                frames = (pixels[0] * 0.5 + 0.5).clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
+                frames = frames.permute(1, 2, 3, 0).contiguous().cpu()
+            yield frames.numpy()
 
     def decode_pixels(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
         with self._memory_errors:

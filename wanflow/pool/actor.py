@@ -22,7 +22,9 @@ from wanflow.errors import Cancelled, RenderError
 from wanflow.model import Attempt, Loading, RenderClip
 from wanflow.pool import RunContext
 from wanflow.pool.processes import Process, this_process
-from wanflow.pool.replica import Kept, Rendered, Replica, Seconds, Watch
+from wanflow.pool.rendering import Kept, Watch
+from wanflow.pool.replica import Denoised, Rendered, Replica
+from wanflow.pool.stage_timer import Seconds
 from wanflow.schedule.events import DrainNoticed, StepDone, StepsKept
 
 #: each progress report costs the driver an answer: so many a second of all replicas together,
@@ -57,7 +59,7 @@ class Whereabouts:
 
 
 class ReplicaActor:
-    """``load`` and ``render`` run one at a time; the control methods beside them.
+    """``load`` and ``render`` run one at a time; ``finish`` and the control methods beside them.
 
     The concurrency groups stand on the class, so that every process that imports it sees them.
     """
@@ -93,8 +95,8 @@ class ReplicaActor:
         self._replica = Replica(*self._arguments)
         return self._replica.loading
 
-    def render(self, task: RenderClip, attempt: Attempt, thrift: int) -> Rendered | Kept | Broken:
-        """Render; a failure is a value."""
+    def render(self, task: RenderClip, attempt: Attempt, thrift: int) -> Rendered | Kept | Denoised | Broken:
+        """Render; a failure is a value. After Denoised the next one may be asked for, and ``finish`` says the rest."""
         name, key = self._name, task.key
 
         def on_step(stage: str, step: int, num_steps: int) -> None:
@@ -110,9 +112,18 @@ class ReplicaActor:
         assert self._replica is not None, "render before load"
         watch = Watch(on_step, lambda: attempt in self._saved, on_kept)
         try:
-            return self._replica.render(task, attempt, watch, thrift)
+            return self._replica.begin(task, attempt, watch, thrift)
         except RenderError as error:
-            return Broken(error, self._replica.seconds())
+            return Broken(error, self._replica.seconds(attempt))
+
+    @ray.method(concurrency_group="finish")
+    def finish(self, attempt: Attempt) -> Rendered | Kept | Broken:
+        """Wait for the end of a render that was Denoised."""
+        assert self._replica is not None, "finish before load"
+        try:
+            return self._replica.finish(attempt)
+        except RenderError as error:
+            return Broken(error, self._replica.seconds(attempt))
 
     @ray.method(concurrency_group="progress")
     def poll(self) -> list[News]:

@@ -15,7 +15,8 @@ from wanflow.errors import Cancelled, RenderError
 from wanflow.model import Attempt, Cause
 from wanflow.pool import RunContext, is_permanent, probe
 from wanflow.pool.assembler import Failed, assemble_variant, cache_folder
-from wanflow.pool.replica import Kept, Replica, Watch
+from wanflow.pool.rendering import Kept, Watch
+from wanflow.pool.replica import Replica
 from wanflow.schedule.actions import (
     Action,
     Assemble,
@@ -131,7 +132,9 @@ class InlinePool:
         try:
             made = replica.render(self._context.renders[key], attempt, watch, order.thrift)
         except RenderError as error:
-            return RenderFailed(self._clock(), name, key, attempt, error.cause, str(error), replica.seconds())
+            return RenderFailed(
+                self._clock(), name, key, attempt, error.cause, str(error), replica.seconds(attempt)
+            )
         if not isinstance(made, Kept):
             return ClipRendered(
                 self._clock(), name, key, attempt, made.seconds, made.memory_bytes, made.first_step_s

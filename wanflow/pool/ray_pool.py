@@ -28,7 +28,8 @@ from wanflow.pool.assemblies import Assemblies
 from wanflow.pool.joining import init_ray
 from wanflow.pool.placement import Placement
 from wanflow.pool.processes import end
-from wanflow.pool.replica import Kept, Rendered
+from wanflow.pool.rendering import Kept
+from wanflow.pool.replica import Denoised, Rendered
 from wanflow.pool.watching import NodeWatch
 from wanflow.schedule.actions import (
     Action,
@@ -44,6 +45,7 @@ from wanflow.schedule.actions import (
     StartReplica,
 )
 from wanflow.schedule.events import (
+    ClipDenoised,
     ClipRendered,
     DrainNoticed,
     Event,
@@ -114,7 +116,10 @@ class RayPool:
         self._context = ray.put(replace(context, renders={}, assemblies={}))
         remote: Any = ray.remote  # its overloads know neither concurrency groups nor our signatures
         self._actor = remote(
-            num_cpus=0, max_restarts=0, max_task_retries=0, concurrency_groups={"progress": 1, "control": 2}
+            num_cpus=0,
+            max_restarts=0,
+            max_task_retries=0,
+            concurrency_groups={"progress": 1, "control": 2, "finish": 1},
         )(ReplicaActor)
         self._assemblies = Assemblies(context, self._context, self._answers, clock)
         self._end = remote(num_cpus=0, max_retries=0)(end)
@@ -184,9 +189,13 @@ class RayPool:
     def _render(self, action: Render) -> None:
         name, key, attempt = action.replica, action.key, action.attempt
 
-        def rendered(made: Rendered | Kept | Broken) -> Event:
+        def rendered(made: Rendered | Kept | Denoised | Broken) -> Event:
             now_s = self._clock()
             match made:
+                case Denoised():
+                    if remote := self._replicas.get(name):
+                        self._answers.expect(remote.actor.finish.remote(attempt), rendered, failed)
+                    return ClipDenoised(now_s, name, key, attempt)
                 case Rendered(seconds, memory_bytes, first_step_s):
                     return ClipRendered(now_s, name, key, attempt, seconds, memory_bytes, first_step_s)
                 case Kept(stage, step, seconds):

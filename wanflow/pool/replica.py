@@ -1,38 +1,31 @@
-"""Renders one clip after the other on one loaded engine; knows the store, but neither Ray nor the scheduler.
+"""Renders clips on one loaded engine; knows the store, but neither Ray nor the scheduler.
 
-Each stage of a clip (trunk, base latents, cascade steps, master) is put into the store with a record of its own as soon
-as it is made; a stage that has a record is loaded instead of rendered, and one with steps in the store is gone on from.
-One replica renders one clip at a time.
+One clip at a time has the engine's forwards. Where the engine can decode beside them, the end of a clip (decoding, its
+master, uploads) goes on in a thread of its own while the next clip is denoised: two clips at once, never three. Where
+the two do not fit into memory together, each has the replica for itself from then on.
 """
 
 from __future__ import annotations
 
-import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-from wanflow import cascade, master, quality
-from wanflow.engines import Engine, OnStep, Unfinished, check_fp8, dump_latents, load_latents
-from wanflow.errors import Cancelled, EngineError, InputError, RenderError, StoreError
+from wanflow.engines import Engine, check_fp8
+from wanflow.errors import EngineError, InputError, RenderError, StoreError
 from wanflow.inputs import read_source
-from wanflow.model import Attempt, Cause, Clip, Lora, Record, RenderClip, Scalar, Source, Stage
+from wanflow.model import Attempt, Cause, Clip, Lora, RenderClip, Source
 from wanflow.pool import RunContext
 from wanflow.pool.failures import render_error
-from wanflow.pool.keeping import Keeper, Saved
+from wanflow.pool.keeping import Saved
 from wanflow.pool.loras import local_lora
 from wanflow.pool.processes import memory_bytes
-from wanflow.pool.trunks import load_trunk, put_trunk
-from wanflow.records import clip_record, file_of, forget_clip, put_clip
+from wanflow.pool.rendering import Kept, Rendering, Watch
+from wanflow.pool.stage_timer import Seconds, StageTimer
 from wanflow.storage import Store, wait_out
-
-LATENTS = "latents.safetensors"
-MASTER = "master.mp4"
-
-Seconds = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -47,24 +40,8 @@ class Rendered:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The attempt was told to save and ended: ``step`` steps of ``stage`` are in the store."""
-
-    stage: str
-    step: int
-    seconds: Seconds
-
-
-@dataclass(frozen=True)
-class Watch:
-    """How others follow an attempt, and end it. The functions may be called from several threads."""
-
-    #: (stage, step, of): called at every step; raises Cancelled to end the attempt
-    on_step: Callable[[str, int, int], None]
-    #: asked at every step: whether to keep the steps and end the attempt
-    must_save: Callable[[], bool] = lambda: False
-    #: (stage, step): so many steps are in the store
-    on_kept: Callable[[str, int], None] = lambda stage, step: None
+class Denoised:
+    """The attempt needs the forwards no more; its end goes on beside whatever begins next."""
 
 
 class Replica:
@@ -90,9 +67,14 @@ class Replica:
         self._thrift = 0
         #: what the engine renders with; None: not known
         self._loras: tuple[Lora, ...] | None = ()
-        self._timer = _StageTimer()
-        #: of the stage under way, where it has steps
-        self._keeper: Keeper | None = None
+        #: of the newest two attempts
+        self._timers: dict[Attempt, StageTimer] = {}
+        #: held by whoever has the engine for itself
+        self._forwards = threading.Lock()
+        self._has_room_for_two = True
+        #: the clip that ended, or ends, beside others last, and what came of each that was not asked for yet
+        self._finishing: tuple[Rendering, Future[Rendered | Kept]] | None = None
+        self._outcomes: dict[Attempt, Future[Rendered | Kept]] = {}
         #: source images fetched ahead, by digest; those of the newest two clips, since a staged one may go elsewhere
         self._images: dict[str, bytes] = {}
 
@@ -111,173 +93,149 @@ class Replica:
 
         Raises RenderError, whose cause says how it failed; ``seconds`` then has what was spent.
         """
-        timer = self._timer = _StageTimer()
-        self._keeper = None
-        #: stages whose next offer was waited for: an engine that offers none is not waited for again
-        waited: set[str] = set()
+        made = self._denoise(task, attempt, watch, thrift)
+        return made if isinstance(made, Kept) else self._finish(made)
 
+    def begin(
+        self, task: RenderClip, attempt: Attempt, watch: Watch, thrift: int = 0
+    ) -> Rendered | Kept | Denoised:
+        """As :meth:`render`, but where the clip's end may go on beside the next clip, it does: Denoised is returned,
+        and :meth:`finish` has the rest to say. One thread begins clips, one after the other.
+        """
+        made = self._denoise(task, attempt, watch, thrift)
+        if isinstance(made, Kept):
+            return made
+        self._wait_for_end(made.timer)
+        # Where nothing was denoised, nothing says that all of the engine is where it is to be.
+        if not (made.has_denoised and self._has_room_for_two and self._engine.decodes_beside):
+            return self._finish(made)
+        outcome: Future[Rendered | Kept] = Future()
+        self._finishing = made, outcome
+        self._outcomes[attempt] = outcome
+        threading.Thread(
+            target=self._finish_beside, args=self._finishing, name="wanflow-end", daemon=True
+        ).start()
+        return Denoised()
+
+    def finish(self, attempt: Attempt) -> Rendered | Kept:
+        """Once: wait for the end of an attempt that began with Denoised; say, or raise, what ``render`` would have."""
+        return self._outcomes.pop(attempt).result()
+
+    def seconds(self, attempt: Attempt) -> Seconds:
+        """(stage, seconds) of one of the newest two attempts, ended or not."""
+        return self._timers[attempt].seconds()
+
+    def _denoise(self, task: RenderClip, attempt: Attempt, watch: Watch, thrift: int) -> Rendering | Kept:
         def on_step(stage: str, step: int, num_steps: int) -> None:
-            timer.enter(stage)
             if self._first_step_s is None and step and stage not in ("encode", "store"):
                 self._first_step_s = round(time.perf_counter() - self._began_s, 3)
             watch.on_step(stage, step, num_steps)
-            if watch.must_save():
-                if stage in waited or not self._has_unsaved(stage, step):
-                    raise Saved()
-                if stage != "store":
-                    waited.add(stage)
 
+        if thrift != self._thrift:  # weights move
+            self._wait_for_end()
         try:
-            if thrift != self._thrift:
-                self._engine.set_thrift(thrift)
-                self._thrift = thrift
-            with wait_out():  # minutes of a GPU are not thrown away because the store is away
-                self._make_stages(task, attempt, on_step, watch, timer)
-        except Saved:
-            stage, step = self._kept_steps()
-            return Kept(stage or timer.stage, step, timer.seconds())
-        except Exception as error:  # one clip's trouble must not end the replica
-            failure = render_error(error)
-            self._give_up_steps(failure.cause)
-            if failure.cause is Cause.BAD_OUTPUT:  # another try must not start from what gave it
-                with suppress(StoreError):
-                    for made in task.stages[:-1]:
-                        if made.name != "trunk":  # which others share
-                            forget_clip(self._store, made.key)
-            if failure is error:
-                raise
-            raise failure from error
+            with self._engine_for_itself():
+                made = Rendering(
+                    self._store,
+                    self._engine,
+                    task,
+                    attempt,
+                    replace(watch, on_step=on_step),
+                    self._save_every_s,
+                )
+                self._timers[attempt] = made.timer
+                for other in list(self._timers)[:-2]:
+                    del self._timers[other]
+                try:
+                    return self._attempt(made, lambda: self._make_latents(made, thrift)) or made
+                except RenderError as error:
+                    if error.cause is not Cause.OUT_OF_MEMORY or not self._is_finishing():
+                        raise
+            # It may fit once the clip before is out of the way; steps that it kept are gone on from.
+            self._has_room_for_two = False
+            self._wait_for_end(made.timer)
+            with self._engine_for_itself():
+                return self._attempt(made, lambda: self._make_latents(made, thrift)) or made
         finally:
-            self._keeper = None
             for image in task.clip.images:
                 self._images.pop(image.digest, None)
-        self._num_rendered += 1
-        first_step_s = self._first_step_s if self._num_rendered == 1 else None
-        return Rendered(timer.seconds(), memory_bytes(), first_step_s)
 
-    def seconds(self) -> Seconds:
-        """(stage, seconds) of the newest render, ended or not."""
-        return self._timer.seconds()
+    def _make_latents(self, made: Rendering, thrift: int) -> None:
+        if thrift != self._thrift:
+            self._engine.set_thrift(thrift)
+            self._thrift = thrift
+        made.denoise(self._prepare)
 
-    def _make_stages(
-        self, task: RenderClip, attempt: Attempt, on_step: OnStep, watch: Watch, timer: _StageTimer
-    ) -> None:
-        clip, done = task.clip, self._deepest_record(task)
-        if done is not None and done[0] == len(task.stages) - 1:
-            return
-        latents: Any = None
-        trunk: Unfinished | None = None
-        first = 0
-        if done is not None and task.stages[done[0]].name == "trunk":
-            trunk = load_trunk(self._store, self._engine, clip, done[1])
-            first = 0 if trunk is None else 1  # it was there when it was looked for: it is made again
-        elif done is not None:
-            first = done[0] + 1
-            latents = load_latents(self._store.read(file_of(done[1], LATENTS).path))
+    def _prepare(self, clip: Clip) -> list[bytes]:
         images = [self._image(source) for source in clip.images]
         if clip.loras != self._loras:
             # whatever happens in between, the next clip's are set anew
             self._loras = None
             self._engine.set_loras([(lora, local_lora(lora.source)) for lora in clip.loras])
             self._loras = clip.loras
-        for stage in task.stages[first:]:
-            if stage.name == "master":
-                self._put_master(clip, stage, latents, attempt, on_step, timer)
-                continue
-            keeper = self._keeper = self._keep_steps(stage, attempt, watch)
-            if stage.name == "trunk":
-                trunk = self._engine.trunk(clip, images, on_step, keeper)
-            elif stage.name == "base":
-                if trunk is not None:
-                    keeper.begin_at(trunk)
-                latents = self._engine.generate(clip, images, on_step, keeper)
-            else:
-                step = clip.cascade[int(stage.name.partition("-")[2]) - 1]
-                latents = cascade.apply(
-                    step, self._engine, clip, latents, images, on_step, stage.name, keeper
-                )
-            # where another attempt was first, what follows descends from what is on record
-            with _storing(on_step):
-                if latents is None and trunk is not None:
-                    trunk = put_trunk(self._store, self._engine, clip, stage.key, attempt, trunk)
-                else:
-                    files = {LATENTS: dump_latents(latents)}
-                    record, is_mine = put_clip(self._store, stage.key, attempt, files, {"stage": stage.name})
-                    if not is_mine:
-                        latents = load_latents(self._store.read(file_of(record, LATENTS).path))
-                keeper.clear()
-                self._keeper = None
+        return images
 
-    def _keep_steps(self, stage: Stage, attempt: Attempt, watch: Watch) -> Keeper:
-        name = "denoise" if stage.name == "base" else stage.name
-        return Keeper(
-            self._store,
-            name,
-            stage.key,
-            attempt,
-            every_s=self._save_every_s,
-            must_save=watch.must_save,
-            on_kept=watch.on_kept,
-        )
+    def _finish_beside(self, made: Rendering, outcome: Future[Rendered | Kept]) -> None:
+        try:
+            outcome.set_result(self._finish_with_room(made))
+        except BaseException as error:  # noqa: BLE001 - whoever waits for it must not wait for ever
+            outcome.set_exception(error)
 
-    def _has_unsaved(self, stage: str, step: int) -> bool:
-        """Whether an order to save that came just now must wait for the next offer of steps, or for the record."""
-        keeper = self._keeper
-        return keeper is not None and (stage == "store" or (stage == keeper.stage and step > keeper.kept))
+    def _finish_with_room(self, made: Rendering) -> Rendered | Kept:
+        try:
+            return self._finish(made)
+        except RenderError as error:
+            was_beside = "decode_beside" in dict(made.timer.seconds())
+            if error.cause is not Cause.OUT_OF_MEMORY or not was_beside:
+                raise
+        self._has_room_for_two = False
+        with self._forwards:  # alone, and nothing of the first try is held any more
+            return self._finish(made)
 
-    def _kept_steps(self) -> tuple[str, int]:
-        """The stage under way that has steps in the store, and how many; else an empty name."""
-        keeper = self._keeper
-        if keeper is not None:
-            keeper.wait()
-        return (keeper.stage, keeper.kept) if keeper is not None and keeper.kept else ("", 0)
+    def _finish(self, made: Rendering) -> Rendered | Kept:
+        if kept := self._attempt(made, made.finish):
+            return kept
+        self._num_rendered += 1
+        first_step_s = self._first_step_s if self._num_rendered == 1 else None
+        return Rendered(made.timer.seconds(), memory_bytes(), first_step_s)
 
-    def _give_up_steps(self, cause: Cause) -> None:
-        """Delete steps that would lead to the same failure again, or that nobody will need."""
-        keeper = self._keeper
-        if keeper is None:
-            return
-        keeper.wait()
-        if cause in (Cause.BAD_OUTPUT, Cause.ITEM_ERROR, Cause.BAD_INPUT):
-            keeper.clear()
-        elif cause is Cause.CANCELLED:
-            with suppress(StoreError):  # they are only in the way
-                if clip_record(self._store, keeper.key) is not None:  # the other attempt was first
-                    keeper.clear()
-
-    def _put_master(
-        self, clip: Clip, stage: Stage, latents: Any, attempt: Attempt, on_step: OnStep, timer: _StageTimer
-    ) -> None:
-        def chunks() -> Iterator[Any]:
-            done = 0
-            on_step("decode", 0, clip.num_frames)
-            for frames in self._engine.decode(latents):
-                yield frames
-                done += len(frames)
-                on_step("decode", done, clip.num_frames)
-
-        with tempfile.TemporaryDirectory(prefix="wanflow-") as folder:
-            path = Path(folder, MASTER)
-            num_frames = master.encode(quality.check_frames(chunks()), clip.fps, path)
-            if num_frames != clip.num_frames:
-                raise RenderError(
-                    f"{num_frames} frames decoded, {clip.num_frames} asked for", Cause.BAD_OUTPUT
-                )
-            with _storing(on_step):
-                info: dict[str, Scalar] = {
-                    "stage": stage.name,
-                    "num_frames": num_frames,
-                    "device": self._engine.device,
-                }
-                spent = timer.seconds()
-                info |= {f"seconds_{name}": round(value, 3) for name, value in spent if name != "store"}
-                put_clip(self._store, stage.key, attempt, {MASTER: path}, info)
-
-    def _deepest_record(self, task: RenderClip) -> tuple[int, Record] | None:
-        for number in range(len(task.stages) - 1, -1, -1):
-            if record := clip_record(self._store, task.stages[number].key):
-                return number, record
+    def _attempt(self, made: Rendering, work: Callable[[], None]) -> Kept | None:
+        """``work()``; what goes wrong in it as the scheduler should see it."""
+        try:
+            with wait_out():  # minutes of a GPU are not thrown away because the store is away
+                work()
+        except Saved:
+            return made.kept()
+        except Exception as error:  # one clip's trouble must not end the replica
+            failure = render_error(error)
+            made.give_up(failure.cause)
+            if failure is error:
+                raise
+            raise failure from error
         return None
+
+    @contextmanager
+    def _engine_for_itself(self) -> Iterator[None]:
+        """But for the decoder; what is decoded meanwhile is not billed a second time."""
+        with self._forwards:
+            beside = self._finishing[0].timer if self._finishing else None
+            if beside:
+                beside.set_beside(True)
+            try:
+                yield
+            finally:
+                if beside:
+                    beside.set_beside(False)
+
+    def _is_finishing(self) -> bool:
+        return self._finishing is not None and not self._finishing[1].done()
+
+    def _wait_for_end(self, timer: StageTimer | None = None) -> None:
+        """Of the clip before. Whoever waits does not have the engine: that one may need it for itself."""
+        if self._finishing is not None and self._is_finishing():
+            if timer is not None:
+                timer.enter("wait")
+            wait([self._finishing[1]])
 
     def _image(self, source: Source) -> bytes:
         found = self._images.get(source.digest)
@@ -300,35 +258,3 @@ def check_same_store(store: Store, context: RunContext) -> None:
             f"the workspace {context.workspace} cannot be seen from this node: the driver wrote {path} there and it is "
             "not here. Use an object store (s3://...) or a file system that every node mounts at the same path."
         )
-
-
-@contextmanager
-def _storing(on_step: OnStep) -> Iterator[None]:
-    """The upload of a stage's result: it is not stopped half way, because it is what would be saved."""
-    with suppress(Cancelled):
-        on_step("store", 0, 1)
-    yield
-    with suppress(Cancelled):
-        on_step("store", 1, 1)
-
-
-class _StageTimer:
-    """Seconds by stage: each second belongs to the stage entered last."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-        self._stage = "encode"
-        self._since_s = time.perf_counter()
-
-    @property
-    def stage(self) -> str:
-        return self._stage
-
-    def enter(self, stage: str) -> None:
-        now_s = time.perf_counter()
-        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now_s - self._since_s
-        self._stage, self._since_s = stage, now_s
-
-    def seconds(self) -> Seconds:
-        self.enter(self._stage)
-        return tuple(self._seconds.items())

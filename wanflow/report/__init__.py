@@ -16,6 +16,7 @@ from wanflow.lease import EXPIRY_S, Holder, is_dead, lease_holders
 from wanflow.ledger import Ledger, latest_run
 from wanflow.model import Status
 from wanflow.report.outcome import Outcome
+from wanflow.report.replicas import ReplicaTime, replica_times
 from wanflow.report.results import schema as results_schema
 from wanflow.storage import Store
 
@@ -52,6 +53,7 @@ class Summary:
     outcome: Outcome | None = None
     #: a sentence on what to do next
     message: str = ""
+    replicas: list[ReplicaTime] = field(default_factory=list)
 
     @property
     def elapsed_s(self) -> float | None:
@@ -78,6 +80,7 @@ def summary(workspace: Store, run_id: str | None = None, job_name: str = "") -> 
             {},
             outcome,
             outcome.message,
+            replica_times(ledger.read_events()),
         )
     events = ledger.read_events()
     if not events.num_rows and ledger.read_job() is None:
@@ -96,6 +99,7 @@ def summary(workspace: Store, run_id: str | None = None, job_name: str = "") -> 
         dict(Counter(events.column("event").to_pylist())),
         None,
         message,
+        replica_times(events),
     )
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 STAGES = ("encode", "denoise", "cascade", "decode", "assemble", "publish")
 
 #: stages that count in the column of another
-_COLUMNS = {"trunk": "denoise"}
+_COLUMNS = {"trunk": "denoise", "decode_beside": "decode"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,8 @@ class ResultRow:
     reason: str = ""
     #: attempts of this run at its clips and its assembly
     attempts: int = 0
-    #: stage name -> seconds; ``cascade-1`` and the like count as ``cascade``, ``trunk`` as ``denoise``
+    #: stage name -> seconds; ``cascade-1`` and the like count as ``cascade``, ``trunk`` as ``denoise``, and
+    #: ``decode_beside`` as ``decode``
     seconds: Mapping[str, float] = field(default_factory=dict)
     #: its share of the GPU seconds of its clips
     gpu_seconds: float = 0.0

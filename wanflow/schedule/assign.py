@@ -7,6 +7,7 @@ more than a few replicas and clips an event, whatever their number.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 
 from wanflow.model import Cause
 from wanflow.schedule.actions import Action, Reason
@@ -24,10 +25,12 @@ STAY = 0.8
 
 
 def assign_clips(board: Board) -> list[Action]:
-    """Orders for every idle replica that has something to do, then for busy ones that can be staged for."""
+    """Orders for every idle replica that has something to do, then for those whose clip ends without their forwards,
+    then for busy ones that can be staged for."""
     actions: list[Action] = []
     for weights in [weights for weights, num in board.num_replicas.items() if num]:
         actions += _render(board, weights)
+        actions += _render_beside(board, weights)
         actions += _copy_stragglers(board, weights)
         # Staging comes last, so that no clip waits behind a busy replica while another one is idle.
         actions += _stage(board, weights)
@@ -49,6 +52,22 @@ def _render(board: Board, weights: str) -> list[Action]:
             actions.append(board.render(clip, replica, _reason(clip, clip.key == was_staged)))
     for replica in declined:
         board.idle.push(replica)
+    return actions
+
+
+def _render_beside(board: Board, weights: str) -> list[Action]:
+    """The next clip where one ends that needs the replica's forwards no more."""
+    actions: list[Action] = []
+    for name in list(islice(board.free_soon.get(weights, ()), MAX_LOOKS)):
+        if not (board.backlog.num(weights) or board.staged.get(weights)):
+            break
+        replica = board.replicas[name]
+        board.look_if_free(replica)
+        if name not in board.free_soon[weights] or replica.rest_until_s > board.now_s:
+            continue
+        was_staged = replica.staged
+        if (clip := _choose(board, replica)) is not None:
+            actions.append(board.render(clip, replica, _reason(clip, clip.key == was_staged)))
     return actions
 
 
@@ -102,6 +121,8 @@ def _take(board: Board, replica: ReplicaState, is_choosy: bool = True) -> ClipSt
 
 def _suits(board: Board, replica: ReplicaState, is_choosy: bool = True) -> Callable[[ClipState], Answer]:
     def suits(clip: ClipState) -> Answer:
+        if replica.copy is not None and board.is_suspect(clip):
+            return Answer.SKIP  # it has its replica for itself
         num_ready = board.num_replicas[replica.weights] - len(board.starting[replica.weights])
         if is_choosy and clip.failed_on == replica.replica and num_ready > 1:
             return Answer.SKIP  # a second opinion
@@ -184,10 +205,16 @@ def _straggler(board: Board, replica: ReplicaState) -> ClipState | None:
     policy = board.policy
     for copy in board.watch.latest(replica.weights, board.now_s, MAX_STRAGGLERS):
         clip = board.clips[copy.key]
-        if copy.ending or copy.attempt not in clip.copies or len(clip.copies) > 1 or clip.lost:
+        if (
+            copy.ending
+            or copy.is_denoised
+            or copy.attempt not in clip.copies
+            or len(clip.copies) > 1
+            or clip.lost
+        ):
             continue
         # A clip that has failed before may take this replica down as well, or fail for good in two places at once.
-        if num_own(clip.failures) or clip.num_second_copies >= policy.max_second_copies:
+        if num_own(clip.failures) or clip.suspected or clip.num_second_copies >= policy.max_second_copies:
             continue
         seconds = board.estimates.seconds(clip, replica.replica)
         if seconds is None or copy.expected_end_s is None:

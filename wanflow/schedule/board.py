@@ -17,7 +17,7 @@ from wanflow.schedule.actions import Reason, Render, Stage
 from wanflow.schedule.backlog import Backlog
 from wanflow.schedule.estimates import Estimates, measured
 from wanflow.schedule.idle import Idle
-from wanflow.schedule.policy import Policy
+from wanflow.schedule.policy import TOOK_DOWN, Policy, is_worn
 from wanflow.schedule.state import (
     ClipState,
     ClipStatus,
@@ -71,6 +71,9 @@ class Board:
         self.staged: dict[str, dict[str, None]] = {}
         #: replicas with a copy
         self.busy: dict[str, None] = {}
+        #: by weights: those of them that could begin another clip beside the end of theirs; those that did
+        self.free_soon: dict[str, dict[str, None]] = {}
+        self.num_finishing: Counter[str] = Counter()
         self.num_assembling = 0
         self.num_open_variants = 0
         self.ready: list[tuple[tuple[float, int], str]] = []
@@ -156,9 +159,9 @@ class Board:
         return clip
 
     def render(self, clip: ClipState, replica: ReplicaState, reason: Reason) -> Render:
-        """Begin a copy of ``clip``, the first or another one."""
-        assert replica.status is ReplicaStatus.IDLE
-        assert replica.copy is None
+        """Begin a copy of ``clip``, the first or another one, on an idle replica or beside the end of a clip."""
+        assert (replica.status is ReplicaStatus.IDLE) == (replica.copy is None)
+        assert replica.finishing is None
         if clip.status in (ClipStatus.PENDING, ClipStatus.STAGED):
             self.num_waiting[clip.weights] -= 1
         self._num_attempts += 1
@@ -170,25 +173,74 @@ class Board:
         copy = Copy(clip.key, attempt, replica.replica, self.now_s, clip.kept_share, clip.thrift, is_switch)
         lost_steps = self._lost_steps(clip)
         clip.copies[attempt] = copy
+        if (former := replica.copy) is not None:
+            assert replica.replica in self.free_soon[replica.weights]
+            former.passed_s = self.now_s
+            self.watch.passed(former)
+            replica.finishing = former
+            self.num_finishing[replica.weights] += 1
+        else:
+            self.idle.num[replica.weights] -= 1
         replica.copy, replica.status, replica.group = copy, ReplicaStatus.BUSY, clip.group
-        self.idle.num[replica.weights] -= 1
         self.busy[replica.replica] = None
         self.unstaged.setdefault(replica.weights, {})[replica.replica] = None
+        self.look_if_free(replica)
         self.watch.begin(clip, copy, self.now_s)
         return Render(replica.replica, clip.key, attempt, reason, clip.thrift, lost_steps)
 
-    def release(self, replica: ReplicaState) -> Copy:
-        """The replica's copy has ended: the replica has nothing to do, the clip one copy less."""
-        copy, replica.copy = replica.copy, None
-        assert copy is not None
+    def denoised(self, replica: ReplicaState) -> None:
+        """The replica's copy needs its forwards no more."""
+        assert replica.copy is not None
+        replica.copy.is_denoised = True
+        self.watch.denoised(self.clips[replica.copy.key], replica.copy, self.now_s)
+        self.look_if_free(replica)
+
+    def look_if_free(self, replica: ReplicaState) -> None:
+        """File whether ``replica`` could begin another clip beside the end of the one that it renders.
+
+        Not beside a clip that may have taken a replica down, nor where the replica is to go after the one that ends.
+        """
+        copy = replica.copy
+        is_free = (
+            copy is not None
+            and copy.is_denoised
+            and replica.finishing is None
+            and replica.drain_s is None
+            and not self.is_suspect(self.clips[copy.key])
+            and not is_worn(
+                self.policy, replica.num_clips + 1, replica.memory_bytes, replica.first_memory_bytes
+            )
+        )
+        filed = self.free_soon.setdefault(replica.weights, {})
+        if is_free:
+            filed[replica.replica] = None
+        else:
+            filed.pop(replica.replica, None)
+
+    def is_suspect(self, clip: ClipState) -> bool:
+        """Whether ``clip`` is to have its replica for itself: it took one down, or may have."""
+        return clip.suspected is not None or any(cause in TOOK_DOWN for cause in clip.failures)
+
+    def release(self, replica: ReplicaState, copy: Copy) -> None:
+        """``copy`` has ended: its clip has one copy less, and ``replica`` nothing to do, unless it has another."""
         clip = self.clips[copy.key]
         clip.copies.pop(copy.attempt, None)
         self.watch.end(clip, copy)
+        if replica.finishing is not None:
+            assert copy in (replica.finishing, replica.copy)
+            if copy is replica.copy:
+                replica.copy = replica.finishing
+            replica.finishing = None
+            self.num_finishing[replica.weights] -= 1
+            self.look_if_free(replica)
+            return
+        assert copy is replica.copy
+        replica.copy = None
         del self.busy[replica.replica]
+        self.free_soon[replica.weights].pop(replica.replica, None)
         self.unstaged[replica.weights].pop(replica.replica, None)
         replica.status = ReplicaStatus.IDLE
         self.idle.num[replica.weights] += 1
-        return copy
 
     def finish_clip(self, clip: ClipState, status: ClipStatus) -> list[Copy]:
         """``clip`` is DONE, FAILED or LEFT; returns the copies of it that render still, for nothing."""
@@ -216,6 +268,10 @@ class Board:
             if variant.status is VariantStatus.WAITING:  # for other clips, too
                 variant.missing.add(clip.key)
         self.wait(clip)
+
+    def num_to_render(self, weights: str) -> int:
+        """Open clips that need a replica's forwards, now or later: not those that end beside another one."""
+        return self.num_open[weights] - self.num_finishing[weights]
 
     def _lost_steps(self, clip: ClipState) -> int:
         """Steps that were done by a copy that ended, and are to be done again."""
@@ -250,9 +306,11 @@ class Board:
         else:
             self.idle.add(replica, self.now_s)
 
-    def remove_replica(self, replica: ReplicaState) -> Copy | None:
+    def remove_replica(self, replica: ReplicaState) -> list[Copy]:
         """It is gone, or given up; what it rendered is returned and renders no more, what it had staged waits."""
-        copy = self.release(replica) if replica.copy else None
+        copies = replica.copies
+        for copy in copies:
+            self.release(replica, copy)
         if (clip := self.unstage(replica)) is not None:
             self.wait(clip)
         del self.replicas[replica.replica]
@@ -262,7 +320,7 @@ class Board:
         if replica.status is ReplicaStatus.IDLE:
             self.idle.num[replica.weights] -= 1
         self.estimates.forget(replica.replica)
-        return copy
+        return copies
 
     # -- variants -----------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from wanflow.schedule.actions import (
     StartReplica,
 )
 from wanflow.schedule.board import Board
-from wanflow.schedule.policy import backoff, choose_capacity, choose_engine
+from wanflow.schedule.policy import backoff, choose_capacity, choose_engine, is_worn
 from wanflow.schedule.state import Copy, ReplicaState, ReplicaStatus
 
 #: a copy that may end in time needs this share of what is left on top
@@ -41,15 +41,21 @@ class Capacity:
     # -- the end of a clip, of a replica --------------------------------------------------------------------------
 
     def after_clip(self, replica: ReplicaState, memory_bytes: int | None = None) -> list[Action]:
-        """``replica`` has ended a clip: it takes the next one, or goes."""
+        """``replica`` has ended a clip: it takes the next one, or goes, unless it is at another one still."""
         board = self._board
         if replica.first_memory_bytes is None:
             replica.first_memory_bytes = memory_bytes
+        if memory_bytes is not None:
+            replica.memory_bytes = memory_bytes
+        if replica.copy is not None:
+            board.look_if_free(replica)
+            return []
         if replica.drain_s is not None:
             return self.retire(replica, Reason.DRAINING)
         if board.stopping is not None:
             return self.retire(replica, Reason.STOPPING)
-        if board.num_waiting[replica.weights] and self._is_worn(replica, memory_bytes):
+        worn = is_worn(board.policy, replica.num_clips, replica.memory_bytes, replica.first_memory_bytes)
+        if board.num_waiting[replica.weights] and worn:
             self._replacing.append(Reason.RECYCLED)
             return self.retire(replica, Reason.RECYCLED)
         board.make_idle(replica)
@@ -77,30 +83,20 @@ class Capacity:
         self._board.remove_replica(replica)
         return [RetireReplica(replica.replica, reason)]
 
-    def _is_worn(self, replica: ReplicaState, memory_bytes: int | None) -> bool:
-        policy = self._board.policy
-        if policy.recycle_after is not None and replica.num_clips >= policy.recycle_after:
-            return True
-        if memory_bytes is None or replica.first_memory_bytes is None:
-            return False
-        if policy.max_memory_bytes is not None and memory_bytes > policy.max_memory_bytes:
-            return True
-        grown = memory_bytes - replica.first_memory_bytes
-        return (
-            grown > policy.min_growth_bytes
-            and memory_bytes > replica.first_memory_bytes * policy.max_memory_growth
-        )
-
     # -- drains ---------------------------------------------------------------------------------------------------
 
     def drain(self, replica: ReplicaState, until_s: float) -> list[Action]:
-        """Its machine is taken back at ``until_s``: nothing new for it, and what it renders ends or is saved."""
+        """Its machine is taken back at ``until_s``: nothing new for it, and what it renders ends or is saved.
+
+        A clip that ends beside another one is let end: there is little left of it, and it has no steps to save.
+        """
         board = self._board
         until_s = until_s if replica.drain_s is None else min(until_s, replica.drain_s)
         replica.drain_s = until_s
         if (clip := board.unstage(replica)) is not None:
             board.wait(clip)
         board.unstaged.get(replica.weights, {}).pop(replica.replica, None)
+        board.look_if_free(replica)
         if replica.copy is None:
             return self.retire(replica, Reason.DRAINING)
         return self.end_by(replica.copy, until_s, Reason.DRAINING)
@@ -137,7 +133,8 @@ class Capacity:
         actions += self._start()
         for replica in self._board.idle.take_new():
             self._remind_idle(replica, replica.idle_s)
-        num = choose_capacity(self._board.policy, sum(self._board.num_open.values()))
+        board = self._board
+        num = choose_capacity(board.policy, sum(map(board.num_to_render, board.num_open)))
         if num != self._requested:
             reason = Reason.BACKLOG if num > self._requested else Reason.NO_MORE_WORK
             self._requested = num
@@ -158,7 +155,8 @@ class Capacity:
             return actions
         while len(board.replicas) < board.policy.max_replicas:
             work = {weights: board.backlog.work(weights) for weights, num in board.num_waiting.items() if num}
-            weights = choose_engine(work, board.num_replicas, board.num_open)
+            num_clips = {weights: board.num_to_render(weights) for weights in board.num_open}
+            weights = choose_engine(work, board.num_replicas, num_clips)
             if weights is None:
                 break
             reason = self._replacing.popleft() if self._replacing else Reason.BACKLOG
@@ -180,7 +178,7 @@ class Capacity:
             while self._is_spare() and (replica := self._loading(weights)):
                 actions += self.retire(replica, Reason.NO_MORE_WORK)
             # nor one whose place another engine needs.
-            needed = sum(max(board.num_open[other] - board.num_replicas[other], 0) for other in others)
+            needed = sum(max(board.num_to_render(other) - board.num_replicas[other], 0) for other in others)
             while board.policy.max_replicas - len(board.replicas) < needed:
                 if (idle := board.idle.pop(weights)) is None:
                     break

@@ -61,10 +61,10 @@ class Ending:
         # A clip that still renders is wanted by no variant any more (all of them failed): it is not worth a GPU.
         actions: list[Action] = [] if board.broken else self._faults.suspected()
         for replica in list(board.replicas.values()):
-            copy = board.remove_replica(replica)
-            clip = board.clips[copy.key] if copy else None
-            if clip is not None and clip.is_open and not clip.copies:
-                board.finish_clip(clip, ClipStatus.LEFT)
+            for copy in board.remove_replica(replica):
+                clip = board.clips[copy.key]
+                if clip.is_open and not clip.copies:
+                    board.finish_clip(clip, ClipStatus.LEFT)
             actions.append(RetireReplica(replica.replica, Reason.DONE))
         reason = Reason.DONE
         if board.broken:
@@ -74,5 +74,6 @@ class Ending:
         return [*actions, *self._capacity.clear(reason), Finish(reason, board.broken or "")]
 
 
-def _expected_end(copy: Copy) -> tuple[bool, float]:
-    return copy.expected_end_s is None, copy.expected_end_s or 0.0
+def _expected_end(copy: Copy) -> tuple[bool, bool, float]:
+    """One that ends beside another clip is nearest to its end, and is let end."""
+    return copy.passed_s is None, copy.expected_end_s is None, copy.expected_end_s or 0.0

@@ -156,11 +156,18 @@ class Estimates:
         is_switch: bool,
         stages: Sequence[tuple[str, float]],
     ) -> None:
-        """A clip was rendered from start to end on ``replica``."""
+        """A clip was rendered from start to end on ``replica``, in ``wall_s`` from its order to its record.
+
+        What a stage took beside another clip's steps (``decode_beside``) is that stage's.
+        """
         if wall_s <= 0 or clip.nominal <= 0:
             return
         kind = self._kinds.setdefault(clip.kind, _Kind())
+        taken: dict[str, float] = dict.fromkeys(kind.stages, 0.0)
         for stage, seconds in stages:
+            name = stage.removesuffix("_beside")
+            taken[name] = taken.get(name, 0.0) + seconds
+        for stage, seconds in taken.items():
             kind.stages.setdefault(stage, _Mean()).add(seconds)
         if is_switch and kind.ratio.num:
             expected = self.seconds(clip, replica, 1.0)

@@ -84,6 +84,19 @@ class StepsKept:
 
 
 @dataclass(frozen=True, slots=True)
+class ClipDenoised:
+    """The attempt needs its replica's forwards no more: it ends beside the next clip, whose render may be ordered.
+
+    A pool whose replicas end one clip before they begin the next never says so.
+    """
+
+    time_s: float
+    replica: str
+    key: str
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
 class ClipRendered:
     """Every stage of the clip has its record in the store. ``seconds`` is (stage, seconds) of this attempt."""
 
@@ -165,6 +178,7 @@ Event = (
     | DrainNoticed
     | StepDone
     | StepsKept
+    | ClipDenoised
     | ClipRendered
     | RenderFailed
     | ClipFound

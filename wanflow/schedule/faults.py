@@ -9,6 +9,7 @@ that may be tried again is put back among the waiting ones.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from wanflow.model import Cause
 from wanflow.schedule.actions import Action, KillReplica, Probe, Reason, Remember
@@ -66,7 +67,7 @@ class Faults:
     # -- what did not -------------------------------------------------------------------------------------------
 
     def failed(self, copy: Copy, replica: ReplicaState, cause: Cause, message: str) -> list[Action]:
-        """``copy`` has failed on ``replica``, which is free already."""
+        """``copy`` has failed, and is off ``replica`` already."""
         clip = self._board.clips[copy.key]
         if copy.is_void:
             return self._capacity.after_clip(replica)
@@ -92,15 +93,19 @@ class Faults:
             actions += self._capacity.after_clip(replica)
         return actions + self.settle(clip)
 
-    def lost(self, copy: Copy, cause: Cause, message: str) -> list[Action]:
-        """The replica of ``copy`` is gone; it may have written the record before."""
+    def lost(self, copies: Sequence[Copy], cause: Cause, message: str) -> list[Action]:
+        """The replica of ``copies`` is gone; each may have written its record before."""
+        return [action for copy in copies for action in self._lost(copy, cause, message, len(copies) > 1)]
+
+    def _lost(self, copy: Copy, cause: Cause, message: str, is_one_of_two: bool) -> list[Action]:
         board = self._board
         clip = board.clips[copy.key]
-        # What it did is gone, but the time was spent.
-        clip.seconds["denoise"] = clip.seconds.get("denoise", 0.0) + board.now_s - copy.started_s
+        # What it did is gone, but the time was spent; from then on, the time is that of the clip after it.
+        until_s = board.now_s if copy.passed_s is None else copy.passed_s
+        clip.seconds["denoise"] = clip.seconds.get("denoise", 0.0) + until_s - copy.started_s
         if copy.is_void:
             return []
-        clip.lost.append(Lost(copy.replica, cause, message))
+        clip.lost.append(Lost(copy.replica, cause, message, is_one_of_two))
         clip.num_probes += 1
         if not clip.copies:
             clip.status = ClipStatus.PROBING
@@ -112,7 +117,10 @@ class Faults:
         lost = clip.lost[:]
         clip.lost.clear()
         for each in lost:
-            self._charge(clip, each.replica, each.cause, each.message)
+            if each.is_one_of_two and each.cause in TOOK_DOWN:
+                self._suspect(clip, each)
+            else:
+                self._charge(clip, each.replica, each.cause, each.message)
         return self.settle(clip) if lost else []
 
     def hung(self, copy: Copy) -> list[Action]:
@@ -122,9 +130,9 @@ class Faults:
         what = f"step {copy.step} of {copy.stage}" if copy.stage else "its start"
         silent_s = board.now_s - copy.heard_s
         message = f"{copy.replica} hung: no news for {silent_s:.0f} s after {what}"
-        board.remove_replica(replica)
+        copies = board.remove_replica(replica)
         self._capacity.replace(Reason.HUNG)
-        return [KillReplica(copy.replica, Reason.HUNG), *self.lost(copy, Cause.HUNG, message)]
+        return [KillReplica(copy.replica, Reason.HUNG), *self.lost(copies, Cause.HUNG, message)]
 
     def settle(self, clip: ClipState) -> list[Action]:
         """Decide what becomes of a clip that may have no copy left."""
@@ -146,8 +154,18 @@ class Faults:
         board.wait(clip, last=num_own(clip.failures) > 0 and board.num_rendered == 0, until_s=until_s)
         return []
 
+    def _suspect(self, clip: ClipState, lost: Lost) -> None:
+        """A replica went down with ``clip`` and another one on it: that counts once it is known which of them did it,
+        and costs the innocent one nothing. Until then each has its replica for itself."""
+        clip.suspected, clip.message = lost.cause, lost.message
+        self._look_for_common_cause(clip, lost.replica, lost.cause, lost.message)
+
     def _charge(self, clip: ClipState, replica: str, cause: Cause, message: str) -> None:
         clip.message = message
+        if cause in TOOK_DOWN and clip.suspected is not None:
+            if not any(each in TOOK_DOWN for each in clip.failures):  # else it is poison without
+                clip.failures += (clip.suspected,)
+            clip.suspected = None
         # While another copy renders, only what took a replica down is held against the clip.
         if not clip.copies or cause in TOOK_DOWN:
             clip.failures += (cause,)
@@ -192,9 +210,10 @@ class Faults:
                 clip.failures = clip.failures[:last] + clip.failures[last + 1 :]
                 if cause is Cause.OUT_OF_MEMORY:
                     clip.thrift, clip.is_too_large = max(clip.thrift - 1, 0), False
-        board.remove_replica(replica)
+        others = board.remove_replica(replica)
         self._capacity.replace(Reason.SICK)
-        return [KillReplica(replica.replica, Reason.SICK)]
+        message = f"{replica.replica} was ended as sick, with another clip on it"
+        return [KillReplica(replica.replica, Reason.SICK), *self.lost(others, Cause.CANCELLED, message)]
 
     # -- the run ------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from collections import Counter
 from wanflow.schedule.assign import SLOW
 from wanflow.schedule.backlog import MAX_LOOKS, MAX_LOOKS_LATE
 from wanflow.schedule.board import Board
-from wanflow.schedule.policy import MAX_TAKEN_DOWN, TOOK_DOWN, num_own
+from wanflow.schedule.policy import MAX_TAKEN_DOWN, TOOK_DOWN, is_poison, num_own
 from wanflow.schedule.state import ClipState, ClipStatus, ReplicaState, ReplicaStatus, VariantStatus
 
 ENDED = (ClipStatus.DONE, ClipStatus.FAILED, ClipStatus.LEFT)
@@ -34,6 +34,7 @@ def _check_replicas(board: Board) -> None:
     assert board.num_assembling <= board.policy.max_assemblies, "more assemblies than allowed"
     num: Counter[str] = Counter()
     num_idle: Counter[str] = Counter()
+    num_finishing: Counter[str] = Counter()
     staged = set()
     for name, replica in board.replicas.items():
         num[replica.weights] += 1
@@ -43,11 +44,20 @@ def _check_replicas(board: Board) -> None:
         )
         is_starting = name in board.starting.get(replica.weights, ())
         assert (replica.status is ReplicaStatus.STARTING) == is_starting, name
-        if replica.copy is not None:
-            clip = board.clips[replica.copy.key]
+        for copy in replica.copies:
+            clip = board.clips[copy.key]
             assert clip.weights == replica.weights, "a clip is at a replica of another engine"
-            is_known = clip.copies.get(replica.copy.attempt) is replica.copy
-            assert is_known != replica.copy.is_void, f"{name} renders what nobody waits for"
+            is_known = clip.copies.get(copy.attempt) is copy
+            assert is_known != copy.is_void, f"{name} renders what nobody waits for"
+        if replica.finishing is not None:
+            num_finishing[replica.weights] += 1
+            assert replica.copy is not None, f"{name} ends a clip beside none"
+            assert replica.finishing.is_denoised, f"{name} renders two clips at once"
+        if name in board.free_soon.get(replica.weights, ()):
+            assert replica.copy is not None, f"{name} is idle and filed as busy"
+            assert replica.copy.is_denoised, f"{name} denoises and is filed as free soon"
+            assert replica.finishing is None, f"{name} has two clips and is filed for a third"
+            assert replica.drain_s is None, f"{name} is drained and filed for another clip"
         if replica.staged is not None:
             clip = board.clips[replica.staged]
             assert (clip.status, clip.replica) == (ClipStatus.STAGED, name), "clip and replica disagree"
@@ -58,6 +68,9 @@ def _check_replicas(board: Board) -> None:
             assert replica.copy is not None, f"{name} is drained, idle and still here"
     assert +num == +board.num_replicas, "replicas miscounted"
     assert all(num_idle[w] == board.idle.num[w] for w in num), "idle replicas miscounted"
+    assert +num_finishing == +board.num_finishing, "clips that end beside others miscounted"
+    free_soon = {name for names in board.free_soon.values() for name in names}
+    assert free_soon <= board.replicas.keys(), "a replica that is gone is filed as free soon"
     assert staged == {key for keys in board.staged.values() for key in keys}, "staged clips misfiled"
 
 
@@ -98,14 +111,16 @@ def _check_open_clip(board: Board, clip: ClipState, is_queued: bool) -> None:
     elif status is ClipStatus.PENDING:
         assert clip.not_before_s > 0, f"{key}: forgotten"
     for copy in copies.values():
-        assert board.replicas[copy.replica].copy is copy, "clip and replica disagree"
+        assert any(copy is each for each in board.replicas[copy.replica].copies), "clip and replica disagree"
     assert len(copies) <= 1 + clip.num_second_copies, f"{key}: more copies than were ordered"
     assert clip.thrift <= board.policy.last_rung, f"{key}: below the last rung"
 
 
 def _check_budgets(board: Board, clip: ClipState) -> None:
     key, failures, policy = clip.key, clip.failures, board.policy
-    assert num_own(failures) <= policy.max_attempts + clip.num_second_copies, f"{key}: budget exceeded"
+    # a suspicion that came true counts beside what proved it
+    allowed = policy.max_attempts + clip.num_second_copies + is_poison(failures)
+    assert num_own(failures) <= allowed, f"{key}: budget exceeded"
     assert sum(cause in TOOK_DOWN for cause in failures) <= MAX_TAKEN_DOWN, f"{key}: poison tried again"
     is_settled = clip.is_open and not clip.copies and not clip.lost
     for cause in set(failures):

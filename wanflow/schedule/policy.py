@@ -137,3 +137,20 @@ def choose_capacity(policy: Policy, num_open: int) -> int:
     step = max(1, policy.max_replicas // 20)
     wanted = min(policy.max_replicas, -(-num_open // step) * step)
     return max(wanted, min(policy.min_replicas, policy.max_replicas)) if num_open else 0
+
+
+def is_worn(
+    policy: Policy, num_clips: int, memory_bytes: int | None = None, first_memory_bytes: int | None = None
+) -> bool:
+    """Whether a replica that has rendered so many clips is to be replaced by a fresh one.
+
+    ``memory_bytes`` is its resident memory after the newest clip, ``first_memory_bytes`` after the first.
+    """
+    if policy.recycle_after is not None and num_clips >= policy.recycle_after:
+        return True
+    if memory_bytes is None or first_memory_bytes is None:
+        return False
+    if policy.max_memory_bytes is not None and memory_bytes > policy.max_memory_bytes:
+        return True
+    grown = memory_bytes - first_memory_bytes
+    return grown > policy.min_growth_bytes and memory_bytes > first_memory_bytes * policy.max_memory_growth

@@ -19,6 +19,7 @@ from wanflow.schedule.capacity import Capacity
 from wanflow.schedule.ending import Ending
 from wanflow.schedule.events import (
     AssembleFailed,
+    ClipDenoised,
     ClipFound,
     ClipMissing,
     ClipRendered,
@@ -40,6 +41,7 @@ from wanflow.schedule.policy import Policy
 from wanflow.schedule.state import (
     ClipState,
     ClipStatus,
+    Copy,
     PlannedAssembly,
     PlannedRender,
     ReplicaState,
@@ -128,6 +130,8 @@ class Scheduler:
                 return self._step_done(event)
             case StepsKept():
                 return self._steps_kept(event)
+            case ClipDenoised():
+                return self._clip_denoised(event)
             case ClipRendered():
                 return self._clip_rendered(event)
             case RenderFailed():
@@ -144,10 +148,9 @@ class Scheduler:
                 return self._ending.stop(message)
 
     def _step_done(self, event: StepDone) -> list[Action]:
-        replica = self._current(event.replica, event.attempt)
-        if replica is None or replica.copy is None:
+        if (current := self._current(event.replica, event.attempt)) is None:
             return []
-        clip, copy = self.clips[event.key], replica.copy
+        clip, copy = self.clips[event.key], current[1]
         self._board.watch.step(clip, copy, self._board.now_s, event.stage, event.step, event.num_steps)
         if event.stage == "denoise":
             self._board.trunks.made(clip)
@@ -156,27 +159,34 @@ class Scheduler:
         return self._capacity.look_at(copy)
 
     def _steps_kept(self, event: StepsKept) -> list[Action]:
-        replica = self._current(event.replica, event.attempt)
-        if replica is None or replica.copy is None:
+        if (current := self._current(event.replica, event.attempt)) is None:
             return []
+        replica, copy = current
         board, clip = self._board, self.clips[event.key]
         num_steps = board.estimates.num_steps(clip, event.stage)
         share = board.estimates.share_done(clip, event.stage, event.step, num_steps) or 0.0
-        if replica.copy.attempt in clip.copies and (clip.kept is None or share >= clip.kept_share):
+        if copy.attempt in clip.copies and (clip.kept is None or share >= clip.kept_share):
             clip.kept, clip.kept_share = (event.stage, event.step), min(share, 0.99)
         if not event.is_last:
             return []
         _add_seconds(clip, event.seconds)
-        board.release(replica)
+        board.release(replica, copy)
         return self._capacity.after_clip(replica) + self._faults.settle(clip)
 
+    def _clip_denoised(self, event: ClipDenoised) -> list[Action]:
+        current = self._current(event.replica, event.attempt)
+        if current is not None and current[1] is current[0].copy:
+            self._board.denoised(current[0])
+            self._board.trunks.made(self.clips[event.key])
+        return []
+
     def _clip_rendered(self, event: ClipRendered) -> list[Action]:
-        replica = self._current(event.replica, event.attempt)
-        if replica is None:
+        if (current := self._current(event.replica, event.attempt)) is None:
             return []
+        replica, copy = current
         board, clip = self._board, self.clips[event.key]
-        copy = board.release(replica)
         replica.num_clips += 1
+        board.release(replica, copy)
         _add_seconds(clip, event.seconds)
         actions: list[Action] = []
         if not copy.is_void:
@@ -194,7 +204,7 @@ class Scheduler:
     def _done(self, clip: ClipState) -> list[Action]:
         """The record of ``clip`` is there; whoever renders it still does so for nothing."""
         board = self._board
-        clip.done_here, clip.done_s = True, board.now_s
+        clip.done_here, clip.done_s, clip.suspected = True, board.now_s, None
         board.num_rendered += 1
         copies = board.finish_clip(clip, ClipStatus.DONE)
         clip_done(board, clip)
@@ -203,11 +213,11 @@ class Scheduler:
         return [Cancel(copy.replica, copy.key, copy.attempt, Reason.OTHER_WAS_FIRST) for copy in copies]
 
     def _render_failed(self, event: RenderFailed) -> list[Action]:
-        replica = self._current(event.replica, event.attempt)
-        if replica is None:
+        if (current := self._current(event.replica, event.attempt)) is None:
             return []
+        replica, copy = current
         clip = self.clips[event.key]
-        copy = self._board.release(replica)
+        self._board.release(replica, copy)
         _add_seconds(clip, event.seconds)
         if event.cause is Cause.CANCELLED and (copy.ending or self.stopping is not None):
             return self._capacity.after_clip(replica) + self._faults.settle(clip)
@@ -228,7 +238,7 @@ class Scheduler:
         if replica is None:
             return []
         was_starting = replica.status is ReplicaStatus.STARTING
-        copy = board.remove_replica(replica)
+        copies = board.remove_replica(replica)
         self._capacity.replace(Reason.REPLACES_LOST)
         if was_starting and (event.permanent or event.cause is Cause.REPLICA_LOST):
             self._capacity.start_failed()
@@ -237,12 +247,13 @@ class Scheduler:
             if given_up and all(r.status is ReplicaStatus.STARTING for r in board.replicas.values()):
                 board.broken = f"no replica can start: {event.message}"
                 return self._ending.stop(board.broken)
-        return self._faults.lost(copy, event.cause, event.message) if copy else []
+        return self._faults.lost(copies, event.cause, event.message)
 
-    def _current(self, name: str, attempt: Attempt) -> ReplicaState | None:
-        """The replica, if this attempt is what it renders; news of other attempts is late."""
+    def _current(self, name: str, attempt: Attempt) -> tuple[ReplicaState, Copy] | None:
+        """The replica, if this attempt is on it, and the attempt; news of other attempts is late."""
         replica = self.replicas.get(name)
-        return replica if replica and replica.copy and replica.copy.attempt == attempt else None
+        found = (copy for copy in (replica.copies if replica else ()) if copy.attempt == attempt)
+        return (replica, copy) if replica and (copy := next(found, None)) else None
 
     # -- time, the end ------------------------------------------------------------------------------------------
 

@@ -97,6 +97,10 @@ class Copy:
     why_until: Reason = Reason.STOPPING
     #: Cancel or Save was ordered
     ending: bool = False
+    #: it needs the replica's forwards no more
+    is_denoised: bool = False
+    #: when the replica began another clip beside the end of this one
+    passed_s: float | None = None
     #: its clip was done, or given up, without it: whatever comes of it concerns the replica alone
     is_void: bool = False
 
@@ -108,6 +112,8 @@ class Lost:
     replica: str
     cause: Cause
     message: str
+    #: another clip was on the replica as well: either may have taken it down
+    is_one_of_two: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -145,6 +151,8 @@ class ClipState:
     thrift: int = 0
     #: the last rung was not enough
     is_too_large: bool = False
+    #: it may have taken a replica down, or the other clip there did: it shares no replica until that is known
+    suspected: Cause | None = None
     #: the replica that it failed on last: the next try goes elsewhere
     failed_on: str | None = None
     not_before_s: float = 0.0
@@ -227,8 +235,10 @@ class ReplicaState:
     replica: str
     weights: str
     status: ReplicaStatus = ReplicaStatus.STARTING
-    #: what it renders
+    #: what it renders; of two clips, the one that began last
     copy: Copy | None = None
+    #: the clip before, while it ends (decoded, encoded, stored) beside the steps of ``copy``
+    finishing: Copy | None = None
     #: the clip that comes next, its inputs already ordered
     staged: str | None = None
     #: the group of the clip that it rendered last
@@ -242,8 +252,9 @@ class ReplicaState:
     num_clips: int = 0
     #: of the memory ladder, on which it begins; ``Render.thrift`` counts from there
     rung: int = 0
-    #: resident memory after its first clip
+    #: resident memory after its first clip, and after the newest
     first_memory_bytes: int | None = None
+    memory_bytes: int | None = None
     #: different clips that failed on it since its last success, with the cause that each was charged
     streak: dict[str, Cause] = field(default_factory=dict)
     streak_s: float = 0.0
@@ -253,3 +264,8 @@ class ReplicaState:
     @property
     def running(self) -> str | None:
         return self.copy.key if self.copy else None
+
+    @property
+    def copies(self) -> list[Copy]:
+        """What is on it, in the order in which it began."""
+        return [copy for copy in (self.finishing, self.copy) if copy is not None]

@@ -60,6 +60,15 @@ class Watch:
             self._hangs = [entry for entry in self._hangs if id(entry[2]) in self._filed]
             heapq.heapify(self._hangs)
 
+    def denoised(self, clip: ClipState, copy: Copy, now_s: float) -> None:
+        """The steps of ``copy`` are behind it, and with them what a step may take."""
+        copy.heard_s = now_s
+        copy.hang_due_s = self._clock_s + self._allowance_s(clip, copy, "", 0, 0)
+
+    def passed(self, copy: Copy) -> None:
+        """The replica of ``copy`` has begun another clip: when ``copy`` ends says no more when the replica is free."""
+        self._filed[id(copy)] = None
+
     def end(self, clip: ClipState, copy: Copy) -> None:
         del self._filed[id(copy)]
         self._num[clip.weights] -= 1
@@ -85,6 +94,8 @@ class Watch:
         if left_s is not None:
             copy.expected_end_s = now_s + left_s
             filed_s = self._filed[id(copy)]
+            if copy.passed_s is not None:
+                return
             if filed_s is None or abs(filed_s - copy.expected_end_s) > MOVED * max(left_s, 1.0):
                 self._file(clip.weights, copy)
 

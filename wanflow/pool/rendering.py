@@ -1,0 +1,242 @@
+"""One attempt at one clip: its stages, made and put on record one after the other.
+
+In two parts: :meth:`Rendering.denoise` needs the engine for itself, :meth:`Rendering.finish` (the last latents' upload,
+decoding, the master) only its decoder, so that a replica may begin the next clip meanwhile. A stage that has a record
+is loaded instead of made, and one with steps in the store is gone on from. Knows the store and the engine's protocol.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wanflow import cascade, master, quality
+from wanflow.engines import Engine, OnStep, Unfinished, dump_latents, load_latents
+from wanflow.errors import Cancelled, RenderError, StoreError
+from wanflow.model import Attempt, Cause, Clip, Record, RenderClip, Scalar, Stage
+from wanflow.pool.keeping import Keeper, Saved
+from wanflow.pool.stage_timer import UNBILLED, Seconds, StageTimer
+from wanflow.pool.trunks import load_trunk, put_trunk
+from wanflow.records import clip_record, file_of, forget_clip, put_clip
+from wanflow.storage import Store
+
+LATENTS = "latents.safetensors"
+MASTER = "master.mp4"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The attempt was told to save and ended: ``step`` steps of ``stage`` are in the store."""
+
+    stage: str
+    step: int
+    seconds: Seconds
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How others follow an attempt, and end it. The functions may be called from several threads."""
+
+    #: (stage, step, of): called at every step; raises Cancelled to end the attempt
+    on_step: Callable[[str, int, int], None]
+    #: asked at every step: whether to keep the steps and end the attempt
+    must_save: Callable[[], bool] = lambda: False
+    #: (stage, step): so many steps are in the store
+    on_kept: Callable[[str, int], None] = lambda stage, step: None
+
+
+class Rendering:
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        task: RenderClip,
+        attempt: Attempt,
+        watch: Watch,
+        save_every_s: float,
+    ) -> None:
+        self.timer = StageTimer()
+        #: whether this attempt made latents, and did not find them on record
+        self.has_denoised = False
+        self._store, self._engine, self._task, self._attempt = store, engine, task, attempt
+        self._watch, self._save_every_s = watch, save_every_s
+        #: of the stage under way, where it has steps
+        self._keeper: Keeper | None = None
+        #: stages whose next offer was waited for: an engine that offers none is not waited for again
+        self._waited: set[str] = set()
+        #: what the master is made of, as the store has it or is to have it; None: the master is on record
+        self._latents: bytes | None = None
+        #: the stage that they are of, while they are in no record yet
+        self._unstored: Stage | None = None
+
+    def denoise(self, prepare: Callable[[Clip], list[bytes]]) -> None:
+        """Make every stage before the master that has no record; the record of the last one is left to ``finish``.
+
+        ``prepare`` makes the engine ready for the clip, and gives its images.
+        """
+        task, clip, done = self._task, self._task.clip, self._deepest_record()
+        if done is not None and done[0] == len(task.stages) - 1:
+            return
+        latents: Any = None
+        trunk: Unfinished | None = None
+        first = 0
+        if done is not None and task.stages[done[0]].name == "trunk":
+            trunk = load_trunk(self._store, self._engine, clip, done[1])
+            first = 0 if trunk is None else 1  # it was there when it was looked for: it is made again
+        elif done is not None:
+            first = done[0] + 1
+            self._latents = self._store.read(file_of(done[1], LATENTS).path)
+            latents = load_latents(self._latents)
+        images = prepare(clip)
+        for stage in task.stages[first:-1]:
+            keeper = self._keeper = self._keep_steps(stage)
+            self.has_denoised = True
+            if stage.name == "trunk":
+                trunk = self._engine.trunk(clip, images, self._on_step, keeper)
+                with _storing(self._on_step):
+                    trunk = put_trunk(self._store, self._engine, clip, stage.key, self._attempt, trunk)
+                    self._end_steps()
+                continue
+            if stage.name == "base":
+                if trunk is not None:
+                    keeper.begin_at(trunk)
+                latents = self._engine.generate(clip, images, self._on_step, keeper)
+            else:
+                step = clip.cascade[int(stage.name.partition("-")[2]) - 1]
+                latents = cascade.apply(
+                    step, self._engine, clip, latents, images, self._on_step, stage.name, keeper
+                )
+            self._latents, self._unstored = dump_latents(latents), stage
+            if stage is not task.stages[-2] and not self._put_latents():
+                latents = load_latents(self._latents)
+
+    def finish(self) -> None:
+        """Put the last latents and the master on record. May be called again after it failed."""
+        if self._latents is None:
+            return
+        self._put_latents()
+        # what is on record, as whoever goes on from there would read it: it belongs to no stream of the device
+        self._put_master(load_latents(self._latents))
+
+    def kept(self) -> Kept:
+        """What is in the store of the stage under way, once the attempt has ended with Saved."""
+        keeper = self._keeper
+        if keeper is not None:
+            keeper.wait()
+        found = (keeper.stage, keeper.kept) if keeper is not None and keeper.kept else (self.timer.stage, 0)
+        return Kept(*found, self.timer.seconds())
+
+    def give_up(self, cause: Cause) -> None:
+        """Delete what would lead to the same failure again, or what nobody will need."""
+        if cause is Cause.BAD_OUTPUT:  # another try must not start from what gave it
+            with suppress(StoreError):
+                for made in self._task.stages[:-1]:
+                    if made.name != "trunk":  # which others share
+                        forget_clip(self._store, made.key)
+        keeper = self._keeper
+        if keeper is None:
+            return
+        keeper.wait()
+        if cause in (Cause.BAD_OUTPUT, Cause.ITEM_ERROR, Cause.BAD_INPUT):
+            keeper.clear()
+        elif cause is Cause.CANCELLED:
+            with suppress(StoreError):  # they are only in the way
+                if clip_record(self._store, keeper.key) is not None:  # the other attempt was first
+                    keeper.clear()
+
+    def _on_step(self, stage: str, step: int, num_steps: int) -> None:
+        self.timer.enter(stage)
+        self._watch.on_step(stage, step, num_steps)
+        if self._watch.must_save():
+            if stage in self._waited or not self._has_unsaved(stage, step):
+                raise Saved()
+            if stage != "store":
+                self._waited.add(stage)
+
+    def _has_unsaved(self, stage: str, step: int) -> bool:
+        """Whether an order to save that came just now must wait for the next offer of steps, or for the record."""
+        keeper = self._keeper
+        return keeper is not None and (stage == "store" or (stage == keeper.stage and step > keeper.kept))
+
+    def _keep_steps(self, stage: Stage) -> Keeper:
+        name = "denoise" if stage.name == "base" else stage.name
+        return Keeper(
+            self._store,
+            name,
+            stage.key,
+            self._attempt,
+            every_s=self._save_every_s,
+            must_save=self._watch.must_save,
+            on_kept=self._watch.on_kept,
+        )
+
+    def _end_steps(self) -> None:
+        """The stage under way has its record."""
+        assert self._keeper is not None
+        self._keeper.clear()
+        self._keeper = None
+
+    def _put_latents(self) -> bool:
+        """Put what was made on record, unless it is. False where another attempt was first: what follows descends from
+        what is on record.
+        """
+        stage = self._unstored
+        if stage is None:
+            return True
+        with _storing(self._on_step):
+            assert self._latents is not None
+            files, info = {LATENTS: self._latents}, {"stage": stage.name}
+            record, is_mine = put_clip(self._store, stage.key, self._attempt, files, info)
+            if not is_mine:
+                self._latents = self._store.read(file_of(record, LATENTS).path)
+            self._end_steps()
+            self._unstored = None
+        return is_mine
+
+    def _put_master(self, latents: Any) -> None:
+        clip, stage = self._task.clip, self._task.stages[-1]
+
+        def chunks() -> Iterator[Any]:
+            done = 0
+            self._on_step("decode", 0, clip.num_frames)
+            for frames in self._engine.decode(latents):
+                yield frames
+                done += len(frames)
+                self._on_step("decode", done, clip.num_frames)
+
+        with tempfile.TemporaryDirectory(prefix="wanflow-") as folder:
+            path = Path(folder, MASTER)
+            num_frames = master.encode(quality.check_frames(chunks()), clip.fps, path)
+            if num_frames != clip.num_frames:
+                raise RenderError(
+                    f"{num_frames} frames decoded, {clip.num_frames} asked for", Cause.BAD_OUTPUT
+                )
+            with _storing(self._on_step):
+                info: dict[str, Scalar] = {
+                    "stage": stage.name,
+                    "num_frames": num_frames,
+                    "device": self._engine.device,
+                }
+                spent = self.timer.seconds()
+                info |= {f"seconds_{name}": round(value, 3) for name, value in spent if name not in UNBILLED}
+                put_clip(self._store, stage.key, self._attempt, {MASTER: path}, info)
+
+    def _deepest_record(self) -> tuple[int, Record] | None:
+        for number in range(len(self._task.stages) - 1, -1, -1):
+            if record := clip_record(self._store, self._task.stages[number].key):
+                return number, record
+        return None
+
+
+@contextmanager
+def _storing(on_step: OnStep) -> Iterator[None]:
+    """The upload of a stage's result: it is not stopped half way, because it is what would be saved."""
+    with suppress(Cancelled):
+        on_step("store", 0, 1)
+    yield
+    with suppress(Cancelled):
+        on_step("store", 1, 1)

@@ -24,6 +24,14 @@ GOLDEN = Path(__file__).with_name("golden_keys.json")
 _PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 )
+#: two frames of 16x16, half a second
+_WEBM = base64.b64decode(
+    "GkXfo59ChoEBQveBAULygQRC84EIQoKEd2VibUKHgQJChYECGFOAZwH/////////EU2bdJxNu4tTq4QVSalmU6yBoU27i1OrhBZUrmtTrIG77A"
+    "EAAAAAAAB3AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAVSalmlSrXsYMPQkBNgIRMYXZmV0GETGF2ZhZUrmu+rgEAAAAAAA"
+    "A114EBc8WIAAAAAAAAAAGcgQAitZyDdW5kiIEAhoVWX1ZQOIOBASPjg4QO5rKA4IawgRC6gRAfQ7Z1wueBAKOjgQAAgBACAJ0BKhAAEAAARwiF"
+    "hYiFhIgCAgAMDWAA/v+rUICjmIEA+gCxAQAFEKwAGAAwKC/0ACAA/vH3AA=="
+)
 #: low-rank weights of rank 1 for one layer of width 1, all zero
 _HEADER = json.dumps(
     {
@@ -63,6 +71,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "negative prompt": ({"clip": {"negative_prompt": "text"}}, {}),
     "from an image": ({}, {"image": "dot.png"}),
     "from an image to an image": ({"clip": {"last_image": "dot.png"}}, {"image": "dot.png"}),
+    "from a video": ({"clip": {"video": "dot.webm", "seconds": 0.5}}, {}),
+    "from a video, little of it": ({"clip": {"strength": 0.25, "seconds": 0.5}}, {"video": "dot.webm"}),
+    "from a video, turbo": (
+        {
+            "clip": {"video": "dot.webm", "seconds": 0.5},
+            "engine": {"checkpoint": "golden", "profile": "turbo", "turbo": {"distilled": True}},
+        },
+        {},
+    ),
     "seed": ({"clip": {"seed": 7}}, {}),
     "aspect": ({"clip": {"aspect": "9x16"}, "outputs": [{"name": "story", "preset": "instagram-story"}]}, {}),
     "size": ({"clip": {"size": "640x384"}}, {}),
@@ -145,6 +162,7 @@ def found() -> dict[str, dict[str, str]]:
 def _keys_of(changes: dict[str, Any], row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "dot.png").write_bytes(_PNG)
+        Path(folder, "dot.webm").write_bytes(_WEBM)
         Path(folder, "dot.safetensors").write_bytes(_LORA)
         Path(folder, "rows.jsonl").write_text(json.dumps(ROW | row) + "\n")
         job = Job.from_dict(

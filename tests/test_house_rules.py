@@ -40,7 +40,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         ["fsspec", "s3fs", "gcsfs", "adlfs", "botocore", "aiobotocore", "boto3"], ("wanflow.storage",)
     ),
-    "av": ("wanflow.master", "wanflow.quality"),
+    "av": ("wanflow.master", "wanflow.quality", "wanflow.decoder"),
     # clones a process with Ray's and torch's threads in it
     "multiprocessing": (),
 }

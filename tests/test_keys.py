@@ -21,6 +21,7 @@ from wanflow.model import (
     Sampling,
     Scene,
     Source,
+    SourceVideo,
     TextLayer,
     Variant,
 )
@@ -55,6 +56,7 @@ VARIANT = Variant("ann", 1, (Scene((("9x16", CLIP),), (LOGO, HEADLINE)),), ((OUT
         {"image": Source("s3://bucket/a.png", "f" * 64)},
         {"image": None},
         {"last_image": Source("s3://bucket/b.png", "d" * 64)},
+        {"video": SourceVideo(Source("s3://bucket/b.mp4", "d" * 64), 6)},
         {"seed": 1},
         {"width": 176},
         {"height": 112},
@@ -69,6 +71,27 @@ VARIANT = Variant("ann", 1, (Scene((("9x16", CLIP),), (LOGO, HEADLINE)),), ((OUT
 def test_whatever_decides_pixels_changes_every_stage(change: dict[str, object]) -> None:
     changed = keys.stages(replace(CLIP, **change))  # type: ignore[arg-type]
     assert all(a.key != b.key for a, b in zip(changed, keys.stages(CLIP), strict=True))
+
+
+def test_a_source_video_is_its_bytes_the_steps_from_it_and_how_it_is_fitted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The frame rate says which of its frames are taken, so here it is the base's too; where it lies is nobody's."""
+    source = Source("a.mp4", "d" * 64)
+    clip = replace(CLIP, video=SourceVideo(source, 6))
+    same = replace(clip, video=SourceVideo(Source("s3://bucket/b.mp4", source.digest), 6))
+    assert keys.stages(same) == keys.stages(clip)
+    others = [
+        replace(clip, video=SourceVideo(Source("a.mp4", "e" * 64), 6)),
+        replace(clip, video=SourceVideo(source, 7)),
+        replace(clip, fps=16.0),
+        replace(clip, video=None),
+    ]
+    assert len({keys.base_key(each) for each in [clip, *others]}) == 5
+    before = keys.base_key(clip), keys.base_key(CLIP)
+    monkeypatch.setattr(keys, "VERSIONS", dict(keys.VERSIONS) | {"video": 2})
+    assert keys.base_key(clip) != before[0]
+    assert keys.base_key(CLIP) == before[1]
 
 
 def test_cascade_changes_leave_the_base_alone() -> None:

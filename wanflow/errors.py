@@ -6,7 +6,7 @@
     +-- UsageError               2  a flag or argument is wrong
     +-- JobError                 4  the job file is invalid
     +-- ManifestError            4  the manifest cannot be read, or rows are bad (``bad_rows`` lists them all)
-    +-- InputError               4  one input (image, font) is missing, broken or too large
+    +-- InputError               4  one input (image, video, font) is missing, broken or too large
     +-- EngineError              4  the checkpoint cannot be read or cannot do what the job asks
     +-- StoreError               1  the object store cannot be read or written
     |   +-- Conflict             1  a conditional write lost: somebody else wrote first

@@ -1,4 +1,4 @@
-"""Input files: images, fonts and LoRAs, found, checked and identified by their bytes.
+"""Input files: images, videos, fonts and LoRAs, found, checked and identified by their bytes.
 
 Every one passes ``wanflow.allowed`` first. It is decoded once while planning, in a process that may die
 (``wanflow.decoder``), so that a broken one is a bad row in the first minute and not a failed clip in the fifth hour.
@@ -31,13 +31,18 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 MAX_BYTES = 64 * 2**20
 #: low-rank weights; those of rank 128 for every layer of one 14B expert take 0.6 GiB
 MAX_LORA_BYTES = 2 * 2**30
+#: source videos; a minute of 1080p as cameras write it
+MAX_VIDEO_BYTES = 256 * 2**20
 #: what a file of them has passed that a memo knows
 LORA_RULES = 1
+VIDEO_RULES = 1
 #: 64 megapixels are 8000x8000, 256 MB once decoded
 MAX_PIXELS = 64_000_000
 _FONT_MAGIC = (b"\x00\x01\x00\x00", b"OTTO", b"true", b"ttcf")
 _IMAGE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+#: of what need not be checked again where an earlier run has checked the same bytes
 _MAGIC = {"font": _FONT_MAGIC, "image": _IMAGE_MAGIC}
+_MAX_BYTES = {"lora": MAX_LORA_BYTES, "video": MAX_VIDEO_BYTES}
 #: images read ahead at once; each may need MAX_PIXELS * 4 bytes for a moment
 _READERS = 4
 #: what a file has passed that a memo knows
@@ -83,16 +88,33 @@ class Inputs:
         sizes = f" {dimensions}" if dimensions else ""
         return self._get(f"lora {LORA_RULES}{sizes}", url, partial(_check_lora, dimensions))
 
+    def video(self, url: str, num_frames: int, fps: float) -> Source:
+        """The video at ``url``, which can be decoded as far as a clip of ``num_frames`` at ``fps`` reaches.
+
+        InputError says why not. It is read once for each length that it is asked for.
+        """
+        return self._get(*self._video(url, num_frames, fps))
+
     def prefetch_images(self, urls: Iterable[str]) -> None:
         """Read and check many images at once; what is wrong with one is said by :meth:`image`."""
-        new = [url for url in dict.fromkeys(urls) if url.strip() and ("image", url) not in self._known]
+        self._prefetch([("image", url, self._check_image) for url in dict.fromkeys(urls)])
+
+    def prefetch_videos(self, videos: Iterable[tuple[str, int, float]]) -> None:
+        """The same of videos; what is wrong with one is said by :meth:`video`."""
+        self._prefetch([self._video(*video) for video in dict.fromkeys(videos)])
+
+    def _video(self, url: str, num_frames: int, fps: float) -> tuple[str, str, Callable[[str, bytes], None]]:
+        kind = f"video {VIDEO_RULES} {num_frames} {fps:g}"
+        return kind, url, partial(_check_video, num_frames, fps)
+
+    def _prefetch(self, wanted: Iterable[tuple[str, str, Callable[[str, bytes], None]]]) -> None:
+        new = [each for each in wanted if each[1].strip() and each[:2] not in self._known]
         if self._memo is not None:
-            self._memo.look(
-                filter(self._may_read, [locate(url.strip(), self.directory) for url in new]), self._allowed
-            )
+            places = [locate(url.strip(), self.directory) for _, url, _ in new]
+            self._memo.look(filter(self._may_read, places), self._allowed)
         if len(new) > 1:
             with ThreadPoolExecutor(_READERS, thread_name_prefix="inputs") as pool:
-                list(pool.map(lambda url: self._find("image", url), new))
+                list(pool.map(lambda each: self._find(*each), new))
 
     def _get(self, kind: str, url: str, check: Callable[[str, bytes], None] | None = None) -> Source:
         found = self._known.get((kind, url)) or self._find(kind, url, check)
@@ -120,13 +142,13 @@ class Inputs:
             self._memo.look([place], self._allowed)
             if known := self._memo.known(kind, place):
                 return Source(place, known)
-        is_lora = kind.startswith("lora")
-        data = self._load(place, MAX_LORA_BYTES if is_lora else self.max_bytes)
+        sort = kind.partition(" ")[0]
+        data = self._load(place, _MAX_BYTES.get(sort, self.max_bytes))
         if not data:
             raise InputError(f"{place}: is an empty file")
         digest = hashlib.sha256(data).hexdigest()
         # checked as what it is used for
-        if is_lora or digest not in self._verified or not data.startswith(_MAGIC[kind]):
+        if sort not in _MAGIC or digest not in self._verified or not data.startswith(_MAGIC[sort]):
             check(place, data)
         if self._memo is not None:
             self._memo.note(kind, place, digest)
@@ -227,6 +249,27 @@ def _check_lora(dimensions: Dimensions | None, place: str, data: bytes) -> None:
             check_fit(layers, dimensions)
     except InputError as exc:
         raise InputError(f"{_name(place)}: {exc}") from None
+
+
+def _check_video(num_frames: int, fps: float, place: str, data: bytes) -> None:
+    from wanflow.decoder import Fit, decoder
+
+    words = "is no video that can be read; use MP4, MOV, MKV or WebM of H.264, HEVC, VP8, VP9, AV1, MPEG-4 or ProRes"
+    match decoder.problem("video", data, fit=Fit(0, 0, num_frames, fps)):
+        case None:
+            return
+        case "short", lasts:
+            words = (
+                f"lasts {lasts} s, and a clip of {num_frames} frames at {fps:g} a second needs "
+                f"{(num_frames - 1) / fps:.2f}; give a longer one, or make the clip shorter (seconds)"
+            )
+        case "pixels", size:
+            words = f"has frames of {size}, which is more than can be opened; make it smaller"
+        case "hdr", _:
+            words = "is HDR, which no model was trained on; convert it to SDR (BT.709)"
+        case word, details if word != "unknown":
+            words = f"{_BAD.get(word, _BAD['broken']).format(details)}; save it again"
+    raise InputError(f"{_name(place)}: {words}")
 
 
 def _check_font(place: str, data: bytes) -> None:

@@ -22,8 +22,8 @@ from typing import Any
 
 from wanflow.model import Branch, Clip, ImageLayer, Layer, Output, Placement, Source, Stage, Variant
 
-#: of every stage; a cascade step's is under the name of its method
-VERSIONS: Mapping[str, int] = {"trunk": 1, "base": 1, "refine": 1, "master": 1, "output": 1}
+#: of every stage, a cascade step's under the name of its method; and of how a source ``video`` is fitted to a clip
+VERSIONS: Mapping[str, int] = {"trunk": 1, "base": 1, "refine": 1, "master": 1, "output": 1, "video": 1}
 
 
 def canonical(value: object) -> bytes:
@@ -114,8 +114,8 @@ def digest(*parts: object) -> str:
 
 
 def base_key(clip: Clip) -> str:
-    """Key of the base latents: all of the clip but its cascade and its frame rate. Behind a trunk, its key and the
-    clip's own prompt: the trunk's has the rest.
+    """Key of the base latents: all of the clip but its cascade, and its frame rate unless a source video is sampled
+    with it. Behind a trunk, its key and the clip's own prompt: the trunk's has the rest.
     """
     if clip.branch is not None:
         return digest("base", VERSIONS["base"], trunk_key(clip, clip.branch), clip.prompt)
@@ -142,6 +142,8 @@ def _denoised(clip: Clip, prompt: str) -> tuple[object, ...]:
         clip.sampling,
         *([("loras", clip.loras)] if clip.loras else ()),
         *([("last_image", clip.last_image)] if clip.last_image else ()),
+        # the frame rate says which of its frames are taken
+        *([("video", VERSIONS["video"], clip.video, clip.fps)] if clip.video else ()),
     )
 
 

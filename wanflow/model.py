@@ -190,6 +190,15 @@ class Branch:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceVideo:
+    """What a clip is made from, frame by frame: noise is added to it, and what that hides is drawn anew."""
+
+    source: Source
+    #: the last steps of the schedule, which are taken; the noise is that of the first of them
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """One generation on the GPU. Equal clips are the same clip, whoever asked for them."""
 
@@ -213,6 +222,19 @@ class Clip:
     loras: tuple[Lora, ...] = ()
     #: of the last frame, beside that of the first
     last_image: Source | None = None
+    #: of a text-to-video clip; None: it starts from noise alone
+    video: SourceVideo | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """Denoising steps of the base latents, those of a trunk included."""
+        return self.sampling.steps if self.video is None else self.video.steps
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Every input file that it is made from."""
+        videos = () if self.video is None else (self.video.source,)
+        return (*self.images, *videos, *(lora.source for lora in self.loras))
 
     @property
     def images(self) -> tuple[Source, ...]:

@@ -1,4 +1,4 @@
-"""What a node keeps of remote files, checkpoints and LoRAs: one copy, however many replicas use it.
+"""What a node keeps of remote files (checkpoints, LoRAs, videos): one copy, however many replicas use it.
 
 ::
 
@@ -27,7 +27,7 @@ from pathlib import Path
 from wanflow.errors import StoreAway, StoreError
 from wanflow.storage.paths import TEMPORARY
 
-KINDS = ("checkpoints", "loras")
+KINDS = ("checkpoints", "loras", "videos")
 #: share of the disk that stays free as long as something can be removed
 FREE_SHARE = 0.1
 _GIB = 2**30

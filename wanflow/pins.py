@@ -34,9 +34,8 @@ class Pins:
 def pins_of(clips: Collection[Clip], inputs: Iterable[str], is_whole: bool) -> Pins:
     """Everything that variants of ``clips`` need. ``inputs``: digests of what their layers show."""
     keys = frozenset(stage.key for clip in clips for stage in stages(clip))
-    images = (image.digest for clip in clips for image in clip.images)
-    loras = (lora.source.digest for clip in clips for lora in clip.loras)
-    return Pins(keys, frozenset([*inputs, *images, *loras]), is_whole)
+    of_clips = (source.digest for clip in clips for source in clip.sources)
+    return Pins(keys, frozenset([*inputs, *of_clips]), is_whole)
 
 
 def write_pins(workspace: Store, run_id: str, pins: Pins) -> None:

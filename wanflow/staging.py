@@ -72,13 +72,14 @@ def _upload(workspace: Store, source: Source, allowed: Allowed | None) -> None:
 
 
 def _clip(clip: Clip, moved: Callable[[Source], Source]) -> Clip:
-    if not clip.images and not clip.loras:
+    if not clip.sources:
         return clip
     return replace(
         clip,
         image=moved(clip.image) if clip.image else None,
         last_image=moved(clip.last_image) if clip.last_image else None,
         loras=tuple(replace(each, source=moved(each.source)) for each in clip.loras),
+        video=replace(clip.video, source=moved(clip.video.source)) if clip.video else None,
     )
 
 

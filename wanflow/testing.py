@@ -82,10 +82,11 @@ class FakeEngine:
         if clip.branch is not None:
             keep = FromBranch((keep and keep.start) or self.trunk(clip, images, on_step), keep)
             trunk = f" {clip.branch}"
-        self._take_steps(clip, "denoise", clip.sampling.steps, on_step, keep)
+        self._take_steps(clip, "denoise", clip.num_steps, on_step, keep)
         self.rendered.append(clip.prompt)
         sizes = " ".join(str(len(image)) for image in images)
-        colour = hashlib.sha256(f"{clip.prompt} {clip.seed} {sizes or 0}{trunk}".encode()).digest()[:3]
+        video = f" {clip.video}" if clip.video else ""
+        colour = hashlib.sha256(f"{clip.prompt} {clip.seed} {sizes or 0}{trunk}{video}".encode()).digest()[:3]
         return _fake_latents(tuple(colour), clip.num_frames, clip.height // 8, clip.width // 8)
 
     def trunk(
@@ -96,8 +97,11 @@ class FakeEngine:
         self.trunks.append(clip.branch.prompt)
         return _fake_state(clip.branch.steps, clip.sampling.steps, None)
 
+    def begin(self, clip: Clip, video: Iterator[Any]) -> Unfinished:
+        return _fake_state(0, clip.num_steps, self.encode_pixels(video))
+
     def can_go_on(self, clip: Clip, state: Unfinished) -> bool:
-        return (state.maker, state.num_steps) == ("fake", clip.sampling.steps)
+        return (state.maker, state.num_steps) == ("fake", clip.num_steps)
 
     def refine(
         self,

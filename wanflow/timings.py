@@ -36,6 +36,7 @@ def shape_key(clip: Clip, makes_trunk: bool = True) -> str:
         clip.sampling,
         clip.cascade,
         *branch,
+        *([("steps", clip.num_steps)] if clip.video else ()),
     )
 
 
@@ -93,7 +94,7 @@ def work_of(clip: Clip, makes_trunk: bool = True) -> float:
     until = clip.sampling.shortcuts.guidance_until if clip.sampling.shortcuts else 1.0
     guided = 1 + until if clip.sampling.guidance > 1 else 1
     shared = 0 if clip.branch is None or makes_trunk else clip.branch.steps
-    total = cost(clip.width, clip.height, (clip.sampling.steps - shared) * guided)
+    total = cost(clip.width, clip.height, (clip.num_steps - shared) * guided)
     scale = 1.0
     for step in clip.cascade:
         params = dict(step.params)

@@ -17,8 +17,10 @@ from PIL import Image
 
 from tests.fuzz.conftest import count
 from tests.inputs.conftest import ENGINES
+from tests.videos import write_video
 from wanflow.allowed import Allowed
 from wanflow.assemble.fonts import packaged
+from wanflow.decoder import Fit, decoder
 from wanflow.errors import BadRow, InputError, WanflowError
 from wanflow.inputs import Inputs
 from wanflow.job import Job
@@ -373,6 +375,33 @@ def test_damaged_fonts_are_taken_or_refused(folder: Path, data: st.DataObject) -
         count("font", "taken")
     except InputError:
         count("font", "refused")
+
+
+@pytest.fixture(scope="module")
+def videos(folder: Path) -> list[bytes]:
+    frames = [20 * i for i in range(8)]
+    kinds = (("mp4", "libx264"), ("mkv", "libx264"), ("webm", "libvpx"), ("mov", "mpeg4"))
+    made = [write_video(folder / f"good.{kind}", frames, 8, (32, 32), codec) for kind, codec in kinds]
+    found = [path.read_bytes() for path in made]
+    for path in made:
+        path.unlink()
+    return found
+
+
+@given(st.data())
+def test_damaged_videos_are_taken_or_refused(folder: Path, videos: list[bytes], data: st.DataObject) -> None:
+    content = bytearray(data.draw(st.sampled_from(videos)))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    end = data.draw(st.one_of(st.just(len(content)), st.integers(1, len(content))))
+    (folder / "a.mp4").write_bytes(content[:end])
+    try:
+        Inputs(folder).video("a.mp4", 5, 8.0)
+        taken = len(list(decoder.frames(folder / "a.mp4", Fit(16, 16, 5, 8.0)))) == 5
+        assert taken, "what planning takes can be rendered"
+        count("video", "taken")
+    except InputError:
+        count("video", "refused")
 
 
 _PARTS = [

@@ -15,7 +15,7 @@ from tests.inputs.conftest import ENGINES, SPEC, Case, job_dict
 from wanflow.driver import _group
 from wanflow.engines.lora_names import Dimensions, check_fit, read_layers
 from wanflow.errors import BadRow, EngineError, InputError, JobError
-from wanflow.inputs import Inputs
+from wanflow.inputs import _MAX_BYTES, Inputs
 from wanflow.job import Job
 from wanflow.keys import base_key
 from wanflow.manifest import Sharing, read_variants
@@ -333,7 +333,7 @@ def test_a_lora_passes_the_door_of_all_inputs(
     outside.write_bytes(GOOD)
     case.rows([ROW | {"style": str(outside)}, ROW | {"variant_id": "bob", "style": "a.safetensors"}])
     (case.folder / "a.safetensors").write_bytes(GOOD)
-    monkeypatch.setattr("wanflow.inputs.MAX_LORA_BYTES", 100)
+    monkeypatch.setitem(_MAX_BYTES, "lora", 100)
     elsewhere, large = read(case, clip={"lora": [{"url": "{{ style }}"}]})
     assert "is outside of the folders that inputs may come from" in elsewhere.reason
     assert "is larger than the 100 bytes allowed" in large.reason

@@ -66,7 +66,8 @@ def test_the_manifest_schema_knows_every_column() -> None:
     """Column names are a contract with the warehouse."""
     schema = manifest_schema()
     assert list(schema["properties"]) == list(COLUMNS) == [
-        "variant_id", "prompt", "image", "last_image", "negative_prompt", "seed", "aspect", "seconds", "priority",
+        "variant_id", "prompt", "image", "last_image", "video",
+        "negative_prompt", "seed", "aspect", "seconds", "priority",
     ]  # fmt: skip
     validator = jsonschema.Draft202012Validator(schema)
     assert validator.is_valid({"variant_id": 7, "prompt": None, "aspect": ["9x16"], "headline": "x"})

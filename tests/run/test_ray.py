@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from ruamel.yaml import YAML
 
 from tests.checkpoints import make
 from tests.run.jobs import ROWS, job_dict, write_logo, write_rows
+from tests.videos import write_video
 from wanflow.report import results
 from wanflow.storage import Store
 
@@ -176,6 +178,25 @@ def test_clips_that_share_a_trunk_are_rendered_by_any_replica(tmp_path: Path, ch
     again = Run(job)
     assert again.end() == 0
     assert again.lines[-1]["counts"]["unchanged"] == 4
+
+
+def test_footage_is_staged_for_replicas_that_see_no_planners_disk(tmp_path: Path, checkpoint: str) -> None:
+    """Two clips of one video: fetched once a node, from the workspace, and decoded there."""
+    write_video(tmp_path / "a.mp4", [20 * i for i in range(8)], rate=8)
+    rows = [ROWS[0] | {"video": "a.mp4"}, ROWS[1] | {"video": "a.mp4", "prompt": "stars"}]
+    job = write_job(
+        tmp_path,
+        checkpoint,
+        rows,
+        clip={"aspect": "1x1", "seconds": 0.5, "strength": 0.5},
+        engine={"checkpoint": checkpoint, "steps": 4},
+    )
+    run = Run(job, env={"WANFLOW_CACHE": str(tmp_path / "cache")})
+    assert run.end() == 0
+    assert run.lines[-1]["counts"]["published"] == 2
+    digest = hashlib.sha256((tmp_path / "a.mp4").read_bytes()).hexdigest()
+    assert (tmp_path / "out/.wanflow/inputs" / digest).exists()
+    assert (tmp_path / "cache/videos" / digest).exists()
 
 
 def test_unchanged_job_starts_no_ray(tmp_path: Path, checkpoint: str) -> None:

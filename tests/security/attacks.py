@@ -54,6 +54,12 @@ class Target:
         self.rows[1]["image"] = name
         return self.refused()
 
+    def refused_video(self, name: str) -> str:
+        for row in self.rows:
+            row["video"] = ""
+        self.rows[1]["video"] = name
+        return self.refused()
+
 
 def png(size: tuple[int, int] = (8, 8)) -> bytes:
     file = io.BytesIO()

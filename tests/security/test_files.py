@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from tests.security.attacks import Target, png, png_header
+from tests.videos import write_video
 from wanflow import decoder as decoder_module
 from wanflow.assemble.fonts import packaged
-from wanflow.decoder import Decoder, decoder
+from wanflow.decoder import Decoder, Fit, Undecodable, decoder
 from wanflow.errors import JobError
 
 
@@ -96,6 +97,11 @@ def _image(data, max_pixels):
     if b"secret" in data:
         return "broken", str(sorted(os.environ))
     return None
+
+def _video(data, max_pixels, fit, send):
+    if fit[0]:
+        send(b"x" * (fit[0] * fit[1] * 3))
+    return _image(data, max_pixels)
 """
     (tmp_path / "child").mkdir()
     (tmp_path / "child" / "child.py").write_text(source.replace("if __name__ ==", hole + "\nif __name__ =="))
@@ -210,3 +216,95 @@ def test_damaged_pictures_of_every_format_are_refused_in_words(target: Target) -
         (target.folder / f"a.{kind}").write_bytes(file.getvalue()[: len(file.getvalue()) // 2])
         with pytest.raises(InputError, match=r"broken or cut off|cannot be read"):
             Inputs(target.folder).image(f"a.{kind}")
+
+
+# -- videos ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc/passwd",
+        "../a.mp4",
+        "https://169.254.169.254/a.mp4",
+        "http://example.com/a.mp4",
+        "~/a.mp4",
+        "out.mp4",
+    ],
+)
+def test_videos_pass_the_same_door(target: Target, name: str) -> None:
+    """The newest kind of input must not be the one that was forgotten."""
+    os.symlink("/etc/passwd", target.folder / "out.mp4")
+    assert "video: " in target.refused_video(name)
+
+
+@pytest.mark.parametrize("name", ["a.m3u8", "a.ffconcat", "a.sdp", "a.avi", "a.gif", "a.mpd", "a.mp4"])
+def test_playlists_and_rare_formats_are_not_opened_as_video(target: Target, name: str) -> None:
+    """ffmpeg knows hundreds of formats, and some of them read other files: two are opened, known by their bytes."""
+    content = {
+        "a.m3u8": b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST",
+        "a.ffconcat": b"ffconcat version 1.0\nfile /etc/passwd",
+        "a.sdp": b"v=0\no=- 0 0 IN IP4 169.254.169.254\nm=video 80 RTP/AVP 96",
+        "a.avi": b"RIFF\0\0\0\0AVI LIST",
+        "a.gif": b"GIF89a",
+        "a.mpd": b"<?xml version='1.0'?><MPD><BaseURL>file:///etc/passwd</BaseURL></MPD>",
+        "a.mp4": b"#EXTftyp\nfile:///etc/passwd",
+    }[name]
+    (target.folder / name).write_bytes(content)
+    assert re.search("is no video that can be read|is broken or cut off", target.refused_video(name))
+
+
+def test_a_codec_that_is_not_listed_is_not_opened(target: Target) -> None:
+    write_video(target.folder / "a.mov", [0] * 8, rate=8, codec="rawvideo")
+    assert "is no video that can be read" in target.refused_video("a.mov")
+
+
+def test_a_video_larger_than_the_limit_is_not_read(target: Target) -> None:
+    with open(target.folder / "large.mp4", "wb") as file:
+        file.truncate(2**40)  # sparse
+    assert "larger than" in target.refused_video("large.mp4")
+
+
+def test_a_video_of_far_too_large_frames_is_refused(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_module, "MAX_VIDEO_PIXELS", 64 * 47)
+    write_video(target.folder / "a.mp4", [0] * 8, rate=8)
+    assert "has frames of 64x48, which is more than can be opened" in target.refused_video("a.mp4")
+
+
+def test_a_video_that_takes_for_ever_is_given_up(tmp_path: Path) -> None:
+    """A hundred kilobytes of one still frame decode for hours: the first seconds are looked at, for so long."""
+    path = write_video(tmp_path / "a.mp4", [0] * 4000, rate=1000)
+    hasty = Decoder(num_children=1, video_cpu_s=0.05)
+    try:
+        assert hasty.problem("video", path.read_bytes(), fit=Fit(0, 0, 5, 1.0)) == ("time", "0.05 s")
+        with pytest.raises(Undecodable) as raised:
+            list(hasty.frames(path, Fit(512, 512, 5, 1.0)))
+        assert raised.value.args[0] == "time"
+    finally:
+        hasty.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory limits are Linux's")
+def test_a_decoder_of_videos_that_crashes_hangs_or_grows_costs_its_clip(spoilt: Path) -> None:
+    """While planning a bad row, on a node a clip that fails: neither the planner nor the replica dies of it."""
+    asked = Decoder(num_children=1, video_cpu_s=1.0)
+    fit = Fit(4, 4, 5, 8.0)
+    found = {}
+    try:
+        for what in (b"segfault", b"abort", b"exit", b"spin", b"memory"):
+            planned = asked.problem("video", what, fit=Fit(0, 0, 5, 8.0))
+            (spoilt / "a.mp4").write_bytes(what)
+            with pytest.raises(Undecodable) as raised:
+                list(asked.frames(spoilt / "a.mp4", fit))
+            found[what.decode()] = planned, raised.value.args
+        (spoilt / "a.mp4").write_bytes(b"good")
+        assert len(list(asked.frames(spoilt / "a.mp4", fit))) == 1
+    finally:
+        asked.close()
+    assert found == {
+        "segfault": (("crash", "SIGSEGV"), ("crash", "SIGSEGV")),
+        "abort": (("crash", "SIGABRT"), ("crash", "SIGABRT")),
+        "exit": (("crash", "exit code 0"), ("crash", "exit code 0")),
+        "spin": (("time", "1 s"), ("time", "time")),
+        "memory": (("memory", ""), ("memory", "")),
+    }

@@ -1,8 +1,10 @@
 """The process that opens strangers' files. Run by path, with nothing of wanflow in it; reads its orders from stdin.
 
-An order is a byte (``i`` image, ``f`` font, ``p`` the footer of a Parquet file), the most pixels, the length, the
-bytes; an answer a length and JSON: null, or a word and its details. It limits itself before the first order, because
-what it opens may take it over.
+An order is a byte (``i`` image, ``f`` font, ``p`` the footer of a Parquet file, ``v`` video), the most pixels, the
+length, the bytes; an answer a length and JSON: null, or a word and its details. Before the bytes of a video come the
+size, number and rate of the frames that a clip takes of it; before the answer, where the size is not 0, each of them in
+RGB with the byte 1 in front, and then the byte 0. It limits itself before the first order, because what it opens may
+take it over.
 """
 
 from __future__ import annotations
@@ -14,19 +16,32 @@ import signal
 import struct
 import sys
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 _HEAD = struct.Struct("!cQQ")
+_FIT = struct.Struct("!IIId")
+#: what a video may be made of
+_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "libvpx", "libvpx-vp9", "mpeg4", "prores")
+#: transfer characteristics of PQ and HLG, matrices, and full range, as ITU-T H.273 and ffmpeg number them
+_HDR = (16, 18)
+_MATRICES = {1: "ITU709", 4: "FCC", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M", 9: "BT2020", 10: "BT2020"}
+_FULL = 2
+#: of the clip's frame: when it is looked at. Not at its very beginning, nor where the frames of twice, three, ... nine
+#: times the rate begin, because which of two frames is taken must not hang on how a container rounds their times
+_LATER = 0.1
+#: containers round times to a millisecond, and rates of 29.97 are called 30
+_ROUNDING_S = 0.01
 #: what a font is made to draw: joined, accented and wide letters
 _SAMPLE = "Hamburgefonstiv 0123 ÄÖß &%"
 _MAX_GLYPHS = 200_000
 
 
 def main() -> None:
-    cpu_s, memory_bytes = float(sys.argv[1]), int(sys.argv[2])
+    cpu_s, video_cpu_s, memory_bytes = float(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     from PIL import Image
 
     warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -36,15 +51,21 @@ def main() -> None:
     orders, answers = sys.stdin.buffer, sys.stdout.buffer
     while len(head := orders.read(_HEAD.size)) == _HEAD.size:
         kind, max_pixels, length = _HEAD.unpack(head)
+        fit = _FIT.unpack(orders.read(_FIT.size)) if kind == b"v" else (0, 0, 0, 0.0)
         data = orders.read(length)
         # the default action of the signal ends the process, in the middle of C code too
-        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        signal.setitimer(signal.ITIMER_PROF, video_cpu_s if kind == b"v" else cpu_s)
         try:
-            found = _image(data, max_pixels) if kind == b"i" else _OTHERS[kind](data)
+            if kind == b"v":
+                found = _video(data, max_pixels, fit, lambda frame: answers.write(b"\1" + frame))
+            else:
+                found = _image(data, max_pixels) if kind == b"i" else _OTHERS[kind](data)
         except MemoryError:
             found = ("memory", "")
         signal.setitimer(signal.ITIMER_PROF, 0)
         del data
+        if fit[0]:
+            answers.write(b"\0")
         said = json.dumps(found).encode()
         answers.write(struct.pack("!I", len(said)) + said)
         answers.flush()
@@ -83,6 +104,102 @@ def _image(data: bytes, max_pixels: int) -> tuple[str, str] | None:
     except Exception as exc:  # noqa: BLE001 - whatever a broken file makes a plug-in raise
         return "broken", str(exc) or type(exc).__name__
     return None
+
+
+class _Refused(Exception):
+    """A word and its details."""
+
+
+def _video(
+    data: bytes,
+    max_pixels: int,
+    fit: tuple[int, int, int, float],
+    send: Callable[[bytes], object],
+) -> tuple[str, str] | None:
+    """Decodes as far as the clip reaches, and sends its frames; where its width is 0, none."""
+    width, height, num_frames, fps = fit
+    shown, picture = None, b""
+    try:
+        for frame, shape in _taken(data, max_pixels, num_frames, fps):
+            if width and frame is not shown:
+                shown, picture = frame, _covering(frame, shape, width, height)
+            if width:
+                send(picture)
+    except _Refused as exc:
+        return exc.args[0], exc.args[1]
+    except MemoryError:
+        raise
+    except Exception as exc:  # noqa: BLE001 - whatever a broken file makes a decoder raise
+        return "broken", str(exc) or type(exc).__name__
+    return None
+
+
+def _taken(data: bytes, max_pixels: int, num_frames: int, fps: float) -> Iterator[tuple[Any, float]]:
+    """For each of the clip's frames the video's that is on the screen then, and the shape of its pixels."""
+    import av
+
+    demuxer = "mov" if data[4:8] == b"ftyp" else "matroska" if data[:4] == b"\x1aE\xdf\xa3" else ""
+    if not demuxer:
+        raise _Refused("unknown", "")
+    options = {"codec_whitelist": ",".join(_CODECS), "max_pixels": str(max_pixels), "threads": "1"}
+    with av.open(BytesIO(data), "r", format=demuxer, options=options) as container:
+        stream: Any = container.streams.best("video")
+        if stream is None or stream.codec_context.name not in _CODECS:
+            raise _Refused("unknown", "")
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > max_pixels:
+            raise _Refused("pixels", f"{width}x{height}")
+        stream.codec_context.options = {"max_pixels": str(max_pixels)}
+        stream.codec_context.thread_count = 1
+        shape = float(stream.sample_aspect_ratio or 1)
+        usual_s = 1 / float(stream.average_rate or fps)
+        first_s = shown = None
+        begin_s = end_s = 0.0
+        taken = 0
+        frames: Iterator[Any] = container.decode(stream)
+        for frame in frames:
+            if frame.color_trc in _HDR:
+                raise _Refused("hdr", "")
+            time_s = end_s if frame.time is None else float(frame.time)
+            first_s = time_s if first_s is None else first_s
+            begin_s = max(begin_s, time_s - first_s)
+            while shown is not None and taken < num_frames and (taken + _LATER) / fps < begin_s:
+                yield shown, shape
+                taken += 1
+            if taken == num_frames:
+                return
+            shown = frame
+            end_s = begin_s + (float(frame.duration * frame.time_base) if frame.duration else usual_s)
+    if shown is None:
+        raise _Refused("broken", "no frame")
+    if end_s + _ROUNDING_S < (num_frames - 1) / fps:
+        raise _Refused("short", f"{end_s:.2f}")
+    for _ in range(taken, num_frames):
+        yield shown, shape
+
+
+def _covering(frame: Any, shape: float, width: int, height: int) -> bytes:
+    """The frame upright and with square pixels, scaled to cover and cropped about its centre, as images are."""
+    from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+    from PIL import Image, ImageOps
+
+    matrix = _MATRICES.get(frame.colorspace) or ("ITU709" if frame.height >= 720 else "ITU601")
+    is_full = frame.color_range == _FULL or frame.format.name.startswith("yuvj") or frame.format.is_rgb
+    picture: Any = VideoReformatter().reformat(
+        frame,
+        format="rgb24",
+        src_colorspace=Colorspace[matrix],
+        src_color_range=ColorRange.JPEG if is_full else ColorRange.MPEG,
+        dst_color_range=ColorRange.JPEG,
+        threads=1,  # a child may have no more
+    )
+    image = picture.to_image()
+    if shape != 1:
+        image = image.resize((max(1, round(image.width * shape)), image.height), Image.Resampling.LANCZOS)
+    if frame.rotation:
+        image = image.rotate(frame.rotation, expand=True)
+    data: bytes = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS).tobytes()
+    return data
 
 
 def _font(data: bytes) -> tuple[str, str] | None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 from wanflow.engines.checkpoint import local_copy
 from wanflow.engines.read_ahead import reading_ahead
 from wanflow.engines.spec import check_frames, check_size, frames_for, parse_aspect, read_spec, size_for
-from wanflow.engines.timesteps import branch_steps
+from wanflow.engines.timesteps import branch_steps, last_steps
 from wanflow.engines.unfinished import Keep, Unfinished, dump_unfinished, load_unfinished
 from wanflow.errors import EngineError
 from wanflow.model import Clip, EngineSpec, Loading, Lora
@@ -50,6 +50,7 @@ __all__ = [
     "dump_latents",
     "dump_unfinished",
     "frames_for",
+    "last_steps",
     "load_engine",
     "load_latents",
     "load_unfinished",
@@ -104,7 +105,8 @@ class Engine(Protocol):
         at a start, or the step that it goes on from.
 
         ``images`` are the files of ``clip.images``: none, that of the first frame, or those of the first and the last.
-        A clip with a branch goes on from ``keep.start``, its trunk or later; without one its trunk is made first.
+        A clip with a branch goes on from ``keep.start``, its trunk or later; without one its trunk is made first. So
+        does one of a video, from where it begins or later; it must have one.
         Raises RenderError (its cause says whether another try can help), and whatever ``on_step`` and ``keep`` raise.
         """
 
@@ -113,6 +115,11 @@ class Engine(Protocol):
     ) -> Unfinished:
         """The first steps of a clip with a branch, denoised with the branch's prompt: where ``generate`` goes
         on from. Calls ``on_step`` for the stages ``encode`` and ``trunk``; raises as ``generate`` does.
+        """
+
+    def begin(self, clip: Clip, video: Iterator[Pixels]) -> Unfinished:
+        """Where the steps of a clip of a video begin: its latents, with the noise of the first step. ``video`` comes
+        in chunks, as ``encode_pixels`` takes it (``source_video``).
         """
 
     def can_go_on(self, clip: Clip, state: Unfinished) -> bool:

@@ -75,9 +75,10 @@ def make_schedule(
     device: torch.device,
     strength: float | None = None,
     steps: int | None = None,
+    last: int | None = None,
 ) -> Any:
-    """A scheduler with its timesteps set: all of them, or ``steps`` from the noise share ``strength`` down to
-    none.
+    """A scheduler with its timesteps set: all of them, the ``last`` of these, or ``steps`` from the noise share
+    ``strength`` down to none.
 
     ``saved`` is the checkpoint's own scheduler configuration; its flow shift is replaced. The shift maps an
     unshifted time u to ``sigma = shift * u / (1 + (shift - 1) * u)``; a partial schedule is even in u, as the
@@ -107,8 +108,17 @@ def make_schedule(
         start = strength / (sampling.flow_shift - (sampling.flow_shift - 1.0) * strength)
         sigmas = np.linspace(start, 0.0, (steps or sampling.steps) + 1)[:-1]
         scheduler.set_timesteps(sigmas=sigmas, device=device)
+    if last is not None:
+        scheduler.timesteps, scheduler.sigmas = scheduler.timesteps[-last:], scheduler.sigmas[-last - 1 :]
+        scheduler.num_inference_steps = last
     scheduler.set_begin_index(0)
     return scheduler
+
+
+def add_noise(schedule: Any, latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """``latents`` with as much ``noise`` as the schedule begins with."""
+    sigma = float(schedule.sigmas[0])
+    return (1.0 - sigma) * latents + sigma * noise
 
 
 #: (expert, its input, timestep, a prompt for each of the input, image features, guidance branch) -> predicted flow; the

@@ -43,6 +43,19 @@ def high_noise_steps(sampling: Sampling) -> int:
     return sum(t >= sampling.boundary * _TRAIN_TIMESTEPS for t in timesteps(sampling))
 
 
+def last_steps(sampling: Sampling, strength: float) -> int:
+    """How many of the schedule's last steps a clip takes that redraws ``strength`` of a source video.
+
+    As WanVideoToVideoPipeline of diffusers counts them. EngineError where it is none.
+    """
+    found = min(int(sampling.steps * strength), sampling.steps)
+    if found < 1:
+        raise EngineError(
+            f"{strength:g} of {sampling.steps} steps is less than one; give at least {1 / sampling.steps:.3g}"
+        )
+    return found
+
+
 def branch_steps(spec: EngineSpec, sampling: Sampling, at: float | Literal["boundary"]) -> int:
     """Steps of the trunk of a clip that branches at a share of its steps, or at the boundary.
 

@@ -33,7 +33,7 @@ from wanflow.engines.backends import use_backend
 from wanflow.engines.checkpoint import LocalFiles
 from wanflow.engines.compiled import CompiledBlocks
 from wanflow.engines.conditions import Conditions
-from wanflow.engines.denoise import Condition, denoise, draw_noise, make_schedule
+from wanflow.engines.denoise import Condition, add_noise, denoise, draw_noise, make_schedule
 from wanflow.engines.devices import default_device, free_bytes
 from wanflow.engines.fp8 import problem_of, quantize
 from wanflow.engines.image_features import ImageEncoder
@@ -47,7 +47,7 @@ from wanflow.engines.spec import check_last_image
 from wanflow.engines.step_cache import StepCache
 from wanflow.engines.text import TextEncoder
 from wanflow.engines.trunk import BranchReached, FromBranch, ToBranch
-from wanflow.engines.unfinished import fits
+from wanflow.engines.unfinished import fits, take
 from wanflow.engines.video import VideoCoder
 from wanflow.errors import EngineError, RenderError
 from wanflow.model import Cause, Clip, EngineSpec, Loading, Lora, Mode
@@ -225,19 +225,32 @@ class WanEngine:
         return end.reached
 
     def can_go_on(self, clip: Clip, state: Unfinished) -> bool:
-        return fits(make_schedule(clip.sampling, self._scheduler_config, torch.device("cpu")), state)
+        return fits(self._schedule(clip, "cpu"), state)
+
+    def begin(self, clip: Clip, video: Iterator[torch.Tensor]) -> Unfinished:
+        latents = self.encode_pixels(video)
+        with torch.inference_mode(), self._memory_errors:
+            schedule = self._schedule(clip, self.device)
+            noise = draw_noise(clip.seed, tuple(latents.shape)).to(self.device)
+            return take(schedule, add_noise(schedule, latents, noise), 0)
+
+    def _schedule(self, clip: Clip, device: str) -> Any:
+        last = None if clip.video is None else clip.video.steps
+        return make_schedule(clip.sampling, self._scheduler_config, torch.device(device), last=last)
 
     def _denoise(
         self, clip: Clip, images: Sequence[bytes], stage: str, on_step: OnStep, keep: Keep | None
     ) -> torch.Tensor:
         """Base latents with the clip's own prompt, from noise or from ``keep.start``."""
         self._check(clip, images)
+        if clip.video is not None and (keep is None or keep.start is None):
+            raise RenderError("a clip came without its video", Cause.BAD_INPUT)
         with torch.inference_mode(), self._memory_errors:
             on_step("encode", 0, 1)
             prompts = self._prompts(clip)
             condition = self._condition(clip, images, clip.width, clip.height)
             on_step("encode", 1, 1)
-            schedule = make_schedule(clip.sampling, self._scheduler_config, torch.device(self.device))
+            schedule = self._schedule(clip, self.device)
             noise = draw_noise(clip.seed, self._shape(clip)).to(self.device)
             with self._one_clip(clip):
                 return denoise(
@@ -267,9 +280,8 @@ class WanEngine:
                 assert keep.start is not None, "neither latents nor steps to go on from"
                 noisy = keep.start.latents.to(device)
             else:
-                sigma = float(schedule.sigmas[0])
                 noise = draw_noise(noise_seed, tuple(latents.shape)).to(device)
-                noisy = (1.0 - sigma) * latents.to(device, torch.float32) + sigma * noise
+                noisy = add_noise(schedule, latents.to(device, torch.float32), noise)
             height, width = (side * self._spatial for side in noisy.shape[3:])
             prompts = self._prompts(clip)
             condition = self._condition(clip, images, width, height)

@@ -148,7 +148,16 @@ class Job(Section):
         return (
             {
                 f"clip.{name}": value
-                for name in ("prompt", "negative_prompt", "image", "last_image", "seconds", "seed")
+                for name in (
+                    "prompt",
+                    "negative_prompt",
+                    "image",
+                    "last_image",
+                    "video",
+                    "strength",
+                    "seconds",
+                    "seed",
+                )
                 if isinstance(value := getattr(self.clip, name), str)
             }
             | {f"clip.aspect.{i}": aspect for i, aspect in enumerate(self.clip.aspect)}

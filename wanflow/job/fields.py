@@ -98,6 +98,16 @@ def parse_seconds(value: object) -> float:
     return number
 
 
+def parse_strength(value: object) -> float:
+    """How much of a source video is drawn anew; ValueError unless above 0 and at most 1."""
+    number = to_number(value)
+    if number is None:
+        raise ValueError(f"`{value}` is not a number")
+    if not 0 < number <= 1:
+        raise ValueError(f"{number:g} is out of range; a strength is above 0 and at most 1")
+    return number
+
+
 def parse_branch_point(value: object) -> float | Literal["boundary"]:
     """``boundary``, or a share of the steps as 0.6 or 60%; ValueError unless above 0 and below 1."""
     if value == "boundary":
@@ -269,6 +279,7 @@ BranchPoint = Annotated[
     float | Literal["boundary"],
     BeforeValidator(parse_branch_point, json_schema_input_type=float | str),
 ]
+Strength = Annotated[float | str, or_template(parse_strength)]
 Seed = Annotated[int | str, or_template(parse_seed)]
 Where = Annotated[str, AfterValidator(_where)]
 Ratio = Annotated[str, AfterValidator(check_ratio)]

@@ -31,6 +31,7 @@ from wanflow.job.fields import (
     Section,
     Seed,
     Sizes,
+    Strength,
     Template,
     TimeOfDay,
     Tolerance,
@@ -180,6 +181,15 @@ class ClipSection(Section):
         default=None,
         description="Template of the last frame's path or URL, beside the first's; for checkpoints that take one. "
         "Default: the row's `last_image`, or none.",
+    )
+    video: Template | None = Field(
+        default=None,
+        description="Template of the path or URL of a video that the clip is made from, in place of an image; empty: "
+        "none. Default: the row's `video`, or none.",
+    )
+    strength: Strength = Field(
+        default=0.8,
+        description="How much of the video is drawn anew: the share of the engine's steps that are taken. 1: all.",
     )
     aspect: Aspects = Field(
         default=("16x9",), description="Ratios such as 16x9, one or a list. A row's `aspect` comes first."

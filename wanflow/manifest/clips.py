@@ -5,27 +5,28 @@ Sizes and lengths come from the engine's own rules (``wanflow.engines.spec``); e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 
 from wanflow.cascade import check as check_cascade
-from wanflow.engines import branch_steps
+from wanflow.engines import branch_steps, last_steps
 from wanflow.engines.spec import check_frames, check_last_image, check_size, frames_for, size_for
 from wanflow.errors import EngineError, InputError, JobError
 from wanflow.inputs import Inputs
 from wanflow.job import Job
-from wanflow.job.fields import check_size_text, parse_seconds, parse_seed
+from wanflow.job.fields import check_size_text, parse_seconds, parse_seed, parse_strength
 from wanflow.manifest.loras import LoraMaker
 from wanflow.manifest.prompts import clean_prompt
 from wanflow.manifest.values import is_null
-from wanflow.model import Branch, Clip, EngineSpec, Lora, Mode, Source
+from wanflow.model import Branch, Clip, EngineSpec, Lora, Mode, Source, SourceVideo
 from wanflow.templates import Template, compile_template
 
 #: distinct clips that are remembered; a job with more is slower, not wrong
 MAX_REMEMBERED = 100_000
 
-_TEXTS = ("prompt", "negative_prompt", "image", "last_image")
+_TEXTS = ("prompt", "negative_prompt", "image", "last_image", "video")
 
 
 def _engine_error(attempt: Callable[[Mode], object], mode: Mode) -> str:
@@ -69,9 +70,9 @@ class ClipMaker:
         given = {**default_templates(columns), **job.clip_templates()}
         texts = (*_TEXTS, "branch.on") if job.clip.branch else _TEXTS
         self._templates = {name: compile_template(given[f"clip.{name}"]) for name in texts}
-        self._seed, self._seconds = (
+        self._seed, self._seconds, self._strength = (
             compile_template(value) if isinstance(value, str) else value
-            for value in (job.clip.seed, job.clip.seconds)
+            for value in (job.clip.seed, job.clip.seconds, job.clip.strength)
         )
         self._aspects = [compile_template(text) for text in job.clip.aspect]
         self._constant_aspects = (
@@ -85,6 +86,10 @@ class ClipMaker:
         self._known: dict[tuple[object, ...], Clip | list[str]] = {}
         #: templates of the frames' places, for reading ahead
         self.images: tuple[Template, ...] = (self._templates["image"], self._templates["last_image"])
+        #: columns that say which video is read ahead, and how much of it
+        self.video_names = self._templates["video"].names | {"seconds"}
+        if isinstance(self._seconds, Template):
+            self.video_names |= self._seconds.names
 
     @property
     def constant_aspects(self) -> tuple[str, ...] | None:
@@ -135,6 +140,24 @@ class ClipMaker:
             problems = [problem for mode in self._engines if (problem := _engine_error(attempt, mode))]
             if problems and len(problems) == len(self._engines):
                 raise EngineError(f"{place}: {problems[0]}")
+        if Mode.T2V in self._engines:
+            self._check_constant_video("" if "seconds" in columns else length)
+
+    def videos(self, rows: Iterable[Mapping[str, object]]) -> Iterator[tuple[str, int, float]]:
+        """What :meth:`wanflow.inputs.Inputs.video` will be asked for ``rows``, as far as it can be told before them."""
+        spec, template = self._engines.get(Mode.T2V), self._templates["video"]
+        if spec is None or template.constant is not None:
+            return
+        for values in rows:
+            with suppress(ValueError, EngineError):  # told with the row
+                seconds = values.get("seconds")
+                if is_null(seconds):
+                    seconds = (
+                        self._seconds.render(values) if isinstance(self._seconds, Template) else self._seconds
+                    )
+                length = None if is_null(seconds) else parse_seconds(seconds)
+                if (url := template.render(values)).strip():
+                    yield url, self._frames(Mode.T2V, length), spec.fps
 
     def make(self, aspect: str, values: Mapping[str, object]) -> Clip | list[str]:
         """The row's clip of one aspect, or every reason why there is none. ``values["aspect"]`` is that aspect."""
@@ -146,9 +169,11 @@ class ClipMaker:
                 seed = self._seed.render(values)
             if isinstance(self._seconds, Template) and is_null(seconds):
                 seconds = self._seconds.render(values)
+            strength = self._strength
+            given = strength.render(values) if isinstance(strength, Template) else strength
         except ValueError as exc:
             return [f"clip: {exc}"]
-        own = (seed, seconds)
+        own = (seed, seconds, given)
         key = (aspect, *texts, *loras, *own)
         found = self._known.get(key)
         if found is None:
@@ -159,9 +184,15 @@ class ClipMaker:
         return found
 
     def _build(
-        self, aspect: str, texts: tuple[str, ...], loras: tuple[str, ...], seed: object, seconds: object
+        self,
+        aspect: str,
+        texts: tuple[str, ...],
+        loras: tuple[str, ...],
+        seed: object,
+        seconds: object,
+        strength: object,
     ) -> Clip | list[str]:
-        prompt, negative, image, last_image, *on = texts
+        prompt, negative, image, last_image, video, *on = texts
         reasons: list[str] = []
         mode = Mode.I2V if image.strip() else Mode.T2V
         sources: dict[str, Source | None] = {"image": None, "last_image": None}
@@ -184,6 +215,9 @@ class ClipMaker:
         cleaned = clean_prompt(prompt)
         if not cleaned and mode is Mode.T2V:
             reasons.append("prompt: is empty, and there is no image either")
+        if video.strip() and (image.strip() or on):
+            other = "an image" if image.strip() else "clip.branch"
+            reasons.append(f"video: a clip is made from it or has {other}, not both; leave one of them empty")
         base_prompt = clean_prompt(on[0]) if on else ""
         if on and not base_prompt and mode is Mode.T2V:
             reasons.append("branch.on: is empty, and there is no image either")
@@ -211,6 +245,15 @@ class ClipMaker:
                 self._check_last_image(mode, bool(last_image.strip()), num_frames)
             except EngineError as exc:
                 reasons.append(f"last_image: {exc}")
+        source_video = None
+        if video.strip() and num_frames:
+            try:
+                steps = last_steps(self._samplings[spec.weights], parse_strength(strength))
+                source_video = SourceVideo(self._inputs.video(video, num_frames, spec.fps), steps)
+            except (EngineError, ValueError) as exc:
+                reasons.append(f"strength: {exc}")
+            except InputError as exc:
+                reasons.append(f"video: {exc}")
         if reasons:
             return reasons
         return Clip(
@@ -229,6 +272,7 @@ class ClipMaker:
             branch=Branch(base_prompt, self._branch_steps[spec.weights]) if on else None,
             loras=added,
             last_image=sources["last_image"],
+            video=source_video,
         )
 
     def _sampled(self, spec: EngineSpec) -> EngineSpec:
@@ -245,6 +289,22 @@ class ClipMaker:
 
     def _check_last_image(self, mode: Mode, is_given: bool, num_frames: int = 0) -> None:
         check_last_image(self._engines[mode], is_given, num_frames)
+
+    def _check_constant_video(self, length: float | str | None) -> None:
+        """The job's own video and strength, where no row decides them. JobError, EngineError."""
+        spec, video = self._engines[Mode.T2V], self._templates["video"].constant
+        if video is not None and not video.strip():
+            return
+        if not isinstance(self._strength, Template):
+            try:
+                last_steps(self._samplings[spec.weights], parse_strength(self._strength))
+            except EngineError as exc:
+                raise EngineError(f"clip.strength: {exc}") from None
+        if video is not None and not isinstance(length, str):
+            try:
+                self._inputs.video(video, self._frames(Mode.T2V, length), spec.fps)
+            except InputError as exc:
+                raise JobError(f"clip.video: {exc}") from None
 
     def _find_size(self, mode: Mode, aspect: str) -> tuple[int, int]:
         spec = self._engines[mode]

@@ -40,6 +40,11 @@ COLUMNS: dict[str, Known] = {
         {"type": ["string", "null"]},
         "text",
     ),
+    "video": Known(
+        "Path or URL of a video that the clip is made from; its clip.strength says how much of it is drawn anew.",
+        {"type": ["string", "null"]},
+        "text",
+    ),
     "negative_prompt": Known("What the clip should not show.", {"type": ["string", "null"]}, "text"),
     "seed": Known(
         "Seed of the noise; empty: the job's clip.seed.",

@@ -60,11 +60,20 @@ def template_columns(job: Job) -> dict[str, frozenset[str]]:
     """Place (``clip.prompt``) to the names whose values decide a clip there; the manifest need not have them all."""
     found = {
         f"clip.{name}": {name}
-        for name in ("prompt", "negative_prompt", "image", "last_image", "seed", "aspect", "seconds")
+        for name in (
+            "prompt",
+            "negative_prompt",
+            "image",
+            "last_image",
+            "video",
+            "seed",
+            "aspect",
+            "seconds",
+        )
     }
     given = job.clip_templates()
     # a template stands in for the column
-    for place in ("clip.prompt", "clip.negative_prompt", "clip.image", "clip.last_image"):
+    for place in ("clip.prompt", "clip.negative_prompt", "clip.image", "clip.last_image", "clip.video"):
         if place in given:
             found[place] = set()
     for place, text in given.items():
@@ -94,6 +103,10 @@ def _check_names(job: Job, table_columns: tuple[str, ...], columns: frozenset[st
     ]
     if "prompt" not in columns and job.clip.prompt is None:
         problems.append("there is no prompt: give clip.prompt, or a column prompt")
+    if "strength" in job.clip.model_fields_set and "video" not in columns and job.clip.video is None:
+        problems.append(
+            "clip.strength: there is no video; give clip.video, or a column video, or leave it out"
+        )
     if problems:
         raise ManifestError(
             "\n  ".join([f"{job.manifest.url}: the manifest and the job do not fit together", *problems])
@@ -220,6 +233,7 @@ class _VariantMaker:
                 except ValueError:  # told with its row
                     pass
         self._inputs.prefetch_images(sorted(urls))
+        self._inputs.prefetch_videos(self._clips.videos(_different(chunk, self._clips.video_names)))
 
 
 def _different(chunk: list[dict[str, object]], names: Collection[str]) -> Collection[dict[str, object]]:

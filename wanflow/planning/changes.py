@@ -19,6 +19,7 @@ class Reason(StrEnum):
     NEW = "new"
     PROMPT = "prompt changed"
     IMAGE = "image"
+    VIDEO = "video"
     ENGINE = "engine"
     #: seed, size, length
     CLIP = "clip"
@@ -65,6 +66,13 @@ def compare_clips(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Ch
                 if was.get("digest") != now.get("digest"):
                     what = "of the last frame" if name == "last_image" else ""
                     yield Change(Reason.IMAGE, what, _source(was), _source(now))
+            case "video":
+                was, now = old.get(name) or {}, new.get(name) or {}
+                sources = was.get("source") or {}, now.get("source") or {}
+                if sources[0].get("digest") != sources[1].get("digest"):
+                    yield Change(Reason.VIDEO, "", *map(_source, sources))
+                if was and now and was.get("steps") != now.get("steps"):
+                    yield change(Reason.VIDEO, "steps", was, now)
             case "weights":
                 yield Change(Reason.ENGINE, "weights", str(old.get(name))[:12], str(new.get(name))[:12])
             case "sampling":

@@ -216,7 +216,7 @@ def _plan_clips(
                 expected_s=expected_s(clip, timings),
                 forced=forced_keys,
                 makes_trunk=clip.branch is not None and not done,
-                num_steps=clip.sampling.steps if done in ([], ["trunk"]) else 0,
+                num_steps=clip.num_steps if done in ([], ["trunk"]) else 0,
             )
         )
     planned_clips.sort(key=lambda c: (-c.priority, -c.work))

@@ -133,6 +133,7 @@ def describe_clip(clip: Clip) -> dict[str, Any]:
         "negative_prompt": clip.negative_prompt,
         "image": _plain(clip.image),
         **({"last_image": _plain(clip.last_image)} if clip.last_image else {}),
+        **({"video": _plain(clip.video)} if clip.video else {}),
         "seed": clip.seed,
         "size": f"{clip.width}x{clip.height}",
         "num_frames": clip.num_frames,

@@ -232,8 +232,8 @@ def _clip_changes(
 
 
 def _latents(clip: Clip) -> tuple[str, ...]:
-    """The stages that make a clip's base latents."""
-    return ("base",) if clip.branch is None else ("trunk", "base")
+    """What has a version of its own and decides a clip's base latents."""
+    return ("base", *(["trunk"] if clip.branch else []), *(["video"] if clip.video else []))
 
 
 def _differences(

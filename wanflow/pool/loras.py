@@ -1,6 +1,7 @@
-"""LoRA files on this node's disk: fetched once, however many replicas ask, and found there by the next run.
+"""LoRAs and source videos on this node's disk: fetched once, however many replicas ask, and found by the next run.
 
-``loras/<digest>.safetensors`` of the ``node_cache``, checked against the digest that the clip was planned with.
+``loras/<digest>.safetensors`` and ``videos/<digest>`` of the ``node_cache``, checked against the digest that the clip
+was planned with.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from wanflow.storage import fetch_url, redact, size_of
 
 def local_lora(source: Source) -> Path:
     """The file on this node. InputError when it is gone or is no longer the one that was planned with."""
+    return _local("loras", f"{source.digest}.safetensors", source)
 
+
+def local_video(source: Source) -> Path:
+    """As :func:`local_lora`."""
+    return _local("videos", source.digest, source)
+
+
+def _local(kind: str, name: str, source: Source) -> Path:
     def fetch(path: Path) -> None:
         fetch_url(source.url, path)
         with path.open("rb") as file:
@@ -27,9 +36,9 @@ def local_lora(source: Source) -> Path:
             )
 
     try:
-        kept = keep("loras", f"{source.digest}.safetensors", lambda: size_of(source.url) or 0, fetch)
+        kept = keep(kind, name, lambda: size_of(source.url) or 0, fetch)
     except FileNotFoundError:
         raise InputError(f"{redact(source.url)}: does not exist any more") from None
-    # it was used last, so it stays until it is read; what is mapped stays good whoever removes it
+    # it was used last, so it stays until it is read; what is open stays good whoever removes it
     kept.release()
     return kept.path

@@ -134,7 +134,7 @@ class RayPool:
                 self._render(action)
             case Stage(replica=name, key=key):
                 task = self._local_context.renders[key]
-                if (task.clip.images or task.clip.loras) and (found := self._replicas.get(name)):
+                if task.clip.sources and (found := self._replicas.get(name)):
                     found.actor.stage.remote(task)
             case Cancel(replica=name, attempt=attempt):
                 if found := self._replicas.get(name):

@@ -16,9 +16,11 @@ from typing import Any
 
 from wanflow import cascade, master, quality
 from wanflow.engines import Engine, OnStep, Unfinished, dump_latents, load_latents
+from wanflow.engines.source_video import source_pixels
 from wanflow.errors import Cancelled, RenderError, StoreError
-from wanflow.model import Attempt, Cause, Clip, Record, RenderClip, Scalar, Stage
+from wanflow.model import Attempt, Cause, Clip, Record, RenderClip, Scalar, SourceVideo, Stage
 from wanflow.pool.keeping import Keeper, Saved
+from wanflow.pool.loras import local_video
 from wanflow.pool.stage_timer import UNBILLED, Seconds, StageTimer
 from wanflow.pool.trunks import load_trunk, put_trunk
 from wanflow.records import clip_record, file_of, forget_clip, put_clip
@@ -104,6 +106,8 @@ class Rendering:
             if stage.name == "base":
                 if trunk is not None:
                     keeper.begin_at(trunk)
+                elif clip.video is not None and keeper.start is None:
+                    keeper.begin_at(self._begin(clip, clip.video))
                 latents = self._engine.generate(clip, images, self._on_step, keeper)
             else:
                 step = clip.cascade[int(stage.name.partition("-")[2]) - 1]
@@ -113,6 +117,11 @@ class Rendering:
             self._latents, self._unstored = dump_latents(latents), stage
             if stage is not task.stages[-2] and not self._put_latents():
                 latents = load_latents(self._latents)
+
+    def _begin(self, clip: Clip, video: SourceVideo) -> Unfinished:
+        path, stride = local_video(video.source), self._engine.spec.frame_stride
+        pixels = source_pixels(path, clip, stride, lambda: self._on_step("encode", 0, 1))
+        return self._engine.begin(clip, pixels)
 
     def finish(self) -> None:
         """Put the last latents and the master on record. May be called again after it failed."""

@@ -21,7 +21,7 @@ from wanflow.model import Attempt, Cause, Clip, Lora, RenderClip, Source
 from wanflow.pool import RunContext
 from wanflow.pool.failures import render_error
 from wanflow.pool.keeping import Saved
-from wanflow.pool.loras import local_lora
+from wanflow.pool.loras import local_lora, local_video
 from wanflow.pool.processes import memory_bytes
 from wanflow.pool.rendering import Kept, Rendering, Watch
 from wanflow.pool.stage_timer import Seconds, StageTimer
@@ -79,12 +79,14 @@ class Replica:
         self._images: dict[str, bytes] = {}
 
     def stage(self, task: RenderClip) -> None:
-        """Fetch the clip's images and LoRAs ahead of its turn. Failures wait for the render to report them."""
+        """Fetch the clip's images, video and LoRAs ahead of its turn. Failures wait for the render to report them."""
         try:
             for image in task.clip.images:
                 self._image(image)
             for lora in task.clip.loras:
                 local_lora(lora.source)
+            if task.clip.video is not None:
+                local_video(task.clip.video.source)
         except (StoreError, InputError):
             return
 

@@ -197,7 +197,7 @@ def clip_state(planned: PlannedRender, position: int, rates: Mapping[str, float]
         position=position,
         group=planned.group or clip.weights,
         kind=planned.kind or clip.weights,
-        num_steps=clip.sampling.steps,
+        num_steps=clip.num_steps,
         num_cascade=len(clip.cascade),
         trunk="" if clip.branch is None else planned.task.stages[0].key,
         num_trunk_steps=0 if clip.branch is None else clip.branch.steps,

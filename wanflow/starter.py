@@ -43,7 +43,7 @@ engine:
   checkpoint: pocket
 
 # What is generated: only `clip` and `cascade` cost GPU time. Rows that agree here share one clip, so keep names and
-# headlines out of the prompt. A column `image` makes the clip start from a picture.
+# headlines out of the prompt. A column `image` makes the clip start from a picture, `video` from footage.
 clip:
   prompt: "{{ prompt }}"
   aspect: [16x9, 9x16]           # written with an x

@@ -17,5 +17,5 @@ def test_the_page_shows_what_is_printed(tmp_path: Path, checkpoint: str) -> None
 
 def test_the_page_shows_every_kind_of_reason_that_a_row_or_the_job_can_cause() -> None:
     page = PAGE.read_text()
-    seldom = {Reason.LORA, Reason.CHANGED}
+    seldom = {Reason.LORA, Reason.VIDEO, Reason.CHANGED}
     assert [reason.value for reason in Reason if reason not in seldom and reason.value not in page] == []

@@ -105,8 +105,8 @@ class Engine(Protocol):
         at a start, or the step that it goes on from.
 
         ``images`` are the files of ``clip.images``: none, that of the first frame, or those of the first and the last.
-        A clip with a branch goes on from ``keep.start``, its trunk or later; without one its trunk is made first. So
-        does one of a video, from where it begins or later; it must have one.
+        A clip with a branch goes on from ``keep.start``, its trunk or later; without one its trunk is made first.
+        A clip of a video always goes on from ``keep.start``, what ``begin`` gave or later.
         Raises RenderError (its cause says whether another try can help), and whatever ``on_step`` and ``keep`` raise.
         """
 

@@ -59,7 +59,7 @@ class Job(Section):
         default=(OutputSection(name="video"),), description="The files that every variant gets."
     )
     inputs: InputsSection = Field(
-        default=InputsSection(), description="Where images, fonts and LoRAs may come from."
+        default=InputsSection(), description="Where images, videos, fonts and LoRAs may come from."
     )
     limits: LimitsSection = Field(default=LimitsSection(), description="When to give up.")
     publish: PublishSection = Field(description="Where the finished videos go.")

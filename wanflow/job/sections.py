@@ -305,7 +305,7 @@ class OutputSection(Section):
 
 
 class InputsSection(Section):
-    """Where images, fonts and LoRAs may come from, whoever names them."""
+    """Where images, videos, fonts and LoRAs may come from, whoever names them."""
 
     allow: Places | None = Field(
         default=None,

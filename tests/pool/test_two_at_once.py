@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -178,6 +180,52 @@ def test_a_clip_that_fails_while_the_former_one_ends_harms_only_its_own(tmp_path
     engine.go_on.set()
     assert isinstance(replica.finish(FIRST), Rendered)
     assert clip_record(world.store, A.key)
+
+
+def test_an_end_is_answered_for_however_many_clips_began_beside_it(tmp_path: Path) -> None:
+    """Clips that fail at once come and go while a long one is decoded: why that failed, and its seconds, stay known."""
+    world, engine = World(tmp_path), Gates()
+    replica = world.replica(engine)
+    begin(replica, A, FIRST)
+
+    def refuse(stage: str, step: int) -> None:
+        raise RenderError("on purpose", Cause.BAD_INPUT)
+
+    engine.before = refuse
+    for number in range(2, 6):
+        with pytest.raises(RenderError):
+            begin(replica, B, Attempt(1, number))
+
+    def fail() -> None:
+        raise RenderError("on purpose", Cause.STORAGE)
+
+    engine.fails = fail
+    engine.go_on.set()
+    with pytest.raises(RenderError) as raised:
+        replica.finish(FIRST)
+    assert raised.value.cause is Cause.STORAGE
+    assert dict(replica.seconds(FIRST))["denoise"] > 0
+
+
+def test_an_end_that_failed_holds_nothing_of_the_device(tmp_path: Path) -> None:
+    """Its error is kept until it is asked for, and the frames of an error hold what they computed with."""
+    world, engine = World(tmp_path), Gates()
+    replica = world.replica(engine)
+    begin(replica, A, FIRST)
+    held: list[weakref.ref[threading.Event]] = []
+
+    def fail() -> None:
+        tensor = threading.Event()  # any object that can be referred to weakly
+        held.append(weakref.ref(tensor))
+        raise RenderError("on purpose", Cause.ITEM_ERROR)
+
+    engine.fails = fail
+    engine.go_on.set()
+    replica._wait_for_end()
+    gc.collect()
+    assert held[0]() is None
+    with pytest.raises(RenderError):
+        replica.finish(FIRST)
 
 
 def test_an_end_without_memory_beside_other_steps_is_tried_again_alone(tmp_path: Path) -> None:

@@ -123,6 +123,20 @@ def test_no_try_is_spent_on_a_rung_that_was_tried() -> None:
     assert s.clips["a"].num_attempts == 2
 
 
+def test_a_clip_too_large_for_the_small_card_goes_to_the_larger_one() -> None:
+    """Of a pool of 24 and 80 GB the small card says nothing about the other."""
+    s = scheduler({"a": 5, "b": 4}, max_replicas=2)
+    s.handle(RunStarted(0.0))
+    for name, rung in (("replica-1", 3), ("replica-2", 0)):
+        s.handle(ReplicaReady(0.0, name, Loading(0, 0.0, 0.0, 0, 0.0, rung=rung)))
+    assert rendering(s, "replica-1")[1] == "a"
+    fail(s, "replica-1", Cause.OUT_OF_MEMORY, 1)
+    assert s.clips["a"].is_open
+    actions = s.handle(ClipRendered(2, *rendering(s, "replica-2")))
+    assert [(each.key, each.replica) for each in actions if isinstance(each, Render)] == [("a", "replica-2")]
+    s.validate()
+
+
 def test_first_clips_that_are_too_large_for_the_last_rung_stop_the_run() -> None:
     """On cards that begin at the last rung the very first failures tell."""
     s = scheduler(dict.fromkeys("abcdef", 1), max_replicas=1, last_rung=3)

@@ -34,6 +34,7 @@ from wanflow.schedule.events import (
     StepDone,
     StepsKept,
     StopRequested,
+    Tick,
     VariantPublished,
 )
 from wanflow.schedule.state import ClipStatus
@@ -250,16 +251,27 @@ def test_a_replica_that_has_grown_begins_nothing_beside_an_end() -> None:
     s.validate()
 
 
-def test_an_end_without_news_for_too_long_is_a_hang() -> None:
-    """ffmpeg stands still, or the store: the replica is ended, and both clips are looked for."""
+def test_an_end_that_waits_for_the_next_clips_steps_is_no_hang() -> None:
+    """It ran out of memory beside them and is tried again alone, silent meanwhile; its replica is not."""
+    s, first, second = two_at_once(hang_first_s=300.0)
+    s.handle(StepDone(26.0, *first, "decode", 9, 81))
+    for step in range(1, 150):
+        assert s.handle(StepDone(26.0 + 10.0 * step, *second, "denoise", step, 200)) == []
+        s.validate()
+
+
+def test_two_clips_without_news_are_a_hang() -> None:
+    """ffmpeg stands still, or the store, and the next clip waits for it: the replica is ended, both are looked for."""
     s, _, second = two_at_once(hang_first_s=900.0)
     now_s = 25.0
     for step in range(100):
         now_s += 10.0
-        actions = s.handle(StepDone(now_s, *second, "denoise", step, 200))
-        if actions:
-            break
-    assert now_s == pytest.approx(25.0 + 900.0, abs=10.0)
+        assert s.handle(StepDone(now_s, *second, "denoise", step, 200)) == []
+    silent_since_s = now_s
+    while not (actions := s.handle(Tick(now_s))):
+        now_s += 10.0
+        assert now_s < silent_since_s + 1000.0
+    assert now_s == pytest.approx(silent_since_s + 120.0, abs=20.0)
     assert actions[:3] == [
         KillReplica("replica-1", Reason.HUNG),
         Probe("a", Reason.MAY_BE_DONE),

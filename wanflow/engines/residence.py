@@ -123,6 +123,14 @@ class Residence:
         return {id(part), *(id(other) for other in self._staying())}
 
     def _bring(self, part: torch.nn.Module) -> None:
+        try:
+            self._move_here(part)
+        except BaseException:  # half of it would be in the way of whoever comes next
+            self._send_away(part)
+            raise
+        self._here.add(id(part))
+
+    def _move_here(self, part: torch.nn.Module) -> None:
         blocks = _blocks(part) if self.rung == LAST_RUNG else []
         if not blocks:
             self._to_device(part)
@@ -134,7 +142,6 @@ class Residence:
                 for parameter in part.parameters(recurse=False):
                     self._remember(parameter)
                     parameter.data = parameter.data.to(self._device)
-        self._here.add(id(part))
 
     def _send_away(self, part: torch.nn.Module) -> None:
         if self._device != self._away:

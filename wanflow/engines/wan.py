@@ -181,6 +181,7 @@ class WanEngine:
         self._decoder_stream = torch.cuda.Stream(device) if device.startswith("cuda") else None
         use_backend(experts, device)
         self._is_fp8 = False
+        self._quantized: set[int] = set()
         self._channels, self._spatial = int(vae.config.z_dim), int(vae.config.scale_factor_spatial)
 
     def set_thrift(self, thrift: int) -> None:
@@ -341,8 +342,11 @@ class WanEngine:
         for expert in self._experts:
             self._residence.use(expert)
             for block in expert.blocks:
+                if id(block) in self._quantized:  # by a clip that then ran out of memory
+                    continue
                 with self._residence.holding(block):
                     quantize(block)
+                self._quantized.add(id(block))
         self._is_fp8 = True
 
     def _check(self, clip: Clip, images: Sequence[bytes]) -> None:

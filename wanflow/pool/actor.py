@@ -98,12 +98,15 @@ class ReplicaActor:
     def render(self, task: RenderClip, attempt: Attempt, thrift: int) -> Rendered | Kept | Denoised | Broken:
         """Render; a failure is a value. After Denoised the next one may be asked for, and ``finish`` says the rest."""
         name, key = self._name, task.key
+        # of this attempt alone: the news of one that ends beside it must not crowd out its own
+        reported_s = self._reported_s
 
         def on_step(stage: str, step: int, num_steps: int) -> None:
+            nonlocal reported_s
             if attempt in self._cancelled:
                 raise Cancelled()
-            if time.monotonic() - self._reported_s >= self._report_every_s:
-                self._reported_s = time.monotonic()
+            if time.monotonic() - reported_s >= self._report_every_s:
+                reported_s = self._reported_s = time.monotonic()
                 self._news.put(StepDone(0.0, name, key, attempt, stage, step, num_steps))
 
         def on_kept(stage: str, step: int) -> None:

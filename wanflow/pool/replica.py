@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -67,7 +68,7 @@ class Replica:
         self._thrift = 0
         #: what the engine renders with; None: not known
         self._loras: tuple[Lora, ...] | None = ()
-        #: of the newest two attempts
+        #: of the newest two attempts, and of those that are not asked for yet
         self._timers: dict[Attempt, StageTimer] = {}
         #: held by whoever has the engine for itself
         self._forwards = threading.Lock()
@@ -121,7 +122,10 @@ class Replica:
 
     def finish(self, attempt: Attempt) -> Rendered | Kept:
         """Once: wait for the end of an attempt that began with Denoised; say, or raise, what ``render`` would have."""
-        return self._outcomes.pop(attempt).result()
+        try:
+            return self._outcomes[attempt].result()
+        finally:
+            del self._outcomes[attempt]
 
     def seconds(self, attempt: Attempt) -> Seconds:
         """(stage, seconds) of one of the newest two attempts, ended or not."""
@@ -135,6 +139,7 @@ class Replica:
 
         if thrift != self._thrift:  # weights move
             self._wait_for_end()
+        was_beside = self._is_finishing()
         try:
             with self._engine_for_itself():
                 made = Rendering(
@@ -147,11 +152,12 @@ class Replica:
                 )
                 self._timers[attempt] = made.timer
                 for other in list(self._timers)[:-2]:
-                    del self._timers[other]
+                    if other not in self._outcomes:
+                        del self._timers[other]
                 try:
                     return self._attempt(made, lambda: self._make_latents(made, thrift)) or made
                 except RenderError as error:
-                    if error.cause is not Cause.OUT_OF_MEMORY or not self._is_finishing():
+                    if error.cause is not Cause.OUT_OF_MEMORY or not was_beside:
                         raise
             # It may fit once the clip before is out of the way; steps that it kept are gone on from.
             self._has_room_for_two = False
@@ -181,6 +187,7 @@ class Replica:
         try:
             outcome.set_result(self._finish_with_room(made))
         except BaseException as error:  # noqa: BLE001 - whoever waits for it must not wait for ever
+            _let_go(error)
             outcome.set_exception(error)
 
     def _finish_with_room(self, made: Rendering) -> Rendered | Kept:
@@ -246,6 +253,14 @@ class Replica:
             for digest in list(self._images)[:-4]:
                 self._images.pop(digest, None)
         return found
+
+
+def _let_go(error: BaseException) -> None:
+    """What the frames of ``error`` hold of the device; the error may be kept for as long as the next clip takes."""
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__
 
 
 def check_same_store(store: Store, context: RunContext) -> None:

@@ -22,6 +22,7 @@ from wanflow.schedule.state import (
     Copy,
     Lost,
     ReplicaState,
+    ReplicaStatus,
     VariantStatus,
 )
 
@@ -75,7 +76,13 @@ class Faults:
             clip.failed_on = replica.replica
         if cause is Cause.OUT_OF_MEMORY:
             last_rung = self._board.policy.last_rung
-            clip.is_too_large = replica.rung + copy.thrift >= last_rung
+            # a replica with a larger GPU begins further up: what is too large for this one may not be for that
+            rung = min(
+                each.rung
+                for each in (replica, *self._board.replicas.values())
+                if each.weights == replica.weights and each.status is not ReplicaStatus.STARTING
+            )
+            clip.is_too_large = rung + copy.thrift >= last_rung
             clip.thrift = min(max(clip.thrift, copy.thrift + 1), last_rung)
         self._charge(clip, replica.replica, cause, message)
         actions: list[Action] = []

@@ -273,7 +273,11 @@ class Scheduler:
             elif replica := board.replicas.get(name):
                 actions += self._look_at_replica(what, replica)
         for copy in board.watch.hung():
-            actions += self._faults.hung(copy)
+            heard = [each for each in board.replicas[copy.replica].copies if board.watch.is_heard(each)]
+            if heard:
+                board.watch.wait_with(copy, heard[0])
+            else:
+                actions += self._faults.hung(copy)
         return actions
 
     def _look_at_replica(self, what: str, replica: ReplicaState) -> list[Action]:

@@ -139,6 +139,15 @@ class Watch:
             else:
                 yield copy
 
+    def is_heard(self, copy: Copy) -> bool:
+        """Whether the budget of ``copy`` is not over yet."""
+        return copy.hang_due_s > self._clock_s + ROUNDING_S
+
+    def wait_with(self, copy: Copy, other: Copy) -> None:
+        """``copy`` is silent, but not its replica, where ``other`` goes on: one may wait for the other."""
+        copy.hang_due_s = other.hang_due_s
+        self._file_hang(copy)
+
     def next_hang_s(self, now_s: float) -> float | None:
         """When ``hung`` should be asked at the latest, on the events' clock."""
         return now_s + max(self._hangs[0][0] - self._clock_s, 0.0) if self._hangs else None

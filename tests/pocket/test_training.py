@@ -14,18 +14,20 @@ import torch.multiprocessing
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
 
+from wanflow.engines import read_spec
 from wanflow.pocket import CHECKPOINT
 from wanflow.pocket.autoencoder import build_vae, decode_whole, encode_whole
 from wanflow.pocket.denoiser import build_transformer, denoise
 from wanflow.pocket.grammar import WORDS, words_of
-from wanflow.pocket.latents import load_shard, make_shard
-from wanflow.pocket.layout import LayoutHead, draw_layout, layout_loss
+from wanflow.pocket.latents import UPSCALED_WINDOW, load_shard, make_shard
+from wanflow.pocket.layout import LayoutHead, cut, draw_layout, layout_loss, place_window
 from wanflow.pocket.optim import orthogonalise, orthogonalise_together
 from wanflow.pocket.reading import MEANINGS, NOTHING, reading_loss, tagged_caption, train_text
-from wanflow.pocket.scenes import sample_scene
+from wanflow.pocket.render import Renderer, drawn_frames
+from wanflow.pocket.scenes import SHAPES, sample_scene
 from wanflow.pocket.stages import Stage, load_average, run_stage
 from wanflow.pocket.text import build_text_encoder, build_tokenizer, encode_captions
-from wanflow.pocket.train import fill, mixed
+from wanflow.pocket.train import STAGES, Pantry, Recipe, fill, mixed, train
 from wanflow.pocket.train_denoiser import REFINE_STARTS, Diet, Feed, draw_batch, stands_out, train_denoiser
 from wanflow.pocket.train_vae import train_decoder, train_vae
 
@@ -196,6 +198,72 @@ def test_refine_learns_the_straight_way_from_the_upscaled_clip_to_the_sharp_one(
     share = (batch.noise * away).flatten(1).sum(1) / away.square().flatten(1).sum(1)
     low, high = ((1 - s) / s for s in reversed(REFINE_STARTS))
     assert low - 1 < share.mean() < high + 1
+
+
+def test_what_is_upscaled_is_the_same_part_of_the_same_scene(tmp_path: Path) -> None:
+    """Shifted by a row, ``refine`` would learn to move pictures."""
+    vae = build_vae()
+    fill(CHECKPOINT, vae, build_text_encoder(len(build_tokenizer())), build_transformer())
+    vae.register_to_config(latents_mean=[0.0] * 16, latents_std=[1.0] * 16)
+    shard = load_shard(make_shard(vae, (192, 160), 17, 0, tmp_path, seed=0, num_clips=2, upscaled=True))
+    assert shard.latents.shape == (2, 16, 5, UPSCALED_WINDOW, UPSCALED_WINDOW)
+    assert shard.upscaled is not None
+    with torch.no_grad():
+        sharp, soft = (decode_whole(vae, x.float()) for x in (shard.latents, shard.upscaled))
+    apart = (sharp - soft).square().mean()
+    for axis in (3, 4):
+        assert apart < 0.7 * (sharp.roll(3, axis) - soft).square().mean()
+
+
+def test_a_window_has_the_subject_and_the_layout_that_belongs_to_it(tmp_path: Path) -> None:
+    """The second lesson would teach nonsense if a window's layout were another part of the picture."""
+    rng = random.Random(5)
+    shapes = [s for s in (sample_scene(rng) for _ in range(40)) if s.kind in SHAPES]
+    for scene in shapes:
+        layout = draw_layout(scene, (96, 160), 1, torch.device("cpu"))
+        rows, columns = place_window(rng, layout, 8)
+        assert (rows.stop - rows.start, columns.stop - columns.start) == (8, 8)
+        assert int((cut(layout, rows, columns) > 128).sum()) > 0.9 * int((layout > 128).sum())
+    assert place_window(rng, layout, 100) == (slice(0, 12), slice(0, 20))
+    path = make_shard(_tiny_vae(), (96, 160), 1, 0, tmp_path, seed=0, num_clips=12)
+    shard = load_shard(path)
+    batch = draw_batch(
+        rng, feed := Feed([path], 1.0, 16, window=8), Diet([feed], empty_share=0.0), torch.device("cpu")
+    )
+    assert batch.latents.shape == (16, 16, 1, 8, 8)
+    assert batch.layouts.shape == (16, 1, 32, 32)
+    for latents, layout in zip(batch.latents, batch.layouts, strict=True):
+        (where,) = [
+            (place, y, x)
+            for place in shard.shapes
+            for y in range(5)
+            for x in range(13)
+            if torch.equal(shard.latents[place][..., y : y + 8, x : x + 8].float(), latents)
+        ]
+        place, y, x = where
+        assert torch.equal(shard.layouts[place][..., 4 * y : 4 * y + 32, 4 * x : 4 * x + 32], layout)
+
+
+def test_the_recipe_runs_from_its_first_stage_to_a_checkpoint_that_renders(tmp_path: Path) -> None:
+    """Hours of stages must not end in one that cannot read what the ones before it left."""
+    recipe = Recipe(
+        **{n: Stage(n, 1, 0.01) for n in ("vae", "decoder", "text", "denoiser", "high", "low")},
+        vae_batch=1,
+        stills=Pantry(1, 1, num_shards=1, num_clips=8, batch=2),
+        clips=Pantry(5, 1, num_shards=1, num_clips=8, batch=1),
+        doubled=Pantry(5, 2, num_shards=1, num_clips=1, batch=1),
+    )
+    train(tmp_path, STAGES, recipe, torch.device("cpu"), seed=0, minutes=None, fused=False)
+    renderer = Renderer(tmp_path / "checkpoint", 1)
+    assert renderer.encoded(drawn_frames(sample_scene(random.Random(1)), (96, 160))).isfinite().all()
+    tuned = tmp_path / "tuned"
+    (tuned / "latents").parent.mkdir()
+    (tmp_path / "latents").rename(tuned / "latents")
+    train(
+        tuned, ("experts", "export"), recipe, torch.device("cpu"), seed=0, minutes=None, fused=False,
+        start=tmp_path / "checkpoint",
+    )  # fmt: skip
+    assert read_spec(str(tuned / "checkpoint")).weights != renderer.spec.weights
 
 
 def test_a_subject_counts_more_than_the_wall_behind_it() -> None:

@@ -19,9 +19,14 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from wanflow.pocket.autoencoder import decode_whole, encode_whole
-from wanflow.pocket.layout import draw_layout
-from wanflow.pocket.scenes import Scene, draw, sample_scene
+from wanflow.pocket.layout import cut, draw_layout, place_window
+from wanflow.pocket.scenes import SHAPES, Scene, draw, sample_scene
 from wanflow.pocket.stages import arithmetic
+
+#: Pixels of a latent, across and down.
+SIDE = 8
+#: Latents across and down of a window that is upscaled.
+UPSCALED_WINDOW = 16
 
 
 @dataclass(frozen=True)
@@ -29,12 +34,18 @@ class Shard:
     """Clips of one size and length."""
 
     scenes: list[Scene]
-    #: (clips, channels, latent frames, height / 8, width / 8), float16
+    #: (clips, channels, latent frames, height / 8, width / 8), float16; of windows, their height and width
     latents: Tensor
     #: ``layout.draw_layout`` of each, (clips, latent frames, height / 2, width / 2), uint8
     layouts: Tensor
-    #: At doubled sizes, latents of the same clips drawn at half the size and scaled up: what ``refine`` starts from.
+    #: At doubled sizes, of windows: latents of the same drawn at half the size and scaled up, what ``refine`` starts
+    #: from.
     upscaled: Tensor | None = None
+
+    @functools.cached_property
+    def shapes(self) -> list[int]:
+        """Places of the clips that show a shape, not a texture."""
+        return [i for i, scene in enumerate(self.scenes) if scene.kind in SHAPES]
 
 
 def shard_path(out: Path, size: tuple[int, int], num_frames: int, number: int) -> Path:
@@ -55,7 +66,8 @@ def make_shard(
     upscaled: bool = False,
     batch: int = 4,
 ) -> Path:
-    """Draw and encode a shard unless it is there; ``upscaled``: from half the size as well."""
+    """Draw and encode a shard unless it is there. ``upscaled``: windows of it only, from half the size as well; the
+    whole of a doubled picture costs four times as much, and has four times as much of the wall."""
     path = shard_path(out, size, num_frames, number)
     if path.exists():
         return path
@@ -63,23 +75,49 @@ def make_shard(
     rng = random.Random(f"shard {seed} {size} {num_frames} {number}")
     device = next(vae.parameters()).device
     scenes = [sample_scene(rng) for _ in range(num_clips)]
-    parts, upscaled_parts = [], []
+    whole = (slice(0, size[0] // SIDE), slice(0, size[1] // SIDE))
+    parts, upscaled_parts, layouts = [], [], []
     for start in range(0, num_clips, batch):
-        some = scenes[start : start + batch]
-        video = torch.stack([draw(s, *size, num_frames, device) for s in some]).mul_(2).sub_(1)
+        videos, halves = [], []
+        for scene in scenes[start : start + batch]:
+            layout = draw_layout(scene, size, num_frames, device).cpu()
+            window = place_window(rng, layout, UPSCALED_WINDOW) if upscaled else whole
+            layouts.append(cut(layout, *window).clone())
+            videos.append(_draw_window(scene, size, num_frames, device, window, 1))
+            if upscaled:
+                halves.append(_draw_window(scene, size, num_frames, device, window, 2))
+        video = torch.stack(videos)
         parts.append(normalise(vae, encode_mean(vae, video)).half().cpu())
         if upscaled:
-            half = torch.stack([draw(s, size[0] // 2, size[1] // 2, num_frames, device) for s in some])
-            larger = enlarge(vae, half.mul_(2).sub_(1), size)
+            larger = enlarge(vae, torch.stack(halves), (video.shape[3], video.shape[4]))
             upscaled_parts.append(normalise(vae, encode_mean(vae, larger)).half().cpu())
-    layouts = torch.stack([draw_layout(s, size, num_frames, device).cpu() for s in scenes])
-    content = {"scenes": [asdict(s) for s in scenes], "latents": torch.cat(parts), "layouts": layouts}
+    content = {
+        "scenes": [asdict(s) for s in scenes],
+        "latents": torch.cat(parts),
+        "layouts": torch.stack(layouts),
+    }
     if upscaled:
         content["upscaled"] = torch.cat(upscaled_parts)
     partial = path.with_suffix(f".partial{os.getpid()}")
     torch.save(content, partial)
     os.replace(partial, path)
     return path
+
+
+def _draw_window(
+    scene: Scene,
+    size: tuple[int, int],
+    num_frames: int,
+    device: torch.device,
+    window: tuple[slice, slice],
+    share: int,
+) -> Tensor:
+    """Those rows and columns of latents of a scene of this size, drawn at one in ``share`` of it; in -1..1."""
+    rows, columns = window
+    crop = (rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
+    top, left, height, width = (part * SIDE // share for part in crop)
+    part = (top, left, height, width)
+    return draw(scene, size[0] // share, size[1] // share, num_frames, device, part).mul_(2).sub_(1)
 
 
 def enlarge(vae: AutoencoderKLWan, video: Tensor, size: tuple[int, int]) -> Tensor:

@@ -7,6 +7,7 @@ middle with a pretrained encoder's features; drawn scenes have the truth itself.
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import torch
@@ -17,6 +18,8 @@ from wanflow.pocket.scenes import Scene, draw
 
 #: A token's pixels of the layout across and down: a token is two latents of eight pixels, the layout half the size.
 _SIDE = 8
+#: A latent's.
+_LATENT_SIDE = _SIDE // 2
 
 
 def draw_layout(scene: Scene, size: tuple[int, int], num_frames: int, device: torch.device) -> Tensor:
@@ -25,6 +28,25 @@ def draw_layout(scene: Scene, size: tuple[int, int], num_frames: int, device: to
     frames = draw(outline, size[0] // 2, size[1] // 2, num_frames, device).mean(0)
     layout: Tensor = frames[[0, *range(2, num_frames, 4)]]
     return layout.mul(255).round().to(torch.uint8)
+
+
+def place_window(rng: random.Random, layout: Tensor, size: int) -> tuple[slice, slice]:
+    """Rows and columns of latents, ``size`` each or all there are: the subject of ``layout`` near their middle."""
+    outline = layout.float().sub(64).clamp_min(0).mean(0)  # a black wall is not quite black
+    slices = []
+    for axis in (0, 1):
+        mass = outline.sum(1 - axis)
+        middle = float((mass * torch.arange(len(mass))).sum() / mass.sum().clamp_min(1e-6)) / _LATENT_SIDE
+        room = max(0, len(mass) // _LATENT_SIDE - size)
+        start = min(max(0, round(middle - size / 2 + rng.uniform(-1.5, 1.5))), room)
+        slices.append(slice(start, min(start + size, len(mass) // _LATENT_SIDE)))
+    return slices[0], slices[1]
+
+
+def cut(layout: Tensor, rows: slice, columns: slice) -> Tensor:
+    """The part of a layout that these rows and columns of latents show."""
+    across, down = ((part.start * _LATENT_SIDE, part.stop * _LATENT_SIDE) for part in (columns, rows))
+    return layout[..., slice(*down), slice(*across)]
 
 
 class LayoutHead(nn.Module):

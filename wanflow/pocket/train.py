@@ -4,11 +4,11 @@ Hardware: one GPU (minutes) or two CPU cores (a few hours; ``torchrun --nproc-pe
 wanflow.pocket.train ...`` uses both well). Stopped at any moment, the same command goes on from the last save. Stages:
 
     vae       the autoencoder, on crops of drawn scenes            -> vae.pt, vae.jsonl
+    decoder   its decoder once more, its latents staying what they are -> decoder.pt
     text      the text encoder, on captions alone; then frozen     -> text.pt
     latents   scenes drawn and encoded once                        -> latents/*.pt
     denoiser  one transformer on all times                         -> denoiser.pt
     experts   the transformer continued on each side of the boundary, the low side at twice the size too
-    decoder   the VAE's decoder once more, on the latents that the denoiser knows
     export    the folder that diffusers and wanflow load           -> checkpoint/
 
 To fine-tune on other scenes, change ``scenes.draw`` and ``grammar`` (or write latent shards of your own clips
@@ -42,9 +42,11 @@ from wanflow.pocket.text import build_text_encoder, build_tokenizer
 from wanflow.pocket.train_denoiser import Diet, Feed, train_denoiser
 from wanflow.pocket.train_vae import SIZES, measure_latents, train_decoder, train_vae
 
-STAGES = ("vae", "text", "latents", "denoiser", "experts", "decoder", "export")
+STAGES = ("vae", "decoder", "text", "latents", "denoiser", "experts", "export")
 #: Clips by shape: half are 16:9.
 SIZE_WEIGHTS = (0.5, 0.25, 0.25)
+#: Latents across and down of the windows on which the low expert learns outlines.
+WINDOW = 8
 #: How often a step of the denoiser takes stills, and from which share of its steps on.
 STILL_SHARES = {0.0: 0.72, 0.6: 0.3}
 
@@ -65,7 +67,10 @@ class Pantry:
     def shards(self) -> list[list[tuple[tuple[int, int], int]]]:
         """(size, number) of every shard, by shape."""
         return [
-            [((height * self.scale, width * self.scale), i) for i in range(round(self.num_shards * weight))]
+            [
+                ((height * self.scale, width * self.scale), i)
+                for i in range(max(1, round(self.num_shards * weight)))
+            ]
             for (height, width), weight in zip(SIZES, SIZE_WEIGHTS, strict=True)
         ]
 
@@ -136,6 +141,10 @@ def train(
     encodes = start is None and bool(set(stages) - {"vae", "text"})
     load_average(out / "vae.pt", nn.ModuleDict({"vae": vae}), needed=encodes)
     set_latent_scale(vae, out, seed)
+    decoder = nn.ModuleDict({"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder})
+    load_average(out / "decoder.pt", decoder, needed=False)
+    if "decoder" in stages:
+        train_decoder(vae, recipe.decoder, out, seed=seed, batch=recipe.vae_batch, minutes=minutes)
     if "text" in stages:
         train_text(tokenizer, encoder, recipe.text, out, seed=seed, minutes=minutes)
     reads = start is None and bool(set(stages) & {"denoiser", "experts", "export"})
@@ -158,9 +167,15 @@ def train(
     high.load_state_dict(base.state_dict())
     low.load_state_dict(base.state_dict())
     if "experts" in stages:
+        whole = mixed(stills, 0.5, clips)
+        near = mixed(windowed(stills), 0.5, windowed(clips))
         for model, stage, diet in (
-            (high, recipe.high, Diet(clips, low=BOUNDARY, salience=1.5)),
-            (low, recipe.low, Diet(mixed(doubled, 0.4, clips), high=BOUNDARY)),
+            (high, recipe.high, Diet(whole, low=BOUNDARY, salience=1.5, layout=0.5)),
+            (
+                low,
+                recipe.low,
+                Diet(mixed(doubled, 0.2, mixed(near, 0.75, whole)), high=BOUNDARY, salience=1.5, layout=0.5),
+            ),
         ):
             train_denoiser(
                 model,
@@ -173,10 +188,6 @@ def train(
                 fused=fused,
                 minutes=minutes,
             )
-    decoder = nn.ModuleDict({"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder})
-    load_average(out / "decoder.pt", decoder, needed=False)
-    if "decoder" in stages:
-        train_decoder(vae, recipe.decoder, out, seed=seed, batch=recipe.vae_batch, minutes=minutes)
     if "export" in stages and rank() == 0:
         load_average(out / "high.pt", nn.ModuleDict({"transformer": high}), needed=False)
         load_average(out / "low.pt", nn.ModuleDict({"transformer": low}), needed=False)
@@ -189,6 +200,11 @@ def feeds(out: Path, pantry: Pantry) -> list[Feed]:
         Feed([shard_path(out, size, pantry.num_frames, i) for size, i in shards], weight, pantry.batch)
         for shards, weight in zip(pantry.shards(), SIZE_WEIGHTS, strict=True)
     ]
+
+
+def windowed(feeds: Sequence[Feed]) -> list[Feed]:
+    """The same near the subjects of shapes; three times as many fit into a step, since most of a picture is wall."""
+    return [replace(feed, window=WINDOW, batch=3 * feed.batch) for feed in feeds]
 
 
 def mixed(some: Sequence[Feed], share: float, others: Sequence[Feed]) -> list[Feed]:

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 from wanflow.pocket.denoiser import denoise
 from wanflow.pocket.grammar import caption, plain_caption
 from wanflow.pocket.latents import load_shard
-from wanflow.pocket.layout import LayoutHead, layout_loss
+from wanflow.pocket.layout import LayoutHead, cut, layout_loss, place_window
 from wanflow.pocket.scenes import Scene
 from wanflow.pocket.stages import Stage, arithmetic, rank, run_stage
 from wanflow.pocket.text import encode_captions
@@ -39,6 +39,8 @@ class Feed:
     weight: float
     #: Clips a step, of each process.
     batch: int
+    #: Windows of so many latents across and down around the subjects of shapes, in place of whole pictures.
+    window: int | None = None
 
 
 @dataclass(frozen=True)
@@ -152,17 +154,23 @@ def draw_batch(rng: random.Random, feed: Feed, diet: Diet, device: torch.device)
     generator = torch.Generator().manual_seed(rng.randrange(2**62))
     for _ in range(feed.batch):
         shard = load_shard(rng.choice(feed.shards))
-        place = rng.randrange(len(shard.scenes))
-        clean = shard.latents[place].float()
+        place = rng.choice(shard.shapes if feed.window else range(len(shard.scenes)))
+        clean, layout = shard.latents[place].float(), shard.layouts[place]
+        upscaled = None if shard.upscaled is None else shard.upscaled[place].float()
+        if feed.window:
+            rows, columns = place_window(rng, layout, feed.window)
+            clean = clean[..., rows, columns]
+            layout = cut(layout, rows, columns)
+            upscaled = None if upscaled is None else upscaled[..., rows, columns]
         noise, time = torch.randn(clean.shape, generator=generator), sample_time(rng, diet.low, diet.high)
-        if shard.upscaled is not None and rng.random() < diet.refine_share:
+        if upscaled is not None and rng.random() < diet.refine_share:
             start = rng.uniform(*REFINE_STARTS)
-            noise += (1 - start) / start * (shard.upscaled[place].float() - clean)
+            noise += (1 - start) / start * (upscaled - clean)
             time = start * max(rng.random(), rng.random())
         latents.append(clean)
         noises.append(noise)
         times.append(time)
-        layouts.append(shard.layouts[place])
+        layouts.append(layout)
         captions.append(tell(shard.scenes[place], rng, diet.empty_share))
     # of a single frame that is given nothing would be left to learn
     image_share = diet.image_share if latents[0].shape[1] > 1 else 0.0

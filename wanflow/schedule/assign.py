@@ -56,7 +56,10 @@ def _render(board: Board, weights: str) -> list[Action]:
 
 
 def _render_beside(board: Board, weights: str) -> list[Action]:
-    """The next clip where one ends that needs the replica's forwards no more."""
+    """The next clip where one ends that needs the replica's forwards no more.
+
+    A suspect has its replica for itself: it is staged, and the replica begins nothing before it has fallen idle.
+    """
     actions: list[Action] = []
     for name in list(islice(board.free_soon.get(weights, ()), MAX_LOOKS)):
         if not (board.backlog.num(weights) or board.staged.get(weights)):
@@ -66,7 +69,11 @@ def _render_beside(board: Board, weights: str) -> list[Action]:
         if name not in board.free_soon[weights] or replica.rest_until_s > board.now_s:
             continue
         was_staged = replica.staged
-        if (clip := _choose(board, replica)) is not None:
+        if (clip := _choose(board, replica)) is None:
+            continue
+        if board.is_suspect(clip):
+            actions.append(board.stage(clip, replica))
+        else:
             actions.append(board.render(clip, replica, _reason(clip, clip.key == was_staged)))
     return actions
 
@@ -89,6 +96,8 @@ def _choose(board: Board, replica: ReplicaState) -> ClipState | None:
     # The clip that was staged last is at the replica that is busy longest.
     for key in reversed(board.staged.get(replica.weights, {})):
         clip = board.clips[key]
+        if replica.copy is not None and board.is_suspect(clip):
+            continue  # one replica is kept for it, no other one
         if suits(clip) is not Answer.TAKE:
             return None
         board.unstage(board.replicas[clip.replica or ""])
@@ -121,8 +130,6 @@ def _take(board: Board, replica: ReplicaState, is_choosy: bool = True) -> ClipSt
 
 def _suits(board: Board, replica: ReplicaState, is_choosy: bool = True) -> Callable[[ClipState], Answer]:
     def suits(clip: ClipState) -> Answer:
-        if replica.copy is not None and board.is_suspect(clip):
-            return Answer.SKIP  # it has its replica for itself
         num_ready = board.num_replicas[replica.weights] - len(board.starting[replica.weights])
         if is_choosy and clip.failed_on == replica.replica and num_ready > 1:
             return Answer.SKIP  # a second opinion

@@ -145,6 +145,7 @@ class Board:
         replica.staged = clip.key
         self.staged.setdefault(clip.weights, {})[clip.key] = None
         self.unstaged[replica.weights].pop(replica.replica, None)
+        self.look_if_free(replica)
         return Stage(replica.replica, clip.key, Reason.NEXT_IN_ORDER)
 
     def unstage(self, replica: ReplicaState) -> ClipState | None:
@@ -156,6 +157,7 @@ class Board:
         del self.staged[clip.weights][clip.key]
         if replica.status is ReplicaStatus.BUSY and replica.drain_s is None:
             self.unstaged.setdefault(replica.weights, {})[replica.replica] = None
+        self.look_if_free(replica)
         return clip
 
     def render(self, clip: ClipState, replica: ReplicaState, reason: Reason) -> Render:
@@ -175,6 +177,7 @@ class Board:
         clip.copies[attempt] = copy
         if (former := replica.copy) is not None:
             assert replica.replica in self.free_soon[replica.weights]
+            assert not self.is_suspect(clip), "it has its replica for itself"
             former.passed_s = self.now_s
             self.watch.passed(former)
             replica.finishing = former
@@ -198,7 +201,8 @@ class Board:
     def look_if_free(self, replica: ReplicaState) -> None:
         """File whether ``replica`` could begin another clip beside the end of the one that it renders.
 
-        Not beside a clip that may have taken a replica down, nor where the replica is to go after the one that ends.
+        Not beside a clip that may have taken a replica down, nor where such a one comes next, nor where the replica is
+        to go after the one that ends.
         """
         copy = replica.copy
         is_free = (
@@ -207,6 +211,7 @@ class Board:
             and replica.finishing is None
             and replica.drain_s is None
             and not self.is_suspect(self.clips[copy.key])
+            and not (replica.staged is not None and self.is_suspect(self.clips[replica.staged]))
             and not is_worn(
                 self.policy, replica.num_clips + 1, replica.memory_bytes, replica.first_memory_bytes
             )

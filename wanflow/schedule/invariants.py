@@ -58,6 +58,10 @@ def _check_replicas(board: Board) -> None:
             assert replica.copy.is_denoised, f"{name} denoises and is filed as free soon"
             assert replica.finishing is None, f"{name} has two clips and is filed for a third"
             assert replica.drain_s is None, f"{name} is drained and filed for another clip"
+            next_one = board.clips.get(replica.staged or "")
+            assert next_one is None or not board.is_suspect(next_one), (
+                f"{name} would not fall idle for a suspect"
+            )
         if replica.staged is not None:
             clip = board.clips[replica.staged]
             assert (clip.status, clip.replica) == (ClipStatus.STAGED, name), "clip and replica disagree"

@@ -152,6 +152,40 @@ def test_weights_that_leave_the_device_are_not_copied_back() -> None:
         )
 
 
+@pytest.mark.parametrize("rung", range(LAST_RUNG + 1))
+def test_a_move_that_fails_half_way_leaves_nothing_on_the_device(rung: int) -> None:
+    """The card fills up in the middle of 28 GB: what had come would lie there beside whoever works next, and nobody
+    would send it away."""
+    expert, vae = Expert(), torch.nn.Linear(2, 2)
+    expert.last = torch.nn.Linear(2, 2)
+    host = {weight: weight.data_ptr() for weight in expert.parameters()}
+    num_moves = 0
+
+    def move(module: torch.nn.Module, device: torch.device) -> None:
+        nonlocal num_moves
+        for parameter in module.parameters():
+            if device.index is not None:  # to the device: its own memory
+                num_moves += 1
+                if num_moves == 4:
+                    raise torch.OutOfMemoryError("CUDA out of memory.")
+                parameter.data = parameter.data.clone()
+
+    def there() -> int:
+        return sum(weight.data_ptr() != at for weight, at in host.items())
+
+    residence = Residence([vae], [expert], "cpu:0", move=move)
+    residence.set_thrift(2)
+    residence.use(vae)
+    residence.set_thrift(rung)
+    assert (there(), num_moves) == (0, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        residence.use(expert)
+    assert num_moves == 4
+    assert there() == 0
+    residence.use(expert)
+    assert there() == (4 if rung == LAST_RUNG else 8), "the next try begins from the start"
+
+
 LAYOUTS = [("a14b_t2v", Mode.T2V), ("pocket", Mode.T2V), ("wan21_i2v", Mode.I2V)]
 
 
@@ -309,6 +343,29 @@ def test_weights_are_put_into_8_bits_on_the_device(
     monkeypatch.setattr(wan, "quantize", quantize)
     sampling = replace(world.wan.spec.sampling, profile="fast", shortcuts=Shortcuts(fp8=True))
     world.wan.generate(make_clip(world.wan, Mode.T2V, sampling), (), silent)
+    assert done == [block for expert in world.wan._experts for block in expert.blocks]
+
+
+def test_a_block_counts_as_being_in_8_bits_once_it_is(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There was no memory for the third one: the next clip goes on with it, and puts none into 8 bits twice."""
+    world, begun, done = Pretended(checkpoint("a14b_t2v"), 0), [], []
+
+    def quantize(block: torch.nn.Module) -> None:
+        begun.append(block)
+        if len(begun) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        done.append(block)
+
+    monkeypatch.setattr(wan, "problem_of", lambda device: "")
+    monkeypatch.setattr(wan, "quantize", quantize)
+    sampling = replace(world.wan.spec.sampling, profile="fast", shortcuts=Shortcuts(fp8=True))
+    clip = make_clip(world.wan, Mode.T2V, sampling)
+    with pytest.raises(RenderError, match="out of memory"):
+        world.wan.generate(clip, (), silent)
+    for _ in range(2):
+        world.wan.generate(clip, (), silent)
     assert done == [block for expert in world.wan._experts for block in expert.blocks]
 
 

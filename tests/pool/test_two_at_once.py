@@ -299,6 +299,50 @@ def test_steps_without_memory_beside_an_end_are_taken_again_alone(tmp_path: Path
     assert clip_record(world.store, B.key)
 
 
+def test_steps_without_memory_are_taken_again_alone_where_the_end_beside_them_is_over_by_then(
+    tmp_path: Path,
+) -> None:
+    """The decoder let go of its memory while the failure was on its way: it was in the way all the same, and the clip
+    pays no rung of the ladder for it."""
+    engine = Gates()
+    replica = World(tmp_path).replica(engine)
+    begin(replica, A, FIRST)
+    assert engine.decoding.wait(PATIENCE_S)
+
+    def fail(stage: str, step: int) -> None:
+        if not engine.go_on.is_set():
+            engine.go_on.set()
+            replica._wait_for_end()
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    engine.before = fail
+    assert isinstance(begin(replica, B, SECOND), Rendered)
+    assert isinstance(replica.finish(FIRST), Rendered)
+
+
+def test_steps_without_memory_that_were_alone_are_the_clips_failure(tmp_path: Path) -> None:
+    """The end of the clip before was over when it began: the very same steps would fail again."""
+    engine = Gates()
+    replica = World(tmp_path).replica(engine)
+    engine.go_on.set()
+    begin(replica, A, FIRST)
+    replica.finish(FIRST)
+    tries: list[None] = []
+
+    def fail(stage: str, step: int) -> None:
+        tries.append(None)
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    engine.before = fail
+    with pytest.raises(RenderError) as raised:
+        begin(replica, B, SECOND)
+    assert raised.value.cause is Cause.OUT_OF_MEMORY
+    assert len(tries) == 1
+    engine.before = lambda stage, step: None
+    assert begin(replica, C, THIRD) == Denoised(), "others go on two at once"
+    replica.finish(THIRD)
+
+
 def test_a_clip_that_ends_can_be_cancelled_while_the_next_one_goes_on(tmp_path: Path) -> None:
     """Its second copy elsewhere was first."""
     world, engine = World(tmp_path), Gates()

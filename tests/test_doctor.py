@@ -121,9 +121,24 @@ def test_the_rung_on_which_a_replica_begins_is_told(tmp_path: Path, monkeypatch:
         check.found,
     )
     assert (
-        "32x64, 5 frames, about 288 MB to compute with: rung 0 on 24 GB, 48 GB, 80 GB, 141 GB." in check.found
+        "32x64, 5 frames, about 288 MB to compute with: rung 0 on 24 GB, 48 GB, 80 GB, 141 GB; a clip's end beside the "
+        "next one's steps (290 MB in all) on 24 GB, 48 GB, 80 GB, 141 GB." in check.found
     )
     assert check.found.endswith(" rung 0: everything stays on the GPU")
+
+
+def test_a_gpu_without_room_for_two_clips_at_once_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything stays on it, and each clip is decoded before the next one's steps: pocket wants 320 MB, and 355."""
+    for free_bytes, names in ((330 * 10**6, "none"), (360 * 10**6, "Tiny GPU, 360 MB free")):
+        free = Gpu("Tiny GPU", 10**9, free_bytes, bf16=True)
+        monkeypatch.setattr(
+            devices, "device_facts", lambda free=free: DeviceFacts("2.13", "13.0", (free,), 1)
+        )
+        found = answers(job(tmp_path))["memory"].found
+        assert "rung 0 on Tiny GPU" in found
+        assert f"beside the next one's steps (355 MB in all) on {names}." in found
 
 
 def test_a_gpu_on_which_nothing_helps_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

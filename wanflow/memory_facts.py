@@ -20,7 +20,14 @@ def memory_facts(url: str) -> tuple[str, str]:
     """What there is, and what is wrong with it (empty: nothing). WanflowError for a checkpoint that is broken."""
     from wanflow.engines import read_spec
     from wanflow.engines.checkpoint import open_files
-    from wanflow.engines.footprint import RUNGS, choose_rung, host_bytes, needed_bytes, read_parts
+    from wanflow.engines.footprint import (
+        RUNGS,
+        choose_rung,
+        host_bytes,
+        needed_bytes,
+        needed_bytes_of_two,
+        read_parts,
+    )
 
     files, spec = open_files(url), read_spec(url)
     gpus = _gpus()
@@ -39,6 +46,10 @@ def memory_facts(url: str) -> tuple[str, str]:
         met |= {rung: host_bytes(parts, rung) for rung in by_rung}
         work = max(part.work_bytes for part in parts)
         told = "; ".join(f"rung {rung} on {', '.join(names)}" for rung, names in by_rung.items())
+        if 0 in by_rung:
+            of_two = needed_bytes_of_two(parts)
+            beside = ", ".join(name for name, room_bytes in rooms.items() if of_two <= room_bytes)
+            told += f"; a clip's end beside the next one's steps ({_gb(of_two)} in all) on {beside or 'none'}"
         clip = f"{width}x{height}, {spec.num_frames} frames"
         found.append(f"{clip}, about {_gb(work)} to compute with: {told}")
         least = needed_bytes(parts, max(by_rung))

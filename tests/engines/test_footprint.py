@@ -27,6 +27,7 @@ from wanflow.engines.footprint import (
     Part,
     choose_rung,
     needed_bytes,
+    needed_bytes_of_two,
     read_parts,
 )
 from wanflow.model import EngineSpec, Mode, Sampling
@@ -135,12 +136,46 @@ def test_a_rung_further_down_never_needs_more(a14b: tuple[Part, ...]) -> None:
 def test_where_nothing_fits_no_rung_is_taken_for_nothing() -> None:
     """TI2V-5B on 16 GB: its decoder wants more at every rung, so experts are not fed block by block on top of it."""
     parts = (
-        Part("text_encoder", 11 * GB, 11 * GB, 0),
-        Part("vae", 3 * GB, 3 * GB, 22 * GB),
-        Part("transformer", 10 * GB, 1 * GB, 7 * GB),
+        Part("text_encoder", 11 * GB, 11 * GB, 0, 0),
+        Part("vae", 3 * GB, 3 * GB, 22 * GB, 0),
+        Part("transformer", 10 * GB, 1 * GB, 7 * GB, 7 * GB),
     )
     assert [needed_bytes(parts, rung) // GB for rung in range(LAST_RUNG + 1)] == [46, 35, 25, 25]
     assert choose_rung(parts, 16 * GB) == 2
+
+
+def test_a_decoder_beside_the_next_clips_steps_counts_with_them(a14b_files: Headers) -> None:
+    """Both peaks meet on rung 0. An image is encoded beside a decoder as well, and takes more than a step."""
+
+    def of_two(*modes: Mode) -> tuple[int, dict[str, int]]:
+        parts = read_parts(a14b_files, replace(SPEC, modes=frozenset(modes)))
+        work = {part.name: part.work_bytes for part in parts}
+        return needed_bytes_of_two(parts) - sum(part.num_bytes for part in parts) - work["vae"], work
+
+    beside, work = of_two(Mode.T2V)
+    assert beside == work["transformer"]
+    beside, work = of_two(Mode.I2V)
+    assert work["transformer"] < beside < work["vae"]
+
+
+def test_no_rung_is_left_for_want_of_room_for_two(a14b: tuple[Part, ...], a14b_files: Headers) -> None:
+    """One rung down nothing is decoded beside steps either, and weights come and go: one after the other is better."""
+    small = read_parts(a14b_files, replace(SPEC, largest=(832, 480, 81)))
+    for parts, one, two in ((small, 80, 84), (a14b, 96, 141)):
+        assert choose_rung(parts, one * GB) == 0
+        assert one * GB < needed_bytes_of_two(parts) <= two * GB
+
+
+def test_an_engine_decodes_beside_steps_where_there_is_memory_for_both(
+    checkpoint: Callable[[str], Path],
+) -> None:
+    """Else the first clips of every replica run out of memory, to learn what could be counted. (torch's device without
+    memory is the GPU.)"""
+    path = checkpoint("wan21_i2v")
+    spec = read_spec(str(path))
+    needed = needed_bytes_of_two(read_parts(open_files(str(path)), spec))
+    engines = [wan.load(spec, path, "meta", 1, room_bytes=room) for room in (needed, needed - 1)]
+    assert [(engine.rung, engine.decodes_beside) for engine in engines] == [(0, True), (0, False)]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -184,10 +219,11 @@ class Live(TorchDispatchMode):
         return result
 
 
-def work_of(name: str, models: Mapping[str, Any], spec: EngineSpec) -> float:
+def work_of(name: str, models: Mapping[str, Any], spec: EngineSpec, is_beside: bool = False) -> float:
     """What the estimate says without its slack."""
     parts = read_parts(Headers(models), replace(spec, hints=(("num_blocks", 2),)))
-    return next(part.work_bytes for part in parts if part.name == name) / SLACK
+    part = next(part for part in parts if part.name == name)
+    return (part.beside_bytes if is_beside else part.work_bytes) / SLACK
 
 
 def models(vae: dict[str, Any]) -> dict[str, Any]:
@@ -239,3 +275,19 @@ def test_the_estimate_of_decoding_covers_its_tensors(config: dict[str, Any], siz
             x = vae.decoder(x, feat_cache=cache, feat_idx=[0], first_chunk=number == 0)
             x = x.float().clamp(-1.0, 1.0)
     assert live.peak <= work_of("vae", made, replace(SPEC, sizes=(size,))) <= 1.2 * live.peak
+
+
+@pytest.mark.parametrize(("config", "size"), [(VAE_21, (832, 480)), (VAE_5B, (1280, 704))])
+def test_the_estimate_of_encoding_covers_its_tensors(config: dict[str, Any], size: tuple[int, int]) -> None:
+    """What a clip with an image takes of the autoencoder while the one before is decoded."""
+    made = models(config)
+    vae = made["vae"]
+    patch = vae.config.patch_size or 1
+    cache: list[Any] = [None] * sum(isinstance(module, WanCausalConv3d) for module in vae.encoder.modules())
+    with torch.device("meta"), torch.inference_mode(), Live(vae) as live:
+        for number in range(4):  # as VideoCoder.encode has it, chunk by chunk
+            frames = 4 if number else 1
+            x = torch.empty(1, 3 * patch**2, frames, size[1] // patch, size[0] // patch)
+            vae.quant_conv(vae.encoder(x, feat_cache=cache, feat_idx=[0]))
+    spec = replace(SPEC, sizes=(size,), modes=frozenset({Mode.I2V}))
+    assert live.peak <= work_of("vae", made, spec, is_beside=True) <= 1.2 * live.peak

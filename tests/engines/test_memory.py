@@ -121,7 +121,7 @@ def test_the_footprint_of_a_rung_is_what_lies_on_the_device(rung: int) -> None:
     """The one computes what fits, the other moves: they must mean the same rungs."""
     names = {"text": "text_encoder", "vae": "vae", "high": "transformer", "low": "transformer_2"}
     sizes = {"text": 1, "vae": 2, "high": 4, "low": 8}
-    parts = [Part(names[name], size, size, 0) for name, size in sizes.items()]
+    parts = [Part(names[name], size, size, 0, 0) for name, size in sizes.items()]
     world = Movers()
     world.residence.set_thrift(rung)
     most = max(sum(sizes[name] for name in world.used(getattr(world, part))) for part in sizes)

@@ -8,6 +8,10 @@ guess at kernels' workspaces and at what an allocator cannot use. None of it was
 is not in it (LoRAs, both guidance branches in one forward): a clip that does not fit goes further down from there, and
 two of its kind teach the scheduler.
 
+The rung is chosen for one clip. On rung 0 a clip is decoded beside the next one's steps where there is room for both
+(``needed_bytes_of_two``); where there is not, one after the other on rung 0 beats any rung below, none of which does
+two at once.
+
 Pure but for the reading of headers; knows nothing of torch.
 """
 
@@ -20,7 +24,7 @@ from typing import Any
 
 from wanflow.engines import checkpoint
 from wanflow.engines.spec import hint
-from wanflow.model import EngineSpec
+from wanflow.model import EngineSpec, Mode
 
 #: rungs by number, as they are told
 RUNGS = (
@@ -42,8 +46,10 @@ FLOAT32 = ("vae", "image_encoder")
 #: 3.0 where one time serves all tokens (1.3B, 5B, 14B), 5.7 where each has its own (5B from an image)
 EXPERT_FACTOR, EXPERT_FACTOR_TOKEN_TIMES = 3.0, 6.0
 #: of the decoder: bytes over those of one feature map of its base width at full size, in float32; counted 50.7 (the
-#: autoencoder of 2.1) and 84.0 (of 5B, whose last stage begins twice as wide). Encoding takes less.
+#: autoencoder of 2.1) and 84.0 (of 5B, whose last stage begins twice as wide)
 DECODER_FACTOR, DECODER_FACTOR_RESIDUAL = 51.0, 84.0
+#: of the encoder, which takes less, in the same way; counted 36.8 and 45.1
+ENCODER_FACTOR, ENCODER_FACTOR_RESIDUAL = 37.0, 45.5
 #: of a prompt of 512 tokens in UMT5-XXL (counted: 0.1 GB), or of an image in CLIP's encoder
 ENCODER_BYTES = 250_000_000
 
@@ -60,6 +66,8 @@ class Part:
     least_bytes: int
     #: what it computes with beside its weights
     work_bytes: int
+    #: the same, of what it computes for a clip while the one before is decoded
+    beside_bytes: int
 
     @property
     def is_expert(self) -> bool:
@@ -69,7 +77,10 @@ class Part:
 def read_parts(files: checkpoint.Files, spec: EngineSpec) -> tuple[Part, ...]:
     """The components of ``spec``'s checkpoint, which lies in ``files``. EngineError names what is broken."""
     index = checkpoint.read_json(files, "model_index.json")
-    work = _work(files, spec, bool(index.get("expand_timesteps")))
+    vae = checkpoint.read_json(files, "vae/config.json")
+    work = _work(vae, spec, bool(index.get("expand_timesteps")))
+    # what a source video or a cascade adds is not counted: few jobs have one
+    beside = work | {"vae": _encoder(vae, spec) if Mode.I2V in spec.modes else 0.0}
     parts = []
     for name in checkpoint.components(files, index):
         if name not in work:
@@ -84,7 +95,9 @@ def read_parts(files: checkpoint.Files, spec: EngineSpec) -> tuple[Part, ...]:
                 block = tensor.split(".", 2)[1]
                 blocks[block] = blocks.get(block, 0) + size
         least = num_bytes - sum(blocks.values()) + max(blocks.values(), default=0)
-        parts.append(Part(name, num_bytes, least, math.ceil(SLACK * work[name])))
+        parts.append(
+            Part(name, num_bytes, least, math.ceil(SLACK * work[name]), math.ceil(SLACK * beside[name]))
+        )
     return tuple(parts)
 
 
@@ -95,6 +108,12 @@ def needed_bytes(parts: Sequence[Part], rung: int) -> int:
     staying = _staying(parts, rung)
     beside = sum(part.num_bytes for part in staying)
     return max(beside + part.work_bytes + (0 if part in staying else part.num_bytes) for part in parts)
+
+
+def needed_bytes_of_two(parts: Sequence[Part]) -> int:
+    """The most that is on the device at once on rung 0 while a clip is decoded and the next one's steps run."""
+    decoding = sum(part.work_bytes for part in parts if part.name == "vae")
+    return sum(part.num_bytes for part in parts) + decoding + max(part.beside_bytes for part in parts)
 
 
 def host_bytes(parts: Sequence[Part], rung: int) -> int:
@@ -113,14 +132,18 @@ def choose_rung(parts: Sequence[Part], free_bytes: int) -> int:
     return next(rung for rung in range(LAST_RUNG + 1) if needed_bytes(parts, rung) <= max(free_bytes, least))
 
 
-def _work(files: checkpoint.Files, spec: EngineSpec, has_token_times: bool) -> Mapping[str, float]:
+def _work(vae: Mapping[str, Any], spec: EngineSpec, has_token_times: bool) -> dict[str, float]:
     """Bytes that each kind of component computes with, for the largest clip."""
-    vae = checkpoint.read_json(files, "vae/config.json")
-    width, height, num_frames = spec.largest or (*max(spec.sizes, key=math.prod), spec.num_frames)
-    pixels, frames = width * height, (num_frames - 1) // spec.frame_stride + 1
-    expert = _expert(spec, pixels // spec.grid**2 * frames, has_token_times)
+    width, height, num_frames = _largest(spec)
+    frames = (num_frames - 1) // spec.frame_stride + 1
+    expert = _expert(spec, width * height // spec.grid**2 * frames, has_token_times)
     encoders = dict.fromkeys(("text_encoder", "image_encoder"), ENCODER_BYTES)
-    return dict.fromkeys(EXPERTS, expert) | {"vae": _decoder(vae, pixels)} | encoders
+    return dict.fromkeys(EXPERTS, expert) | {"vae": _decoder(vae, spec)} | encoders
+
+
+def _largest(spec: EngineSpec) -> tuple[int, int, int]:
+    """(width, height, frames)"""
+    return spec.largest or (*max(spec.sizes, key=math.prod), spec.num_frames)
 
 
 def _expert(spec: EngineSpec, num_tokens: int, has_token_times: bool) -> float:
@@ -131,7 +154,18 @@ def _expert(spec: EngineSpec, num_tokens: int, has_token_times: bool) -> float:
     return forward + 2 * 2 * 2 * 512 * width * hint(spec, "num_blocks", 40)
 
 
-def _decoder(config: Mapping[str, Any], pixels: int) -> float:
+def _decoder(config: Mapping[str, Any], spec: EngineSpec) -> float:
     base = int(config.get("decoder_base_dim") or config.get("base_dim", 96))
     factor = DECODER_FACTOR_RESIDUAL if config.get("is_residual") else DECODER_FACTOR
-    return factor * 4 * base * (pixels / int(config.get("patch_size") or 1) ** 2)
+    return factor * base * _map_bytes(config, spec)
+
+
+def _encoder(config: Mapping[str, Any], spec: EngineSpec) -> float:
+    factor = ENCODER_FACTOR_RESIDUAL if config.get("is_residual") else ENCODER_FACTOR
+    return factor * int(config.get("base_dim", 96)) * _map_bytes(config, spec)
+
+
+def _map_bytes(config: Mapping[str, Any], spec: EngineSpec) -> float:
+    """Of one channel at full size, in float32."""
+    width, height, _ = _largest(spec)
+    return 4 * width * height / int(config.get("patch_size") or 1) ** 2

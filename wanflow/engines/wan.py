@@ -81,12 +81,14 @@ def load(
     transformers_logging.disable_progress_bar()
     if room_bytes is None:
         room_bytes = free_bytes(device)
-    rung = 0
+    rung, has_room_for_two = 0, True
     if room_bytes is not None:
-        rung = footprint.choose_rung(footprint.read_parts(LocalFiles(directory), spec), room_bytes)
+        parts = footprint.read_parts(LocalFiles(directory), spec)
+        rung = footprint.choose_rung(parts, room_bytes)
+        has_room_for_two = footprint.needed_bytes_of_two(parts) <= room_bytes
     while True:
         try:
-            return _load_on(rung, spec, directory, device)
+            return _load_on(rung, spec, directory, device, has_room_for_two)
         except torch.OutOfMemoryError as error:  # somebody else took of it meanwhile
             words = let_go(error)
         if rung >= footprint.ONE_AT_A_TIME:
@@ -94,7 +96,9 @@ def load(
         rung += 1
 
 
-def _load_on(rung: int, spec: EngineSpec, directory: Path, device: str) -> WanEngine:
+def _load_on(
+    rung: int, spec: EngineSpec, directory: Path, device: str, has_room_for_two: bool = True
+) -> WanEngine:
     """With its components where that rung of the memory ladder has them."""
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     index = json.loads((directory / "model_index.json").read_text())
@@ -131,6 +135,7 @@ def _load_on(rung: int, spec: EngineSpec, directory: Path, device: str) -> WanEn
         expand_timesteps=bool(index.get("expand_timesteps")),
         scheduler_config=json.loads(scheduler.read_text()) if scheduler.is_file() else {},
         rung=rung,
+        has_room_for_two=has_room_for_two,
     )
 
 
@@ -158,11 +163,13 @@ class WanEngine:
         expand_timesteps: bool,
         scheduler_config: dict[str, Any],
         rung: int = 0,
+        has_room_for_two: bool = True,
     ) -> None:
         self.spec, self.device = spec, device
         self.loading: Loading | None = None
         #: of the memory ladder, on which it begins
         self.rung = rung
+        self._has_room_for_two = has_room_for_two
         self._text, self._experts, self._vae, self._video = text, experts, vae, VideoCoder(vae, device)
         self._images = images
         helpers = [text.model, vae, *([images.model] if images else [])]
@@ -294,10 +301,11 @@ class WanEngine:
 
     @property
     def decodes_beside(self) -> bool:
-        """The VAE keeps nothing between calls, and at the first rung nothing moves. On a CPU, decoding takes from the
-        next clip's steps what it gives.
+        """The VAE keeps nothing between calls, and at the first rung nothing moves; where the memory is not enough for
+        the decoder beside the next clip's steps, they come after it. On a CPU, decoding takes from those steps what it
+        gives.
         """
-        return self.device != "cpu" and self._residence.rung == 0
+        return self.device != "cpu" and self._residence.rung == 0 and self._has_room_for_two
 
     def decode(self, latents: torch.Tensor) -> Iterator[np.ndarray[Any, Any]]:
         # Latents come by way of the host, complete whichever stream made them, and every chunk is there before it is

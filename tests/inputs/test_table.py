@@ -69,6 +69,23 @@ def test_folders_of_a_partitioned_data_set_are_columns_of_text(case: Case) -> No
     assert [n for n, _ in read(case.folder / "data", conditions=["tier = 3"])] == [2, 3]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("excel.csv", '\ufeffvariant_id;prompt;n\r\n007;"hell; dunkel, 20 %";1,5\r\n'),
+        ("export.tsv", "variant_id\tprompt\tn\n007\thell; dunkel, 20 %\t1,5\n"),
+        ("plain.csv", 'variant_id,prompt,n;m\n007,"hell; dunkel, 20 %","1,5"\n'),
+    ],
+)
+def test_the_header_says_what_stands_between_the_columns(tmp_path: Path, name: str, text: str) -> None:
+    """A German Excel writes semicolons into what it calls CSV, a database's export tabs."""
+    (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    number = "n;m" if name == "plain.csv" else "n"
+    assert read(tmp_path / name, ("variant_id", "prompt", number)) == [
+        (1, {"variant_id": "007", "prompt": "hell; dunkel, 20 %", number: "1,5"})
+    ]
+
+
 def test_csv_values_are_the_text_that_is_written(tmp_path: Path) -> None:
     """Excel's CSV: a byte order mark, ids with zeros in front, line breaks in quotes, gaps."""
     path = tmp_path / "m.csv"
@@ -81,7 +98,7 @@ def test_csv_values_are_the_text_that_is_written(tmp_path: Path) -> None:
         (2, {"variant_id": "008", "prompt": None, "seed": None, "price": None}),
     ]
     assert [n for n, _ in read(path, conditions=["OPTED_IN = true and price > 1"])] == [1]
-    with pytest.raises(ManifestError, match="only where all of it is numbers"):
+    with pytest.raises(ManifestError, match="only where all of it reads so; else put that side in quotes"):
         read(path, conditions=["prompt > 3"])
 
 
@@ -229,6 +246,7 @@ def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
         ("m.parquet", b"", "is not a readable parquet file"),
         ("m.csv", b"", "is not a readable csv file"),
         ("m.csv", b"variant_id,prompt\na,caf\xe9\n", "save it as UTF-8"),
+        ("m.csv", "variant_id,prompt\na,x\n".encode("utf-16"), "it is UTF-16; save it as UTF-8"),
         ("m.csv", b"variant_id,prompt\na,b,c\n", "is not a readable csv file|cannot be read"),
         ("m.csv", b"variant_id,seed\na,five\n", "cannot be read: .*seed|conversion error to int64"),
         ("m.csv", b"variant_id,a,a\n1,2,3\n", "two columns are called `a`"),

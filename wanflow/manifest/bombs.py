@@ -9,6 +9,7 @@ Limits: a Parquet page may unpack to what its own header says, up to :data:`MAX_
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_COLUMNS = 5_000
+#: of CSV: a spreadsheet in a country of decimal commas writes semicolons
+DELIMITERS = (",", ";", "\t")
 MAX_DEPTH = 20
 MAX_HEADER_BYTES = 2**20
 MAX_FOOTER_BYTES = 64 * 2**20
@@ -73,17 +76,28 @@ def check_chunks(metadata: Any, names: Collection[str]) -> None:
                 )
 
 
-def check_csv(handle: Any) -> None:
-    """ValueError for a header of too many or too long names."""
+def check_csv(handle: Any) -> str:
+    """What stands between the columns: the first of :data:`DELIMITERS` that is in the header, else a comma.
+
+    ValueError for a header of too many or too long names, or one in UTF-16.
+    """
     head = handle.read(MAX_HEADER_BYTES)
     handle.seek(0)
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("it is UTF-16; save it as UTF-8")
+
+    def names_between(delimiter: str) -> list[str]:
+        return next(csv.reader(io.StringIO(head.decode("latin-1"), newline=""), delimiter=delimiter), [])
+
     try:
-        names = next(csv.reader(io.StringIO(head.decode("latin-1"), newline="")), [])
+        delimiter = next((each for each in DELIMITERS if len(names_between(each)) > 1), ",")
+        names = names_between(delimiter)
     except csv.Error as exc:
         raise ValueError(f"its first line is no header of a table ({exc})") from None
     check_width(len(names))
     if len(head) == MAX_HEADER_BYTES and sum(map(len, names)) + len(names) >= len(head) - 2:
         raise ValueError(f"its header is longer than {MAX_HEADER_BYTES:,} bytes; is it a table?")
+    return delimiter
 
 
 def check_json(handle: Any, block_bytes: int) -> None:

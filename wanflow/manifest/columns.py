@@ -94,7 +94,8 @@ def wrong_type(name: str, kind: pa.DataType) -> str:
     )
     match COLUMNS[name].kind:
         case "id":
-            return "" if text or whole else f"is {kind}; it must be text or whole numbers"
+            hint = " (pandas writes whole numbers with gaps so)" if types.is_floating(kind) else ""
+            return "" if text or whole else f"is {kind}{hint}; it must be text or whole numbers"
         case "text":
             return "" if text else f"is {kind}; it must be text"
         case "texts":

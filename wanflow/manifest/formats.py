@@ -64,7 +64,7 @@ def _csv_reader(handle: Any, types: Mapping[str, Any], names: list[str] | None) 
     return csv.open_csv(
         handle,
         read_options=csv.ReadOptions(block_size=BLOCK_BYTES),
-        parse_options=csv.ParseOptions(newlines_in_values=True),
+        parse_options=csv.ParseOptions(newlines_in_values=True, delimiter=check_csv(handle)),
         convert_options=csv.ConvertOptions(
             column_types=types,
             include_columns=names,
@@ -79,7 +79,6 @@ def _csv_schema(handle: Any) -> pa.Schema:
     """Everything is text, but the columns that are known to be numbers."""
     import pyarrow as pa
 
-    check_csv(handle)
     names = _csv_reader(handle, {}, None).schema.names
     return pa.schema([(name, TYPED_IN_TEXT.get(name, pa.string)()) for name in names])
 

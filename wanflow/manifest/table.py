@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _FORMATS = {
-    ".parquet": "parquet", ".parq": "parquet", ".pq": "parquet", ".csv": "csv", ".jsonl": "json", ".ndjson": "json",
-    ".json": "json",
+    ".parquet": "parquet", ".parq": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json",
+    ".ndjson": "json", ".json": "json",
 }  # fmt: skip
 _POSITION = "\0position"
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
@@ -68,8 +68,8 @@ class _Choice:
         except pa.ArrowInvalid as exc:
             text = " ".join(str(exc).split())
             raise ManifestError(
-                f"the condition on the rows cannot be tried: {text}; text can be compared with a number only where "
-                "all of it is numbers"
+                f"the condition on the rows cannot be tried: {text}; a column of text can be compared with a number, "
+                "or with true and false, only where all of it reads so; else put that side in quotes, as in = 'yes'"
             ) from None
         return frozenset(numbered.column(_POSITION).to_pylist())
 

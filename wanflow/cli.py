@@ -267,17 +267,23 @@ def _results(arguments: argparse.Namespace) -> int:
 
 
 def _stop(arguments: argparse.Namespace) -> int:
-    from wanflow.ledger import Ledger, latest_run
+    from wanflow.ledger import Ledger
+    from wanflow.report import RunState, summary
 
     workspace = _workspace(arguments)
-    run_id = arguments.run or latest_run(workspace, _load(arguments).name)
-    if run_id is None:
+    found = summary(workspace, arguments.run, _load(arguments).name)
+    if found is None:
         raise UsageError("this job has no run to stop")
-    if Ledger(workspace, run_id).read_outcome() is not None:
-        print(f"{run_id} has ended already")
+    if found.state is RunState.ENDED:
+        print(f"{found.run_id} has ended already")
         return 0
-    Ledger(workspace, run_id).ask_stop("stopped by `wanflow stop`")
-    print(f"asked {run_id} to stop; it looks every few seconds, and `wanflow status` says when it has")
+    Ledger(workspace, found.run_id).ask_stop("stopped by `wanflow stop`")
+    if found.state is RunState.CRASHED:  # by this machine's clock, which may be wrong
+        print(f"{found.run_id} shows no sign of life: it has crashed, and nothing is left to stop")
+    else:
+        print(
+            f"asked {found.run_id} to stop; it looks every few seconds, and `wanflow status` says when it has"
+        )
     return 0
 
 

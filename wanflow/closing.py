@@ -22,6 +22,8 @@ from wanflow.storage import Store
 #: billed for, so that all bills together never exceed the time for which a GPU was held
 GPU_STAGES = ("encode", "trunk", "denoise", "cascade", "decode")
 
+NO_ROWS = "no row of the manifest is asked for; see manifest.where and --only"
+
 
 def close_run(
     job: Job, ledger: Ledger, plan: Plan, scheduler: Scheduler | None, started_s: float, broken: str
@@ -45,7 +47,9 @@ def close_run(
         num_clips_rendered=sum(c.done_here for c in scheduler.clips.values()) if scheduler else 0,
         gpu_seconds=round(gpu_s, 3),
         cost=_cost(job, gpu_s),
-        message=broken or (scheduler.stopping if scheduler else "") or "",
+        message=broken
+        or (scheduler.stopping if scheduler else "")
+        or ("" if any(counts.values()) else NO_ROWS),
         num_retired=len(plan.retired),
         num_unpublished=len(plan.to_unpublish),
     )

@@ -101,6 +101,13 @@ def test_all_bad_rows_are_listed_at_once(bench: Workbench) -> None:
     assert "no-such-image.png" in words
 
 
+def test_no_row_is_asked_for(bench: Workbench) -> None:
+    """``where`` that takes nothing is no error (a quiet night), but nobody should have to guess why nothing came."""
+    code, _ = bench.run("--only", "segment = 'platinum'")
+    assert code == 0
+    assert "no row of the manifest is asked for" in bench.last["message"]
+
+
 def test_duplicate_ids(bench: Workbench) -> None:
     bench.rows[1]["variant_id"] = "ann"
     code, words = bench.run()

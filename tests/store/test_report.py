@@ -7,9 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from wanflow.errors import StoreError
+from wanflow.cli import main
+from wanflow.errors import StoreError, UsageError
 from wanflow.lease import Lease
-from wanflow.ledger import Ledger
+from wanflow.ledger import Ledger, run_ids
 from wanflow.model import Attempt, Output, OutputFile, Record, Scalar, Status, StoredFile
 from wanflow.publish import Published, publish
 from wanflow.report import RunState, results, summary
@@ -116,10 +117,29 @@ def test_a_run_at_work_and_a_crashed_one_are_told_apart(store_url: str) -> None:
     assert shown.state is RunState.CRASHED
     assert "run the job again" in shown.message
     assert shown.elapsed_s == 20.0
-    with pytest.raises(StoreError, match="no such run"):
+    with pytest.raises(UsageError, match="no such run"):
         summary(workspace, "run-2")
     with pytest.raises(StoreError, match="has no results"):
         results(workspace, "run-1")
+
+
+def test_stop_asks_only_a_run_that_can_hear_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On call: a run that died will not stop soon, and a mistyped run id makes no run of that name."""
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        "wanflow: 1\nname: small\nmanifest: {url: rows.csv}\nengine: {checkpoint: pocket}\n"
+        "outputs: [{name: o, preset: instagram-square}]\npublish: {url: out}\nworkspace: work\n"
+    )
+    workspace = Store(str(tmp_path / "work"))
+    run_id = "20261124T000000.000Z-small-abcdef"
+    Ledger(workspace, run_id).write_job(job.read_text())
+    assert main(["stop", str(job), "20261124T000000.000Z-small-abcdfe"]) == 2
+    assert main(["stop", str(job)]) == 0
+    assert "shows no sign of life" in capsys.readouterr().out
+    with Lease(workspace, Store(str(tmp_path / "out")), run_id=run_id):
+        assert main(["stop", str(job)]) == 0
+    assert f"asked {run_id} to stop" in capsys.readouterr().out
+    assert run_ids(workspace) == [run_id]
 
 
 def test_the_catalog_has_every_live_file_also_of_earlier_runs(store_url: str, tmp_path: Path) -> None:

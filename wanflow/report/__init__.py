@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from wanflow.errors import StoreError
+from wanflow.errors import StoreError, UsageError
 from wanflow.lease import EXPIRY_S, Holder, is_dead, lease_holders
 from wanflow.ledger import Ledger, latest_run
 from wanflow.model import Status
@@ -84,7 +84,7 @@ def summary(workspace: Store, run_id: str | None = None, job_name: str = "") -> 
         )
     events = ledger.read_events()
     if not events.num_rows and ledger.read_job() is None:
-        raise StoreError(f"{workspace.url}/runs/{run_id}: no such run; without a run id the latest is shown")
+        raise UsageError(f"{workspace.url}/runs/{run_id}: no such run; without a run id the latest is taken")
     holder = next((each for each in lease_holders(workspace) if each.run_id == run_id), None)
     times = [time_s for time_s in events.column("time_s").to_pylist() if time_s]
     beats = [holder.beat_at_s] if holder else []

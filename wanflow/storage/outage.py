@@ -86,7 +86,7 @@ def _ask_until_back(action: Callable[[], T], patience: _Patience, error: StoreAw
         raise error
     try:
         if is_mine:
-            patience.say(f"the store is away, waiting up to {patience.seconds:.0f} s: {error}")
+            patience.say(f"the store is away, waiting up to {patience.seconds:.0f} s for it: {error}")
             time.sleep(wait_s * (1 + random.random()) / 2)
         # whoever waited for another's question asks at once: the store may be back
         while True:

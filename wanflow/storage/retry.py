@@ -144,7 +144,7 @@ def _message(doing: str, exc: BaseException, trouble: Trouble, tried: int) -> st
     number = exc.errno if isinstance(exc, OSError) else None
     status = f"HTTP {trouble.status} " if trouble.status else ""
     if number in _FULL or number == errno.EFBIG:
-        return f"cannot {doing}: disk full ({trouble.code}); free space there and run again, nothing half-made was left"
+        return f"cannot {doing}: disk full ({trouble.code}); free space there; nothing half-made was left"
     if trouble.code == "NoSuchBucket":
         return f"cannot {doing}: {status}the bucket does not exist; create it or correct the URL"
     if trouble.code == "NoCredentialsError":

@@ -47,6 +47,7 @@ from wanflow.schedule.events import (
 )
 from wanflow.staging import stage_inputs
 from wanflow.storage import Store, at_once, wait_out
+from wanflow.texts import undrawable_texts
 from wanflow.timings import save_timings, shape_key
 from wanflow.view import View, as_row
 
@@ -70,7 +71,8 @@ def plan(
     ``in_full``: unchanged variants are told with all that decides them, and not only counted.
     """
     workspace, target = Store(str(job.workspace)), Store(job.publish.url)
-    return make_plan(job, workspace, target, only, limit, skip_bad_rows, force, in_full)
+    made = make_plan(job, workspace, target, only, limit, skip_bad_rows, force, in_full)
+    return replace(made, lints=(*made.lints, *undrawable_texts(made)))
 
 
 def run(

@@ -321,6 +321,19 @@ def test_plan_names_the_column_that_breaks_sharing(tmp_path: Path, checkpoint: s
     assert [str(lint) for lint in made.lints] == ["first_name in clip.prompt: 30 clips; without it 1"]
 
 
+def test_plan_names_characters_that_no_font_draws(tmp_path: Path, checkpoint: str) -> None:
+    """Emoji in a headline: said in the evening, and not by a row that failed in assembly the next morning."""
+    rows = [
+        row | {"headline": f"Grüße {char}"}
+        for row, char in zip(ROWS, ("an Köln", *"\U0003fff0" * 2), strict=True)
+    ]
+    (lint,) = plan(make_job(tmp_path, checkpoint, rows)).lints
+    assert str(lint).startswith(
+        "no font on this machine draws \U0003fff0 (U+3FFF0), in layers of 2 variants, first in row 2"
+    )
+    assert plan(make_job(tmp_path, checkpoint, rows[:1])).lints == ()
+
+
 def test_real_engine_renders_a_clip(tmp_path: Path, checkpoint: str) -> None:
     """No fakes: a tiny random Wan checkpoint, text-to-video and image-to-video, with a refine step."""
     rows = [ROWS[0], ROWS[1] | {"image": "logo.png"}]

@@ -78,7 +78,7 @@ class Block:
 
 
 def undrawable(text: str, own: Path | None = None) -> list[str]:
-    """The characters of ``text`` that no font here can draw, in order, once each: lint for a manifest's rows."""
+    """The characters of ``text`` that no font here can draw, in order, once each."""
     family = fonts.chain(700, own)
     seen = dict.fromkeys(char for char in clean(text) if not char.isspace() and not fonts.ignorable(char))
     return [char for char in seen if fonts.font_for(char, family, 700) is None]
@@ -163,7 +163,7 @@ def _measure(layer: TextLayer, sources: Mapping[str, Path], width: int, height: 
         listed = ", ".join(f"{char} (U+{ord(char):04X})" for char in missing[:8])
         raise AssembleError(
             f"layers: no font here can draw {listed} of the {layer.style} {_short(text)}; install a font that has it"
-            " (fonts-noto-core, fonts-noto-cjk) or name one with the layer's `font`"
+            " (fonts-noto-core, fonts-noto-cjk; colour fonts of emoji do not count) or name one with the layer's `font`"
         )
     itemise = lru_cache(maxsize=None)(lambda piece: _runs(piece, family, style.weight))
     pad_x, pad_y = padding(style, background)

@@ -12,6 +12,15 @@ nor attempts.
 from __future__ import annotations
 
 from wanflow.planning.difference import make_plan, read_engines
-from wanflow.planning.plan import ClipPlan, Lint, Plan, PlannedClip, PlannedVariant
+from wanflow.planning.plan import ClipPlan, Lint, Plan, PlannedClip, PlannedVariant, Undrawable
 
-__all__ = ["ClipPlan", "Lint", "Plan", "PlannedClip", "PlannedVariant", "make_plan", "read_engines"]
+__all__ = [
+    "ClipPlan",
+    "Lint",
+    "Plan",
+    "PlannedClip",
+    "PlannedVariant",
+    "Undrawable",
+    "make_plan",
+    "read_engines",
+]

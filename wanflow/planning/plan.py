@@ -99,6 +99,23 @@ class Lint:
 
 
 @dataclass(frozen=True, slots=True)
+class Undrawable:
+    """Characters of texts to lay over clips that no font of the planning machine has."""
+
+    chars: tuple[str, ...]
+    num_variants: int
+    #: row of the first variant that has one of them
+    row: int
+
+    def __str__(self) -> str:
+        named = ", ".join(f"{char} (U+{ord(char):04X})" for char in self.chars[:8])
+        return (
+            f"no font on this machine draws {named}, in layers of {self.num_variants:,} variants, first in row "
+            f"{self.row}: they fail where they are assembled, unless a font there does"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
     """Clips that should take equally long."""
 
@@ -117,7 +134,7 @@ class Plan:
     variants: tuple[PlannedVariant, ...]
     clips: tuple[PlannedClip, ...]
     bad_rows: tuple[BadRow, ...]
-    lints: tuple[Lint, ...]
+    lints: tuple[Lint | Undrawable, ...]
     #: clips that the whole manifest asks for, changed or not
     num_clips_wanted: int
     #: clips saved by sharing: one a variant and aspect, minus ``num_clips_wanted``

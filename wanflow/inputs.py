@@ -35,7 +35,7 @@ MAX_LORA_BYTES = 2 * 2**30
 MAX_VIDEO_BYTES = 256 * 2**20
 #: what a file of them has passed that a memo knows
 LORA_RULES = 1
-VIDEO_RULES = 1
+VIDEO_RULES = 2
 #: 64 megapixels are 8000x8000, 256 MB once decoded
 MAX_PIXELS = 64_000_000
 _FONT_MAGIC = (b"\x00\x01\x00\x00", b"OTTO", b"true", b"ttcf")
@@ -254,22 +254,28 @@ def _check_lora(dimensions: Dimensions | None, place: str, data: bytes) -> None:
 def _check_video(num_frames: int, fps: float, place: str, data: bytes) -> None:
     from wanflow.decoder import Fit, decoder
 
-    words = "is no video that can be read; use MP4, MOV, MKV or WebM of H.264, HEVC, VP8, VP9, AV1, MPEG-4 or ProRes"
-    match decoder.problem("video", data, fit=Fit(0, 0, num_frames, fps)):
-        case None:
-            return
-        case "short", lasts:
-            words = (
-                f"lasts {lasts} s, and a clip of {num_frames} frames at {fps:g} a second needs "
+    if problem := decoder.problem("video", data, fit=Fit(0, 0, num_frames, fps)):
+        raise InputError(f"{_name(place)}: {describe_video_problem(*problem, num_frames, fps)}")
+
+
+def describe_video_problem(word: str, details: str, num_frames: int, fps: float) -> str:
+    """What the decoder found in a video that a clip of ``num_frames`` is to be made from, and what to do about it."""
+    match word:
+        case "unknown":
+            return (
+                "is no video that can be read; use MP4, MOV, MKV or WebM of H.264, HEVC, VP8, VP9, AV1, MPEG-4 or "
+                "ProRes"
+            )
+        case "short":
+            return (
+                f"lasts {details} s, and a clip of {num_frames} frames at {fps:g} a second needs "
                 f"{(num_frames - 1) / fps:.2f}; give a longer one, or make the clip shorter (seconds)"
             )
-        case "pixels", size:
-            words = f"has frames of {size}, which is more than can be opened; make it smaller"
-        case "hdr", _:
-            words = "is HDR, which no model was trained on; convert it to SDR (BT.709)"
-        case word, details if word != "unknown":
-            words = f"{_BAD.get(word, _BAD['broken']).format(details)}; save it again"
-    raise InputError(f"{_name(place)}: {words}")
+        case "pixels":
+            return f"has frames of {details}, which is more than can be opened; make it smaller"
+        case "hdr":
+            return "is HDR, which no model was trained on; convert it to SDR (BT.709)"
+    return f"{_BAD.get(word, _BAD['broken']).format(details)}; save it again"
 
 
 def _check_font(place: str, data: bytes) -> None:

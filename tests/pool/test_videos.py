@@ -12,11 +12,13 @@ import pytest
 
 from tests.pool.test_replica import BASE, CLIP, TASK, SlowEngine, World
 from tests.videos import write_video
+from wanflow.decoder import MAX_CHILDREN, decoder
 from wanflow.engines import Unfinished
 from wanflow.errors import Cancelled, RenderError
 from wanflow.model import Attempt, Cause, Clip, RenderClip, Source, SourceVideo, Stage
 from wanflow.pins import pins_of
 from wanflow.pool import replica as replicas
+from wanflow.pool.loras import local_video
 from wanflow.pool.replica import Kept, Rendered
 from wanflow.staging import stage_inputs
 from wanflow.storage import Store
@@ -101,13 +103,46 @@ def test_a_video_that_has_changed_or_does_not_decode_is_bad_input(tmp_path: Path
     """Not tried again until the row changes."""
     assert clip.video is not None
     long = replace(clip, num_frames=13)
-    with pytest.raises(RenderError, match=r"source video cannot be read: short 1\.00") as raised:
+    with pytest.raises(RenderError, match=r"source video lasts 1\.00 s, and a clip of 13 frames") as raised:
         World(tmp_path / "store").render(Begun(), 1, replace(TASK, clip=long))
     assert raised.value.cause is Cause.BAD_INPUT
     changed = replace(clip, video=replace(clip.video, source=Source(clip.video.source.url, "0" * 64)))
     with pytest.raises(RenderError, match="has changed since it was planned with") as raised:
         World(tmp_path / "store").render(Begun(), 1, replace(TASK, clip=changed))
     assert raised.value.cause is Cause.BAD_INPUT
+
+
+def test_an_attempt_that_fails_half_way_leaves_no_decoder_behind(tmp_path: Path, clip: Clip) -> None:
+    """Its error is held for as long as it is told; after a few of them, the next clip would wait for ever."""
+
+    class Failing(SlowEngine):
+        def begin(self, clip: Clip, video: Iterator[Any]) -> Unfinished:
+            next(video)
+            raise RenderError("the device fell over")
+
+    world = World(tmp_path / "store")
+    with pytest.raises(RenderError, match="fell over") as raised:
+        world.render(Failing(), 1, replace(TASK, clip=clip))
+    assert decoder._room._value == MAX_CHILDREN
+    assert raised.value.__traceback__ is not None, "and it is held still"
+
+
+def test_a_video_stays_on_the_node_while_a_clip_begins_from_it(
+    tmp_path: Path, clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a replica that makes room for its own, on a disk that is full of weights in use."""
+    monkeypatch.setenv("WANFLOW_CACHE_GIB", "1e-9")
+    other = write_video(tmp_path / "b.mp4", [50] * 8, rate=8)
+    source = Source(str(other), hashlib.sha256(other.read_bytes()).hexdigest())
+
+    class Slow(Begun):
+        def begin(self, clip: Clip, video: Iterator[Any]) -> Unfinished:
+            with local_video(source):
+                return super().begin(clip, video)
+
+    engine = Slow()
+    assert isinstance(World(tmp_path / "store").render(engine, 1, replace(TASK, clip=clip)), Rendered)
+    assert len(engine.begun) == 1
 
 
 def test_a_video_goes_to_the_workspace_and_is_pinned_there(tmp_path: Path, clip: Clip) -> None:

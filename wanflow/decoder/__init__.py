@@ -20,7 +20,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,32 +102,38 @@ class Decoder:
         head = _HEAD.pack(_KINDS[kind], MAX_VIDEO_PIXELS if fit else max_pixels, len(data))
         head += _fit(fit) if fit else b""
         with self._room:
-            words = ""
+            ended = "", ""
             for _ in range(2):
                 child = self._take()
                 try:
                     found = child.ask(head, data)
                 except _Died as died:
                     child.close()
-                    words = str(died)
-                    if words == "time":
-                        return "time", f"{self._limits[1 if fit else 0]:g} s"
+                    ended = self._death(died, fit)
+                    if ended[0] == "time":
+                        break
                     continue
                 self._idle.put(child)
                 return found
-            return "crash", words
+            return ended
 
-    def frames(self, path: Path, fit: Fit) -> Iterator[bytes]:
+    def frames(self, path: Path, fit: Fit) -> Generator[bytes, None, None]:
         """The frames that ``fit`` takes of the video in ``path``, each as RGB, 8 bits, row after row.
 
-        Raises Undecodable, where a frame cannot be had; OSError where the file cannot be read.
+        Raises Undecodable, where a frame cannot be had; OSError where the file cannot be opened. Close it: until then
+        it has a child.
         """
         with self._room, closing(_Child(*self._limits)) as child, path.open("rb") as file:
             head = _HEAD.pack(_KINDS["video"], MAX_VIDEO_PIXELS, path.stat().st_size) + _fit(fit)
             try:
                 yield from child.frames(head, file, fit.width * fit.height * 3)
             except _Died as died:
-                raise Undecodable(str(died) if str(died) == "time" else "crash", str(died)) from None
+                raise Undecodable(*self._death(died, fit)) from None
+
+    def _death(self, died: _Died, fit: Fit | None) -> tuple[str, str]:
+        """A word and the details of how a child ended."""
+        how = str(died)
+        return ("time", f"{self._limits[1 if fit else 0]:g} s") if how == "time" else ("crash", how)
 
     def close(self) -> None:
         """End the idle children; new ones start when they are needed."""

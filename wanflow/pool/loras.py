@@ -7,25 +7,37 @@ was planned with.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from wanflow.errors import InputError
 from wanflow.model import Source
-from wanflow.node_cache import keep
+from wanflow.node_cache import Entry, keep
 from wanflow.storage import fetch_url, redact, size_of
 
 
 def local_lora(source: Source) -> Path:
     """The file on this node. InputError when it is gone or is no longer the one that was planned with."""
-    return _local("loras", f"{source.digest}.safetensors", source)
+    kept = _keep("loras", f"{source.digest}.safetensors", source)
+    # it was used last, so it stays until it is read; what is open stays good whoever removes it
+    kept.release()
+    return kept.path
 
 
-def local_video(source: Source) -> Path:
-    """As :func:`local_lora`."""
-    return _local("videos", source.digest, source)
+@contextmanager
+def local_video(source: Source) -> Iterator[Path]:
+    """The file on this node, which stays there meanwhile: the engine may first have to move its weights about, and
+    another replica to make room. Raises as :func:`local_lora`.
+    """
+    kept = _keep("videos", source.digest, source)
+    try:
+        yield kept.path
+    finally:
+        kept.release()
 
 
-def _local(kind: str, name: str, source: Source) -> Path:
+def _keep(kind: str, name: str, source: Source) -> Entry:
     def fetch(path: Path) -> None:
         fetch_url(source.url, path)
         with path.open("rb") as file:
@@ -36,9 +48,6 @@ def _local(kind: str, name: str, source: Source) -> Path:
             )
 
     try:
-        kept = keep(kind, name, lambda: size_of(source.url) or 0, fetch)
+        return keep(kind, name, lambda: size_of(source.url) or 0, fetch)
     except FileNotFoundError:
         raise InputError(f"{redact(source.url)}: does not exist any more") from None
-    # it was used last, so it stays until it is read; what is open stays good whoever removes it
-    kept.release()
-    return kept.path

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,9 +119,13 @@ class Rendering:
                 latents = load_latents(self._latents)
 
     def _begin(self, clip: Clip, video: SourceVideo) -> Unfinished:
-        path, stride = local_video(video.source), self._engine.spec.frame_stride
-        pixels = source_pixels(path, clip, stride, lambda: self._on_step("encode", 0, 1))
-        return self._engine.begin(clip, pixels)
+        stride = self._engine.spec.frame_stride
+        with (
+            local_video(video.source) as path,
+            # however it ends: its error may be held for long, and with it all that is not closed
+            closing(source_pixels(path, clip, stride, lambda: self._on_step("encode", 0, 1))) as pixels,
+        ):
+            return self._engine.begin(clip, pixels)
 
     def finish(self) -> None:
         """Put the last latents and the master on record. May be called again after it failed."""

@@ -87,7 +87,8 @@ class Replica:
             for lora in task.clip.loras:
                 local_lora(lora.source)
             if task.clip.video is not None:
-                local_video(task.clip.video.source)
+                with local_video(task.clip.video.source):
+                    pass
         except (StoreError, InputError):
             return
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from wanflow import cascade
 from wanflow.engines import Engine, last_steps, load_unfinished
 from wanflow.engines.denoise import draw_noise, make_schedule
 from wanflow.engines.source_video import source_pixels
-from wanflow.errors import Cancelled, EngineError, InputError, RenderError
+from wanflow.errors import Cancelled, EngineError, RenderError
 from wanflow.model import (
     Branch,
     CascadeStep,
@@ -293,7 +294,9 @@ def test_the_last_frame_is_held_to_the_end_of_the_clips_last(tmp_path: Path) -> 
     """Footage of two seconds is enough for a clip of two seconds, which is a frame longer: 17 at 8 a second."""
     path = write_video(tmp_path / "a.mp4", [10 * i for i in range(16)], rate=8)
     assert _levels(path, 17, 8.0) == [*range(16), 15]
-    with pytest.raises(RenderError, match=r"short 2\.00") as raised:
+    with pytest.raises(
+        RenderError, match=r"video lasts 2\.00 s, .* needs 2\.50; give a longer one"
+    ) as raised:
         _levels(path, 21, 8.0)
     assert raised.value.cause is Cause.BAD_INPUT
 
@@ -307,12 +310,45 @@ def test_a_frame_covers_the_clip_and_is_cropped_about_its_centre(tmp_path: Path)
     assert _levels(path, 1, 8.0, (96, 32)) == [7]
 
 
+def _displayed(path: Path, matrix: tuple[int, int, int, int]) -> Path:
+    """The MP4 with another matrix in its track's header: stored (x, y) is shown at (ax + cy, bx + dy), y downwards."""
+    a, b, c, d = (value << 16 for value in matrix)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 44
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("first", [(1, 0), (0, 1), (-1, 0), (0, -1)])
+@pytest.mark.parametrize("is_mirrored", [False, True])
+def test_a_frame_is_turned_and_mirrored_as_players_do(
+    tmp_path: Path, first: tuple[int, int], is_mirrored: bool
+) -> None:
+    """Telephones store what their sensor saw and say how to hold it; some that face their owner mirror it, too."""
+    a, b = first
+    c, d = (b, -a) if is_mirrored else (-b, a)
+    corners = {(-1, -1): 40, (1, -1): 90, (-1, 1): 140, (1, 1): 190}
+    frame = np.zeros((64, 64, 3), np.uint8)
+    for (x, y), level in corners.items():
+        frame[
+            slice(None, 32) if y < 0 else slice(32, None), slice(None, 32) if x < 0 else slice(32, None)
+        ] = level
+    path = _displayed(write_video(tmp_path / "a.mp4", [frame] * 2, rate=8), (a, b, c, d))
+    clip = Clip(Mode.T2V, "w", "x", "", None, 0, 64, 64, 1, 8.0, Sampling(1, 1.0, None, 1.0, "euler", None))
+    (pixels,) = source_pixels(path, clip, 4, lambda: None)
+    levels = (pixels[0, 0, 0] + 1) / 2 * 255
+    for (x, y), level in corners.items():
+        shown = levels[32 + 16 * (b * x + d * y), 32 + 16 * (a * x + c * y)]
+        assert abs(float(shown) - level) < 8
+
+
 def test_a_video_that_is_gone_or_broken_says_so(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", [0] * 8, rate=8)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(RenderError, match="cannot be read: broken") as raised:
+    with pytest.raises(RenderError, match="video is broken or cut off") as raised:
         _levels(path, 5, 8.0)
     assert raised.value.cause is Cause.BAD_INPUT
     path.unlink()
-    with pytest.raises(InputError, match="has left the node's cache"):
+    with pytest.raises(FileNotFoundError):  # which is tried again
         _levels(path, 5, 8.0)

@@ -130,7 +130,8 @@ def _video(
     except MemoryError:
         raise
     except Exception as exc:  # noqa: BLE001 - whatever a broken file makes a decoder raise
-        return "broken", str(exc) or type(exc).__name__
+        # without the number and the name, which is none, that come with an error of ffmpeg's
+        return "broken", getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
     return None
 
 
@@ -160,9 +161,11 @@ def _taken(data: bytes, max_pixels: int, num_frames: int, fps: float) -> Iterato
         for frame in frames:
             if frame.color_trc in _HDR:
                 raise _Refused("hdr", "")
-            time_s = end_s if frame.time is None else float(frame.time)
+            time_s = (first_s or 0.0) + end_s if frame.time is None else float(frame.time)
             first_s = time_s if first_s is None else first_s
             begin_s = max(begin_s, time_s - first_s)
+            if frame.is_corrupt:  # what is missing of it was guessed, and what follows looks back on it
+                raise _Refused("broken", f"a frame at {begin_s:.2f} s")
             while shown is not None and taken < num_frames and (taken + _LATER) / fps < begin_s:
                 yield shown, shape
                 taken += 1
@@ -196,10 +199,24 @@ def _covering(frame: Any, shape: float, width: int, height: int) -> bytes:
     image = picture.to_image()
     if shape != 1:
         image = image.resize((max(1, round(image.width * shape)), image.height), Image.Resampling.LANCZOS)
-    if frame.rotation:
-        image = image.rotate(frame.rotation, expand=True)
+    turn = frame.rotation
+    if _is_mirrored(
+        frame
+    ):  # the angle is that of the matrix's first column, which mirroring has turned round
+        image, turn = ImageOps.mirror(image), turn + 180
+    if turn:
+        image = image.rotate(turn, expand=True)
     data: bytes = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS).tobytes()
     return data
+
+
+def _is_mirrored(frame: Any) -> bool:
+    """Whether its display matrix does more than turn it, as some cameras' that face their owner."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix)[:36])
+    return bool(a * d < b * c)
 
 
 def _font(data: bytes) -> tuple[str, str] | None:

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.inputs.conftest import ENGINES, SPEC, Case
@@ -92,9 +93,14 @@ def test_strength_may_be_a_template_and_counts_by_its_steps(footage: Case) -> No
         (ENGINES, {"video": "cut.mp4"}, "cut.mp4: is broken or cut off"),
         (ENGINES, {"video": "/etc/passwd"}, "video: "),
         (ENGINES, {"image": "a.png"}, "video: a clip is made from it or has an image, not both"),
-        (ENGINES, {"last_image": "a.png"}, "last_image: there is no image of the first frame"),
+        (ENGINES, {"last_image": "a.png"}, "video: a clip is made from it or has a last image, not both"),
         (ENGINES, {"prompt": ""}, "prompt: is empty"),
-        (I2V, {}, "the row has no image, so it needs a checkpoint for t2v"),
+        (
+            I2V,
+            {},
+            "the row has a video, so it needs a checkpoint for t2v (there is i2v: pocket); set engine.checkpoint.t2v, "
+            "or give an image in its place",
+        ),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_it_is_its_rows_reason(
@@ -105,6 +111,29 @@ def test_what_is_wrong_with_it_is_its_rows_reason(
     (bad,) = footage.read(engines)
     assert isinstance(bad, BadRow)
     assert reason in bad.reason
+
+
+def test_footage_with_damaged_pictures_is_refused(footage: Case) -> None:
+    """Decoders fill what is missing with guesses, and a clip would be made from them."""
+    frames = [np.random.default_rng(i).integers(0, 255, (48, 64, 3), np.uint8) for i in range(16)]
+    path = write_video(footage.folder / "noise.mp4", frames, rate=8)
+    data = bytearray(path.read_bytes())
+    for at in range(len(data) // 4, len(data) // 2, 200):
+        data[at] ^= 0xFF
+    path.write_bytes(data)
+    footage.rows([ROW | {"video": "noise.mp4"}])
+    (bad,) = footage.read()
+    assert "noise.mp4: is broken or cut off (a frame at " in str(bad)
+
+
+def test_every_reason_is_told_at_once(footage: Case) -> None:
+    """Whoever mends the strength must not learn the next night that the footage is too short, too."""
+    footage.rows([ROW | {"video": "one.mp4", "much": 2}])
+    reasons = [str(bad) for bad in footage.read(clip={"strength": "{{ much }}"})]
+    assert [reason.partition("): ")[2][:40] for reason in reasons] == [
+        "strength: 2 is out of range; a strength ",
+        f"video: {footage.folder}/one.mp4: lasts 1.00 s"[:40],
+    ]
 
 
 def test_a_shorter_clip_of_the_same_footage_is_well(footage: Case) -> None:

@@ -201,7 +201,7 @@ class ClipMaker:
                 sources[name] = self._inputs.image(url) if url.strip() else None
             except InputError as exc:
                 reasons.append(f"{name}: {exc}")
-        if last_image.strip() and mode is Mode.T2V:
+        if last_image.strip() and mode is Mode.T2V and not video.strip():
             reasons.append("last_image: there is no image of the first frame; give one, or leave it empty")
         number, length = 0, self._job.clip.seconds
         try:
@@ -215,15 +215,15 @@ class ClipMaker:
         cleaned = clean_prompt(prompt)
         if not cleaned and mode is Mode.T2V:
             reasons.append("prompt: is empty, and there is no image either")
-        if video.strip() and (image.strip() or on):
-            other = "an image" if image.strip() else "clip.branch"
+        if video.strip() and (image.strip() or last_image.strip() or on):
+            other = "an image" if image.strip() else "a last image" if last_image.strip() else "clip.branch"
             reasons.append(f"video: a clip is made from it or has {other}, not both; leave one of them empty")
         base_prompt = clean_prompt(on[0]) if on else ""
         if on and not base_prompt and mode is Mode.T2V:
             reasons.append("branch.on: is empty, and there is no image either")
         spec = self._engines.get(mode)
         if spec is None:
-            reasons.append(self._no_engine(mode))
+            reasons.append(self._no_engine(mode, bool(video.strip())))
             return reasons
         added: tuple[Lora, ...] = ()
         try:
@@ -246,14 +246,17 @@ class ClipMaker:
             except EngineError as exc:
                 reasons.append(f"last_image: {exc}")
         source_video = None
-        if video.strip() and num_frames:
+        if video.strip():
+            steps = 0
             try:
                 steps = last_steps(self._samplings[spec.weights], parse_strength(strength))
-                source_video = SourceVideo(self._inputs.video(video, num_frames, spec.fps), steps)
             except (EngineError, ValueError) as exc:
                 reasons.append(f"strength: {exc}")
-            except InputError as exc:
-                reasons.append(f"video: {exc}")
+            if num_frames:
+                try:
+                    source_video = SourceVideo(self._inputs.video(video, num_frames, spec.fps), steps)
+                except InputError as exc:
+                    reasons.append(f"video: {exc}")
         if reasons:
             return reasons
         return Clip(
@@ -280,10 +283,14 @@ class ClipMaker:
         sampling = self._samplings[spec.weights]
         return replace(spec, sampling=sampling) if sampling.profile == "turbo" else spec
 
-    def _no_engine(self, mode: Mode) -> str:
-        what = "has an image" if mode is Mode.I2V else "has no image"
+    def _no_engine(self, mode: Mode, has_video: bool) -> str:
         given = ", ".join(f"{m}: {spec.name}" for m, spec in self._engines.items()) or "none"
-        instead = "leave the image empty" if mode is Mode.I2V else "give an image"
+        if mode is Mode.I2V:
+            what, instead = "has an image", "leave the image empty"
+        elif has_video:
+            what, instead = "has a video", "give an image in its place"
+        else:
+            what, instead = "has no image", "give an image"
         need = f"the row {what}, so it needs a checkpoint for {mode} (there is {given})"
         return f"{need}; set engine.checkpoint.{mode}, or {instead}"
 

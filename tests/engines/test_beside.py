@@ -13,7 +13,7 @@ import torch
 
 from tests.engines.conftest import given, make_clip, silent
 from wanflow.engines import Engine, load_engine, read_spec
-from wanflow.engines.conditions import Conditions
+from wanflow.engines.encoded import Encoded
 from wanflow.engines.wan import WanEngine
 from wanflow.errors import RenderError
 from wanflow.model import Cause, Clip, Mode
@@ -46,7 +46,7 @@ def test_chunks_decoded_between_the_next_clips_steps_are_the_same(
         if (chunk := next(chunks, None)) is not None:
             taken.append(chunk)
 
-    wan._conditions = Conditions(wan.device)  # its image is encoded anew
+    wan._encoded = Encoded(wan.device)  # its image is encoded anew
     again = _refined(wan, clip, images, on_step)
     taken += chunks
     assert torch.equal(again, refined)

@@ -24,6 +24,7 @@ from tests.videos import write_video
 from wanflow import cascade
 from wanflow.engines import Engine, last_steps, load_unfinished
 from wanflow.engines.denoise import draw_noise, make_schedule
+from wanflow.engines.encoded import Encoded
 from wanflow.engines.source_video import source_pixels
 from wanflow.errors import Cancelled, EngineError, RenderError
 from wanflow.model import (
@@ -204,6 +205,41 @@ def test_a_clip_that_was_interrupted_needs_its_video_no_more(
         kept = load_unfinished(keep.data)
         assert wan.can_go_on(clip, kept)
         assert torch.equal(wan.generate(clip, (), silent, Interruption(0, kept)), whole)
+
+
+@pytest.mark.parametrize("layout", ["a14b_t2v", "ti2v_5b"])
+def test_a_video_is_decoded_and_encoded_once(layout: str, engine: Callable[[str], Engine]) -> None:
+    """One footage at a few strengths and prompts; another size, length or rate takes other frames of it."""
+    wan = engine(layout)
+    clip = _clip(wan, 0.5)
+    assert clip.video is not None
+    clip = replace(clip, video=replace(clip.video, source=Source("video.mp4", "3" * 64)))
+    num_taken = 0
+
+    def begin(clip: Clip) -> torch.Tensor:
+        def chunks() -> Iterator[torch.Tensor]:
+            nonlocal num_taken
+            num_taken += 1
+            yield from _chunks(clip)
+
+        return wan.begin(clip, chunks()).latents
+
+    first = begin(clip)
+    assert torch.equal(begin(replace(clip, prompt="another")), first)
+    more = begin(replace(clip, video=replace(clip.video, steps=7)))
+    assert num_taken == 1
+    assert not torch.equal(more, first)
+    wan._encoded = Encoded(wan.device)  # type: ignore[attr-defined]
+    assert torch.equal(begin(replace(clip, video=replace(clip.video, steps=7))), more), "to the last bit"
+    others = [
+        replace(clip, fps=clip.fps / 2),
+        replace(clip, num_frames=clip.num_frames + 4),
+        replace(clip, width=clip.height, height=clip.width),
+        replace(clip, video=replace(clip.video, source=Source("video.mp4", "4" * 64))),
+    ]
+    for number, other in enumerate(others, 3):
+        begin(other)
+        assert num_taken == number
 
 
 def test_guidance_of_fast_ends_after_a_share_of_the_steps_that_are_taken(

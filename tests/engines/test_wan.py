@@ -17,8 +17,8 @@ from PIL import Image
 from tests.engines.conftest import given, make_clip, silent
 from wanflow.engines import Engine, dump_latents, load_engine, load_latents, read_spec
 from wanflow.engines.attention import Context
-from wanflow.engines.conditions import Conditions
-from wanflow.engines.denoise import Condition, draw_noise, make_schedule
+from wanflow.engines.denoise import draw_noise, make_schedule
+from wanflow.engines.encoded import Encoded
 from wanflow.engines.text import MAX_TOKENS, clean
 from wanflow.engines.video import VideoCoder
 from wanflow.engines.wan import WanEngine
@@ -104,19 +104,19 @@ def _picture(colour: tuple[int, int, int]) -> bytes:
 
 def test_images_at_hand_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty thousand customers have twenty thousand packshots; the one that was used last stays longest."""
-    monkeypatch.setattr("wanflow.engines.conditions.KEPT_BYTES", 3 * 4000)
-    conditions, made = Conditions("cpu"), list[bytes]()
+    monkeypatch.setattr("wanflow.engines.encoded.KEPT_BYTES", 3 * 4000)
+    encoded, made = Encoded("cpu"), list[str]()
 
-    def use(image: bytes) -> None:
-        def make() -> Condition:
+    def use(image: str) -> None:
+        def make() -> tuple[torch.Tensor | None, ...]:
             made.append(image)
-            return Condition(first=torch.zeros(1000))
+            return None, torch.zeros(1000)
 
-        conditions.of([image], 8, 8, 5, make)
+        encoded.of((image, 8, 8, 5), make)
 
-    for image in (b"a", b"b", b"c", b"a", b"d", b"a", b"b"):
+    for image in "abcadab":
         use(image)
-    assert made == [b"a", b"b", b"c", b"d", b"b"]
+    assert "".join(made) == "abcdb"
 
 
 def test_prompts_are_cleaned_as_the_pipelines_clean_them() -> None:

@@ -119,7 +119,7 @@ class Engine(Protocol):
 
     def begin(self, clip: Clip, video: Iterator[Pixels]) -> Unfinished:
         """Where the steps of a clip of a video begin: its latents, with the noise of the first step. ``video`` comes
-        in chunks, as ``encode_pixels`` takes it (``source_video``).
+        in chunks, as ``encode_pixels`` takes it (``source_video``); where its latents are at hand, it is not asked.
         """
 
     def can_go_on(self, clip: Clip, state: Unfinished) -> bool:

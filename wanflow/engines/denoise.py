@@ -43,6 +43,11 @@ class Condition:
     first: torch.Tensor | None = None
     features: torch.Tensor | None = None
 
+    @property
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
+        """As its fields stand."""
+        return self.channels, self.first, self.features
+
     def model_input(self, latents: torch.Tensor) -> torch.Tensor:
         if self.channels is not None:
             return torch.cat([latents, self.channels], dim=1)

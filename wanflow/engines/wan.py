@@ -13,6 +13,7 @@ time; two replicas that share a GPU, and load at the same time, both count on wh
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -32,9 +33,9 @@ from wanflow.engines.attention import Context
 from wanflow.engines.backends import use_backend
 from wanflow.engines.checkpoint import LocalFiles
 from wanflow.engines.compiled import CompiledBlocks
-from wanflow.engines.conditions import Conditions
 from wanflow.engines.denoise import Condition, add_noise, denoise, draw_noise, make_schedule
 from wanflow.engines.devices import default_device, free_bytes
+from wanflow.engines.encoded import Encoded
 from wanflow.engines.fp8 import problem_of, quantize
 from wanflow.engines.image_features import ImageEncoder
 from wanflow.engines.lora import LoraSlots
@@ -183,7 +184,7 @@ class WanEngine:
         self._context.keeps = rung == 0
         self._step_cache = StepCache(experts)
         self._loras = LoraSlots(experts)
-        self._conditions = Conditions(device)
+        self._encoded = Encoded(device)
         self._known_prompts: tuple[str, ...] = ()
         self._decoder_stream = torch.cuda.Stream(device) if device.startswith("cuda") else None
         use_backend(experts, device)
@@ -236,8 +237,11 @@ class WanEngine:
         return fits(self._schedule(clip, "cpu"), state)
 
     def begin(self, clip: Clip, video: Iterator[torch.Tensor]) -> Unfinished:
-        latents = self.encode_pixels(video)
+        assert clip.video is not None, "the clip has no video"
+        taken = clip.video.source.digest, clip.width, clip.height, clip.num_frames, clip.fps
         with torch.inference_mode(), self._memory_errors:
+            (latents,) = self._encoded.of(taken, lambda: (self.encode_pixels(video),))
+            assert latents is not None
             schedule = self._schedule(clip, self.device)
             noise = draw_noise(clip.seed, tuple(latents.shape)).to(self.device)
             return take(schedule, add_noise(schedule, latents, noise), 0)
@@ -397,12 +401,12 @@ class WanEngine:
         """The images at (width, height) as this checkpoint takes them."""
         if not images:
             return Condition()
-        return self._conditions.of(
-            images,
-            width,
-            height,
-            clip.num_frames,
-            lambda: self._encode(images, width, height, clip.num_frames),
+        digests = (hashlib.sha256(image).hexdigest() for image in images)
+        return Condition(
+            *self._encoded.of(
+                (*digests, width, height, clip.num_frames),
+                lambda: self._encode(images, width, height, clip.num_frames).tensors,
+            )
         )
 
     def _encode(self, images: Sequence[bytes], width: int, height: int, num_frames: int) -> Condition:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,8 @@ import pytest
 from wanflow import master
 from wanflow.errors import RenderError
 from wanflow.model import Cause
+
+ROOT = Path(__file__).parents[1]
 
 
 def _scene(height: int, width: int, num_frames: int) -> np.ndarray:
@@ -92,6 +97,21 @@ def test_the_same_frames_give_the_same_file(tmp_path: Path) -> None:
         hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("a.mp4", "b.mp4")
     )
     assert first == second
+
+
+def test_what_lies_in_memory_does_not_change_the_file(tmp_path: Path) -> None:
+    """An encoder that reads what nobody wrote gives another file on a busy machine than on an idle one."""
+    code = (
+        "import sys; from pathlib import Path; from tests.test_master import _scene; from wanflow import master\n"
+        "master.encode(iter([_scene(64, 96, 5)]), 16, Path(sys.argv[1]))"
+    )
+    files = []
+    for fill in ("0", "1", "85"):  # glibc fills with it what it hands out
+        path = tmp_path / f"{fill}.mp4"
+        environment = os.environ | {"MALLOC_PERTURB_": fill}
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True, env=environment, cwd=ROOT)
+        files.append(path.read_bytes())
+    assert files[0] == files[1] == files[2]
 
 
 def test_a_decoder_that_fails_leaves_no_file(tmp_path: Path) -> None:

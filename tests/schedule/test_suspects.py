@@ -72,6 +72,16 @@ class Night:
         copy = self.s.replicas[f"replica-{replica}"].copies[0]
         return _begun(self.handle(ClipRendered(self.at_s(), copy.replica, copy.key, copy.attempt)))
 
+    def keep_the_second(self) -> str:
+        """The first replica goes down with two clips, and the second begins nothing more for the suspect's sake."""
+        self.denoised(1)
+        suspect = self.lose(1)
+        self.denoised(2)
+        self.rendered(2)
+        assert self.denoised(2) == []
+        assert self.staged(2) == suspect
+        return suspect
+
     def lose(self, replica: int) -> str:
         """It goes down with two clips, of which the first was on record by then: the second one is a suspect."""
         first, second = self.on(replica)
@@ -201,12 +211,7 @@ def test_at_the_tail_the_suspect_keeps_its_turn_and_whoever_falls_idle_first_has
 def test_a_kept_replica_that_goes_leaves_the_suspect_to_the_next(cause: Cause | None) -> None:
     """Drained, or gone at once."""
     night = Night("abcdefghijklmnop", 3)
-    night.denoised(1)
-    suspect = night.lose(1)
-    night.denoised(2)
-    night.rendered(2)
-    assert night.denoised(2) == []
-    assert night.staged(2) == suspect
+    suspect = night.keep_the_second()
     if cause:
         night.handle(ReplicaLost(night.at_s(), "replica-2", "gone", cause=cause))
     else:
@@ -221,12 +226,7 @@ def test_a_kept_replica_that_goes_leaves_the_suspect_to_the_next(cause: Cause | 
 
 def test_a_stop_does_not_wait_for_the_suspect() -> None:
     night = Night("abcdefghijklmnop", 2)
-    night.denoised(1)
-    suspect = night.lose(1)
-    night.denoised(2)
-    night.rendered(2)
-    assert night.denoised(2) == []
-    assert night.staged(2) == suspect
+    suspect = night.keep_the_second()
     night.handle(StopRequested(night.at_s(), "stop"))
     ended = night.s.replicas["replica-2"].copies[0]
     actions = night.handle(ClipRendered(night.at_s(), ended.replica, ended.key, ended.attempt))
@@ -240,12 +240,7 @@ def test_a_replica_that_is_kept_in_vain_goes_on_two_at_once() -> None:
     names = "abcdefghijkl"
     variants = {f"v-{name}": (name,) for name in names if name not in "be"}
     night = Night(names, 3, variants=variants | {"v": ("b", "e")})
-    night.denoised(1)
-    assert night.lose(1) == "b"
-    night.denoised(2)
-    night.rendered(2)
-    assert night.denoised(2) == []
-    assert night.staged(2) == "b"
+    assert night.keep_the_second() == "b"
     night.handle(RenderFailed(night.at_s(), *rendering(night.s, "replica-3"), Cause.BAD_INPUT, "no image"))
     assert night.s.clips["e"].status is ClipStatus.FAILED
     assert night.s.clips["b"].status is ClipStatus.LEFT

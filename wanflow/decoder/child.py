@@ -200,9 +200,8 @@ def _covering(frame: Any, shape: float, width: int, height: int) -> bytes:
     if shape != 1:
         image = image.resize((max(1, round(image.width * shape)), image.height), Image.Resampling.LANCZOS)
     turn = frame.rotation
-    if _is_mirrored(
-        frame
-    ):  # the angle is that of the matrix's first column, which mirroring has turned round
+    if _is_mirrored(frame):
+        # the angle is that of the matrix's first column, which mirroring has turned round
         image, turn = ImageOps.mirror(image), turn + 180
     if turn:
         image = image.rotate(turn, expand=True)

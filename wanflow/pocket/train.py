@@ -4,7 +4,7 @@ Hardware: one GPU (minutes) or two CPU cores (a few hours; ``torchrun --nproc-pe
 wanflow.pocket.train ...`` uses both well). Stopped at any moment, the same command goes on from the last save. Stages:
 
     vae       the autoencoder, on crops of drawn scenes            -> vae.pt, vae.jsonl
-    decoder   its decoder once more, its latents staying what they are -> decoder.pt
+    decoder   the VAE's decoder once more, on the same latents     -> decoder.pt
     text      the text encoder, on captions alone; then frozen     -> text.pt
     latents   scenes drawn and encoded once                        -> latents/*.pt
     denoiser  one transformer on all times                         -> denoiser.pt
@@ -101,8 +101,8 @@ CPU = Recipe(
     clips=Pantry(NUM_FRAMES, 1, num_shards=24, num_clips=200, batch=8),
     doubled=Pantry(NUM_FRAMES, 2, num_shards=4, num_clips=80, batch=2),
     denoiser=Stage("denoiser", 6000, 0.006, warmup=40, cooldown=0.4, average=0.99, save_every=100),
-    high=Stage("high", 200, 0.003, warmup=20, cooldown=0.8, average=0.99),
-    low=Stage("low", 500, 0.003, warmup=20, cooldown=0.8, average=0.99),
+    high=Stage("high", 1200, 0.006, warmup=20, cooldown=0.6, average=0.99, save_every=100),
+    low=Stage("low", 4000, 0.006, warmup=20, cooldown=0.5, average=0.99, save_every=100),
 )
 GPU = replace(
     CPU,

@@ -91,7 +91,7 @@ def _measure_size(
 
     began_s = time.perf_counter()
     steps = _time_steps(device, ours)
-    for _ in engine.decode(made[0]):
+    for _ in engine.frames(engine.decode_pixels(made[0])):
         pass
     _wait(device)
     clip_s = time.perf_counter() - began_s

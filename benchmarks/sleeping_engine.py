@@ -47,7 +47,10 @@ class SleepingEngine:
         self._sleeper.work(float(clip.prompt.split()[1]), num_steps, after, first)
         return b"latents"
 
-    def decode(self, latents: bytes) -> Iterator[np.ndarray[Any, Any]]:
+    def decode_pixels(self, latents: bytes) -> Iterator[bytes]:
+        return iter([latents])
+
+    def frames(self, pixels: Iterator[bytes]) -> Iterator[np.ndarray[Any, Any]]:
         yield np.full((1, 16, 16, 3), 128, np.uint8)
 
 
@@ -56,7 +59,8 @@ def load_sleeping_engine(
 ) -> SleepingEngine:
     """In the replica's process. Its latents are bytes and its steps are numbers: torch, which takes seconds to load on
     a busy core and which no peer's actor needs here, stays out."""
-    rendering.dump_latents = rendering.load_latents = lambda latents: latents  # type: ignore[assignment]
+    rendering.dump_latents = lambda latents: latents[0]  # type: ignore[assignment,return-value]
+    rendering.load_latents = lambda data: [data]  # type: ignore[list-item]
     keeping.dump_unfinished = lambda state: json.dumps([state.step, state.num_steps]).encode()
     keeping.load_unfinished = lambda data: Unfinished(*json.loads(data), "sleeping", {})
     return SleepingEngine(spec, setup)

@@ -23,7 +23,7 @@ from typing import Any
 from wanflow.model import Branch, Clip, ImageLayer, Layer, Output, Placement, Source, Stage, Variant
 
 #: of every stage, a cascade step's under the name of its method; and of how a source ``video`` is fitted to a clip
-VERSIONS: Mapping[str, int] = {"trunk": 1, "base": 1, "refine": 1, "master": 2, "output": 1, "video": 2}
+VERSIONS: Mapping[str, int] = {"trunk": 1, "base": 1, "refine": 2, "master": 2, "output": 1, "video": 2}
 
 
 def canonical(value: object) -> bytes:

@@ -143,13 +143,13 @@ class FakeEngine:
                 keep.offer(step, num_steps, partial(_fake_state, step, num_steps, latents))
             on_step(stage, step, num_steps)
 
-    def decode(self, latents: Latents) -> Iterator[np.ndarray]:
-        for pixels in self.decode_pixels(latents):
-            yield ((pixels.numpy()[0].transpose(1, 2, 3, 0) + 1) * 127.5).round().astype("uint8")
-
     def decode_pixels(self, latents: Latents) -> Iterator[Any]:
         for frame in range(latents.shape[2]):
             yield latents[:, :, frame : frame + 1].repeat_interleave(8, 3).repeat_interleave(8, 4)
+
+    def frames(self, pixels: Iterator[Any]) -> Iterator[np.ndarray]:
+        for chunk in pixels:
+            yield ((chunk.numpy()[0].transpose(1, 2, 3, 0) + 1) * 127.5).round().astype("uint8")
 
     def encode_pixels(self, chunks: Iterator[Any]) -> Latents:
         import numpy as np
@@ -184,4 +184,4 @@ def _tensor(values: np.ndarray) -> Latents:
 
     from wanflow.engines import load_latents
 
-    return load_latents(save({"latents": values}))
+    return load_latents(save({"latents": values}))[0]

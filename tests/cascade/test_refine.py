@@ -29,7 +29,13 @@ def _step(spec: EngineSpec, **params: float | str) -> CascadeStep:
 def test_defaults_are_filled_in_and_stay(spec: EngineSpec) -> None:
     """Keys see resolved numbers: a new default in a later version does not change what was rendered."""
     step = _step(spec)
-    assert dict(step.params) == {"grid": 16, "scale": 2.0, "steps": 4, "strength": 0.3}
+    assert dict(step.params) == {
+        "color_radius": 16.0,
+        "grid": 16,
+        "scale": 2.0,
+        "steps": 4,
+        "strength": 0.3,
+    }
     assert cascade.check(step, spec) == step
     assert _step(spec, steps=7, scale=3) == _step(spec, scale=3.0, steps=7)
 
@@ -49,6 +55,7 @@ def test_defaults_are_filled_in_and_stay(spec: EngineSpec) -> None:
         ({"steps": 0}, "whole number"),
         ({"steps": 2.5}, "whole number"),
         ({"steps": True}, "must be a number"),
+        ({"color_radius": -1}, "from 0 to 100 pixels"),
         ({"grid": 8}, "cannot be set"),
     ],
 )
@@ -78,7 +85,8 @@ def test_sizes_chain_and_stay_on_the_grid(engine: Callable[[str], Engine]) -> No
 def _refined(
     wan: Engine, clip: Clip, source: bytes | None, latents: torch.Tensor, **params: float
 ) -> torch.Tensor:
-    return cascade.apply(_step(wan.spec, **params), wan, clip, latents, given(source), silent, "cascade-1")
+    clip = replace(clip, cascade=(_step(wan.spec, **params),))
+    return cascade.apply(wan, clip, [latents], given(source), silent, "cascade-1")[1]
 
 
 @pytest.mark.parametrize(
@@ -104,10 +112,10 @@ def test_a_chain_of_steps_makes_the_size_that_was_planned(
     size = (64, 32) if wan.spec.grid == 32 else (48, 32)
     steps = (_step(wan.spec, steps=2), _step(wan.spec, scale=1.5, steps=1))
     clip = replace(make_clip(wan, mode, size=size), cascade=steps)
-    latents = wan.generate(clip, given(source), silent)
-    for i, step in enumerate(steps):
-        latents = cascade.apply(step, wan, clip, latents, given(source), silent, f"cascade-{i + 1}")
-    frames = next(wan.decode(latents))
+    latents = [wan.generate(clip, given(source), silent)]
+    for i in range(len(steps)):
+        latents = cascade.apply(wan, clip, latents, given(source), silent, f"cascade-{i + 1}")
+    frames = next(wan.frames(cascade.pixels(wan, clip, latents)))
     assert (frames.shape[2], frames.shape[1]) == cascade.size_after(clip)
 
 
@@ -157,11 +165,10 @@ def test_the_first_frame_is_the_image_at_the_larger_size(
 def test_each_stage_draws_noise_of_its_own_and_always_the_same(engine: Callable[[str], Engine]) -> None:  # noqa: F811
     """The same noise in every step would push a clip twice the same way."""
     wan = engine("pocket")
-    clip = make_clip(wan, Mode.T2V)
-    latents = wan.generate(clip, (), silent)
-    step = _step(wan.spec, scale=1, steps=1)
+    clip = replace(make_clip(wan, Mode.T2V), cascade=(_step(wan.spec, scale=1, steps=1),))
+    latents = [wan.generate(clip, (), silent)]
     one, again, two = (
-        cascade.apply(step, wan, clip, latents, (), silent, s)
+        cascade.apply(wan, clip, latents, (), silent, s)[1]
         for s in ("cascade-1", "cascade-1", "cascade-2")
     )
     assert torch.equal(one, again)
@@ -171,14 +178,55 @@ def test_each_stage_draws_noise_of_its_own_and_always_the_same(engine: Callable[
 def test_progress_and_stopping_reach_into_the_upscale(engine: Callable[[str], Engine]) -> None:  # noqa: F811
     """Upscaling a long clip takes as long as some steps: it reports, and it can be stopped."""
     wan = engine("pocket")
-    clip = make_clip(wan, Mode.T2V)
-    latents = wan.generate(clip, (), silent)
+    clip = replace(make_clip(wan, Mode.T2V), cascade=(_step(wan.spec, steps=2),))
+    latents = [wan.generate(clip, (), silent)]
     seen: list[tuple[str, int, int]] = []
-    cascade.apply(_step(wan.spec, steps=2), wan, clip, latents, (), lambda *s: seen.append(s), "cascade-1")
+    cascade.apply(wan, clip, latents, (), lambda *s: seen.append(s), "cascade-1")
     assert seen == [("cascade-1", step, 2) for step in (0, 0, 0, 1, 2)]
 
     def stop(stage: str, step: int, of: int) -> None:
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        cascade.apply(_step(wan.spec), wan, clip, latents, (), stop, "cascade-1")
+        cascade.apply(wan, clip, latents, (), stop, "cascade-1")
+
+
+def test_colours_stay_as_they_were_and_detail_is_drawn(engine: Callable[[str], Engine]) -> None:  # noqa: F811
+    """Whatever the VAE and the noise do to a picture, a brand's colour is that of the clip that was approved."""
+    wan = engine("pocket")
+    steps = (_step(wan.spec, strength=0.8, color_radius=3), _step(wan.spec, scale=1, color_radius=3))
+    clip = replace(make_clip(wan, Mode.T2V), cascade=steps)
+    latents = [wan.generate(clip, (), silent)]
+    for stage in ("cascade-1", "cascade-2"):
+        latents = cascade.apply(wan, clip, latents, (), silent, stage)
+        before = _picture(wan, clip, latents[:-1])
+        before = torch.nn.functional.interpolate(before, (64, 96), mode="bicubic", align_corners=False)
+        after, drawn = _picture(wan, clip, latents), torch.cat(list(wan.decode_pixels(latents[-1])), dim=2)[0]
+        kept, lost = (
+            _coarse(picture.clamp(-1, 1) - before).abs().mean()
+            for picture in (after, drawn.transpose(0, 1))
+        )
+        assert kept < 0.25 * lost, stage
+        assert _detail(after - drawn.transpose(0, 1)) < 0.25 * _detail(after), stage
+
+
+def test_without_a_radius_all_of_the_picture_is_drawn_anew(engine: Callable[[str], Engine]) -> None:  # noqa: F811
+    """And the smaller clip is not decoded for nothing."""
+    wan = engine("pocket")
+    clip = replace(make_clip(wan, Mode.T2V), cascade=(_step(wan.spec, color_radius=0),))
+    latents = cascade.apply(wan, clip, [wan.generate(clip, (), silent)], (), silent, "cascade-1")
+    drawn = torch.cat(list(wan.decode_pixels(latents[1])), dim=2)[0].transpose(0, 1)
+    assert torch.equal(_picture(wan, clip, [torch.full_like(latents[0], torch.nan), latents[1]]), drawn)
+
+
+def _picture(wan: Engine, clip: Clip, latents: list[torch.Tensor]) -> torch.Tensor:
+    """(frames, 3, height, width)"""
+    return torch.cat(list(cascade.pixels(wan, clip, latents)), dim=2)[0].transpose(0, 1)
+
+
+def _coarse(picture: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.avg_pool2d(picture, 16)
+
+
+def _detail(picture: torch.Tensor) -> float:
+    return float(picture.diff(dim=-1).square().mean())

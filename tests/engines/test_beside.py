@@ -39,8 +39,8 @@ def test_chunks_decoded_between_the_next_clips_steps_are_the_same(
     images = given(image) if mode is Mode.I2V else ()
     clip = make_clip(wan, mode)
     first = wan.generate(clip, images, silent)
-    frames, refined = list(wan.decode(first)), _refined(wan, clip, images)
-    chunks, taken = wan.decode(first), []
+    frames, refined = list(wan.frames(wan.decode_pixels(first))), _refined(wan, clip, images)
+    chunks, taken = wan.frames(wan.decode_pixels(first)), []
 
     def on_step(stage: str, step: int, num_steps: int) -> None:
         if (chunk := next(chunks, None)) is not None:
@@ -57,10 +57,10 @@ def test_decoding_in_another_thread_changes_no_number(engine: Callable[[str], En
     wan = engine("pocket")
     clip = make_clip(wan, Mode.T2V)
     latents = wan.generate(clip, (), silent)
-    frames, refined = np.concatenate(list(wan.decode(latents))), _refined(wan, clip, ())
+    frames, refined = np.concatenate(list(wan.frames(wan.decode_pixels(latents)))), _refined(wan, clip, ())
     with ThreadPoolExecutor(1) as other:
         for _ in range(3):
-            decoded = other.submit(lambda: np.concatenate(list(wan.decode(latents))))
+            decoded = other.submit(lambda: np.concatenate(list(wan.frames(wan.decode_pixels(latents)))))
             assert torch.equal(_refined(wan, clip, ()), refined)
             assert np.array_equal(decoded.result(), frames)
 
@@ -73,7 +73,7 @@ def test_a_decoder_without_memory_leaves_the_steps_beside_it_as_they_are(
     assert isinstance(wan, WanEngine)
     clip = make_clip(wan, Mode.T2V)
     latents = wan.generate(clip, (), silent)
-    frames = np.concatenate(list(wan.decode(latents)))
+    frames = np.concatenate(list(wan.frames(wan.decode_pixels(latents))))
     fails = True
 
     def fail(*_: Any) -> None:
@@ -87,7 +87,7 @@ def test_a_decoder_without_memory_leaves_the_steps_beside_it_as_they_are(
         def on_step(stage: str, step: int, num_steps: int) -> None:
             if (stage, step) == ("denoise", 2):
                 with pytest.raises(RenderError) as raised:
-                    other.submit(lambda: list(wan.decode(latents))).result()
+                    other.submit(lambda: list(wan.frames(wan.decode_pixels(latents)))).result()
                 failed.append(raised.value)
 
         try:
@@ -96,7 +96,7 @@ def test_a_decoder_without_memory_leaves_the_steps_beside_it_as_they_are(
             fails = False
             handle.remove()
     assert [error.cause for error in failed] == [Cause.OUT_OF_MEMORY]
-    assert np.array_equal(np.concatenate(list(wan.decode(latents))), frames)
+    assert np.array_equal(np.concatenate(list(wan.frames(wan.decode_pixels(latents)))), frames)
 
 
 def test_only_a_gpu_with_room_for_all_weights_decodes_beside_steps(
@@ -120,10 +120,10 @@ def test_decoding_on_a_stream_of_its_own_changes_no_number(checkpoint: Callable[
     wan = load_engine(read_spec(str(checkpoint("pocket"))), device="cuda")
     clip = make_clip(wan, Mode.T2V)
     latents = wan.generate(clip, (), silent)
-    frames, refined = np.concatenate(list(wan.decode(latents))), _refined(wan, clip, ())
+    frames, refined = np.concatenate(list(wan.frames(wan.decode_pixels(latents)))), _refined(wan, clip, ())
     assert wan.decodes_beside
     with ThreadPoolExecutor(1) as other:
         for _ in range(10):
-            decoded = other.submit(lambda: np.concatenate(list(wan.decode(latents))))
+            decoded = other.submit(lambda: np.concatenate(list(wan.frames(wan.decode_pixels(latents)))))
             assert torch.equal(_refined(wan, clip, ()), refined)
             assert np.array_equal(decoded.result(), frames)

@@ -265,11 +265,11 @@ def test_a_cache_of_both_branches_skips_both_and_is_of_one_clip(engine: Callable
 def test_a_refine_has_shortcuts_of_its_own_steps(engine: Callable[[str], Engine]) -> None:
     """At twice the size a step costs many times more: what fast saves, it must save there."""
     wan = engine("pocket")
-    clip = _clip(wan, Shortcuts(0.5, ALWAYS, ALWAYS))
-    latents = wan.generate(clip, (), silent)
     step = cascade.check(CascadeStep("refine", (("steps", 4), ("strength", 0.3))), wan.spec)
+    clip = replace(_clip(wan, Shortcuts(0.5, ALWAYS, ALWAYS)), cascade=(step,))
+    latents = [wan.generate(clip, (), silent)]
     with _counted(wan) as calls:
-        cascade.apply(step, wan, clip, latents, (), silent, "cascade-1")
+        cascade.apply(wan, clip, latents, (), silent, "cascade-1")
     assert calls.count((1, 0)) == 4 + 2, "guidance for half of them"
     assert calls.count((1, 1)) == 2
 

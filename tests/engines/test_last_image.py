@@ -42,12 +42,12 @@ def test_a_refine_looks_at_the_last_frame_again(
 ) -> None:
     """At the larger size, as at the first frame."""
     wan = engine(layout)
-    clip = make_clip(wan, Mode.I2V, has_last=True)
-    latents = wan.generate(clip, given(image, last_image), silent)
     step = cascade.check(CascadeStep("refine", (("steps", 2),)), wan.spec)
+    clip = replace(make_clip(wan, Mode.I2V, has_last=True), cascade=(step,))
+    latents = [wan.generate(clip, given(image, last_image), silent)]
 
     def refined(last: bytes) -> torch.Tensor:
-        return cascade.apply(step, wan, clip, latents, given(image, last), silent, "cascade-1")
+        return cascade.apply(wan, clip, latents, given(image, last), silent, "cascade-1")[1]
 
     assert torch.equal(refined(last_image), refined(last_image))
     assert not torch.equal(refined(last_image), refined(image))

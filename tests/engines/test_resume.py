@@ -130,10 +130,10 @@ def test_a_refine_resumed_after_any_step_is_the_same(
     """The upscale is not made again either: the steps that were kept are already at the larger size."""
     one, two = engine("pocket"), other_engine("pocket")
     source = image if mode is Mode.I2V else None
-    clip: Clip = make_clip(one, mode, _sampling(one, scheduler))
-    latents = one.generate(clip, given(source), silent)
     step = cascade.check(CascadeStep("refine", (("steps", 4), ("strength", 0.6))), one.spec)
-    whole = cascade.apply(step, one, clip, latents, given(source), silent, "cascade-1")
+    clip: Clip = replace(make_clip(one, mode, _sampling(one, scheduler)), cascade=(step,))
+    latents = [one.generate(clip, given(source), silent)]
+    _, whole = cascade.apply(one, clip, latents, given(source), silent, "cascade-1")
     seen: list[tuple[str, int, int]] = []
 
     def note(stage: str, step: int, of: int) -> None:
@@ -141,11 +141,11 @@ def test_a_refine_resumed_after_any_step_is_the_same(
 
     for at in range(1, 5):
         kept = _interrupted(
-            lambda keep: cascade.apply(step, one, clip, latents, given(source), silent, "cascade-1", keep), at
+            lambda keep: cascade.apply(one, clip, latents, given(source), silent, "cascade-1", keep), at
         )
         seen.clear()
-        resumed = cascade.apply(
-            step, two, clip, latents, given(source), note, "cascade-1", Interruption(0, kept)
+        _, resumed = cascade.apply(
+            two, clip, latents, given(source), note, "cascade-1", Interruption(0, kept)
         )
         assert torch.equal(resumed, whole), f"resumed after step {at}"
         assert seen[0] == ("cascade-1", at, 4)
@@ -185,7 +185,7 @@ def test_bytes_that_hold_no_steps_are_refused(engine: Callable[[str], Engine]) -
     with pytest.raises(Cancelled):
         wan.generate(clip, (), silent, keep)
     newer = keep.data.replace(b"wanflow-steps-1", b"wanflow-steps-2")
-    for data in (b"", b"garbage", keep.data[:-7], keep.data[:40], dump_latents(torch.zeros(1)), newer):
+    for data in (b"", b"garbage", keep.data[:-7], keep.data[:40], dump_latents([torch.zeros(1)]), newer):
         with pytest.raises(EngineError, match="hold no steps"):
             load_unfinished(data)
 

@@ -266,10 +266,10 @@ def test_turbo_takes_the_last_of_the_times_that_it_was_trained_at(engine: Callab
 
 def test_a_refine_goes_on_from_a_clip_of_a_video(engine: Callable[[str], Engine]) -> None:
     wan = engine("a14b_t2v")
-    clip = _clip(wan, 0.5)
-    latents = wan.generate(clip, (), silent, _begun(wan, clip))
     step = cascade.check(CascadeStep("refine", (("steps", 2),)), wan.spec)
-    larger = cascade.apply(step, wan, clip, latents, (), silent, "cascade-1")
+    clip = replace(_clip(wan, 0.5), cascade=(step,))
+    latents = wan.generate(clip, (), silent, _begun(wan, clip))
+    _, larger = cascade.apply(wan, clip, [latents], (), silent, "cascade-1")
     assert larger.shape[3:] == (2 * latents.shape[3], 2 * latents.shape[4])
 
 

@@ -40,7 +40,7 @@ def test_a_clip_is_the_same_whenever_it_is_rendered(engine: Callable[[str], Engi
     wan.generate(replace(clip, seed=8, prompt="something else"), (), silent)
     again = wan.generate(clip, (), silent)
     assert torch.equal(first, again)
-    assert list(np.concatenate(list(wan.decode(first))).shape) == [5, 32, 48, 3]
+    assert list(np.concatenate(list(wan.frames(wan.decode_pixels(first)))).shape) == [5, 32, 48, 3]
 
 
 @pytest.mark.parametrize("change", [{"seed": 8}, {"prompt": "a blue cube"}, {"negative_prompt": "red"}])
@@ -270,7 +270,7 @@ def test_streamed_decode_equals_the_vaes_own(
     with torch.inference_mode():
         whole = vae.decode(latents / (1.0 / std) + mean).sample
     assert (torch.cat(chunks, dim=2) - whole).abs().max() < 1e-5
-    frames = np.concatenate(list(wan.decode(latents)))
+    frames = np.concatenate(list(wan.frames(wan.decode_pixels(latents))))
     expected = ((whole[0] / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(1, 2, 3, 0).numpy()
     assert np.abs(frames.astype(int) - expected.astype(int)).max() <= 1
     assert frames.dtype == np.uint8
@@ -300,7 +300,7 @@ def test_broken_latents_are_bad_output_and_no_film(bad: float, engine: Callable[
     latents = draw_noise(1, (1, 8, 2, 4, 4))
     latents[0, 0, 1, 0, 0] = bad
     with pytest.raises(RenderError) as raised:
-        list(wan.decode(latents))
+        list(wan.frames(wan.decode_pixels(latents)))
     assert raised.value.cause is Cause.BAD_OUTPUT
 
 
@@ -363,9 +363,12 @@ def test_clips_for_other_weights_modes_or_without_image_are_refused(
 
 def test_latents_survive_the_store(engine: Callable[[str], Engine]) -> None:
     """The next cascade step may run on another node a day later."""
-    latents = draw_noise(1, (1, 8, 2, 4, 4))
-    assert torch.equal(load_latents(dump_latents(latents)), latents)
-    for garbage in (b"", b"garbage", dump_latents(latents)[:-5]):
+    base, refined = draw_noise(1, (1, 8, 2, 4, 4)), draw_noise(2, (1, 8, 2, 8, 8))
+    for latents in ([base], [base, refined]):
+        found = load_latents(dump_latents(latents))
+        assert len(found) == len(latents)
+        assert all(map(torch.equal, found, latents))
+    for garbage in (b"", b"garbage", dump_latents([base])[:-5]):
         with pytest.raises(EngineError, match="no latents"):
             load_latents(garbage)
 
@@ -436,7 +439,7 @@ def test_decoding_holds_one_chunk_at_a_time(engine: Callable[[str], Engine]) -> 
     video: VideoCoder = wan._video
     calls: list[int] = []
     handle = video._vae.decoder.register_forward_hook(lambda *_: calls.append(1))
-    frames = wan.decode(draw_noise(1, (1, 8, 3, 4, 4)))
+    frames = wan.frames(wan.decode_pixels(draw_noise(1, (1, 8, 3, 4, 4))))
     next(frames)
     assert len(calls) == 1
     assert len(list(frames)) == 2

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from wanflow.engines import Unfinished, dump_latents, dump_unfinished, load_latents, load_unfinished
+from wanflow.engines import Unfinished, dump_unfinished, load_unfinished
 from wanflow.errors import Cancelled, RenderError
 from wanflow.model import Attempt, CascadeStep, Cause, Clip, EngineSpec, Mode, RenderClip, Sampling, Stage
 from wanflow.pool import RunContext
@@ -151,8 +151,8 @@ def test_an_order_to_save_while_decoding_keeps_the_latents(tmp_path: Path) -> No
     """What took minutes is on record by then; decoding it again takes seconds."""
 
     class Decoding(SlowEngine):
-        def decode(self, latents: Any) -> Iterator[Any]:
-            for number, frames in enumerate(super().decode(latents)):
+        def frames(self, pixels: Any) -> Iterator[Any]:
+            for number, frames in enumerate(super().frames(pixels)):
                 world.saves = number == 2
                 yield frames
 
@@ -335,8 +335,8 @@ def test_a_clip_can_be_cancelled_while_it_is_decoded(tmp_path: Path) -> None:
     """A 1080p decode takes as long as some steps."""
 
     class Decoding(SlowEngine):
-        def decode(self, latents: Any) -> Iterator[Any]:
-            for number, frames in enumerate(super().decode(latents)):
+        def frames(self, pixels: Any) -> Iterator[Any]:
+            for number, frames in enumerate(super().frames(pixels)):
                 world.cancels = number == 1
                 yield frames
 
@@ -350,8 +350,8 @@ def test_a_full_disk_is_the_stores_trouble_not_the_clips(tmp_path: Path) -> None
     """The node's /tmp is full of somebody's core dumps: the clip waits or goes elsewhere, and a person is told."""
 
     class Full(SlowEngine):
-        def decode(self, latents: Any) -> Iterator[Any]:
-            yield next(super().decode(latents))
+        def frames(self, pixels: Any) -> Iterator[Any]:
+            yield next(super().frames(pixels))
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(RenderError, match=r"disk of this node is full .* TMPDIR") as raised:
@@ -361,7 +361,7 @@ def test_a_full_disk_is_the_stores_trouble_not_the_clips(tmp_path: Path) -> None
 
 def test_a_state_survives_the_store() -> None:
     """What a fake engine keeps is a file as real engines write it."""
-    latents = load_latents(dump_latents(_fake_latents((1, 2, 3), 2, 2, 2)))
+    latents = _fake_latents((1, 2, 3), 2, 2, 2)
     state = Unfinished(3, 6, "fake", {"latents": latents}, {"this_order": 2})
     found = load_unfinished(dump_unfinished(state))
     assert (found.step, found.num_steps, found.maker, dict(found.numbers)) == (

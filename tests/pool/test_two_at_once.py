@@ -54,14 +54,14 @@ class Gates(SlowEngine):
         finally:
             self.is_denoising = False
 
-    def decode(self, latents: Any) -> Iterator[Any]:
+    def frames(self, pixels: Any) -> Iterator[Any]:
         self.num_decoding += 1
         self.most_decoding = max(self.most_decoding, self.num_decoding)
         self.decoding.set()
         try:
             assert self.go_on.wait(PATIENCE_S), "nobody let it go on"
             self.fails()
-            yield from super().decode(latents)
+            yield from super().frames(pixels)
         finally:
             self.num_decoding -= 1
 

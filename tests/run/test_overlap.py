@@ -34,9 +34,9 @@ class Tailed(FakeEngine):
     def take_step(self, clip: Clip, stage: str, step: int) -> None:
         time.sleep(DENOISE_S / NUM_STEPS)
 
-    def decode(self, latents: Any) -> Iterator[Any]:
+    def frames(self, pixels: Any) -> Iterator[Any]:
         time.sleep(TAIL_S)
-        yield from super().decode(latents)
+        yield from super().frames(pixels)
 
 
 def load_tailed_engine(spec: EngineSpec, device: str | None, num_threads: int | None) -> Tailed:

@@ -1,14 +1,18 @@
 """The upscale steps after a clip's base latents: one method a file, chained in the job's order.
 
 ``check`` (torch-free) turns what a user wrote into a step with every number resolved, so that keys see what
-decides the pixels; ``size_after`` says how large a clip is after so many steps; ``apply`` runs one. A method
-is a module with ``PARAMS`` (name to what it means), ``check(params, spec)``, ``size(params, width, height)``
-and ``apply(...)``; it knows the engine's protocol only. Latents in, latents out: decoding is not a step.
+decides the pixels; ``size_after`` says how large a clip is after so many steps; ``apply`` runs one; ``pixels`` is
+the picture after them. A method is a module with ``PARAMS`` (name to what it means), ``check(params, spec)``,
+``size(params, width, height)``, ``apply(...)`` and ``finish(params, before, drawn)``; it knows the engine's protocol
+only.
+
+What a clip is made of are the latents of every stage, the base's first: a step adds its own, and may leave a part of
+the picture to those before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -18,7 +22,7 @@ from wanflow.errors import EngineError
 from wanflow.model import CascadeStep, Clip, EngineSpec
 
 if TYPE_CHECKING:
-    from wanflow.engines import Engine, Keep, Latents, OnStep
+    from wanflow.engines import Engine, Keep, Latents, OnStep, Pixels
 
 METHODS: dict[str, ModuleType] = {"refine": refine}
 
@@ -47,22 +51,33 @@ def size_after(clip: Clip, num_steps: int | None = None) -> tuple[int, int]:
 
 
 def apply(
-    step: CascadeStep,
     engine: Engine,
     clip: Clip,
-    latents: Latents,
+    latents: Sequence[Latents],
     images: Sequence[bytes],
     on_step: OnStep,
     stage_name: str,
     keep: Keep | None = None,
-) -> Latents:
-    """Latents after ``step``, which ``check`` has returned. ``on_step`` reports under ``stage_name`` and may
-    stop it; ``keep`` takes the steps, and may have some to go on from.
+) -> list[Latents]:
+    """``latents`` of the stages so far, with those of ``clip``'s next step. ``on_step`` reports under ``stage_name``
+    and may stop it; ``keep`` takes the steps, and may have some to go on from.
     """
+    step = clip.cascade[len(latents) - 1]
     result: Latents = _method(step.method).apply(
-        dict(step.params), engine, clip, latents, images, on_step, stage_name, keep
+        dict(step.params), engine, clip, pixels(engine, clip, latents), images, on_step, stage_name, keep
     )
-    return result
+    return [*latents, result]
+
+
+def pixels(engine: Engine, clip: Clip, latents: Sequence[Latents]) -> Iterator[Pixels]:
+    """The picture after as many of ``clip``'s steps as there are ``latents`` beyond the base's, as
+    ``engine.decode_pixels`` gives it.
+    """
+    base, *refined = latents
+    picture = engine.decode_pixels(base)
+    for step, own in zip(clip.cascade, refined, strict=False):
+        picture = _method(step.method).finish(dict(step.params), picture, engine.decode_pixels(own))
+    return picture
 
 
 def _method(name: str) -> ModuleType:

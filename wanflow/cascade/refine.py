@@ -7,6 +7,11 @@ larger picture (0.60 against 0.38 RMSE, an early version of pocket's autoencoder
 the share of noise in the mix (sigma), not of the schedule's steps, so 0.3 means the same whatever the model's flow
 shift. It must stay below the boundary, above which the low-noise expert was never trained.
 
+A picture that has been through the VAE twice more has shifted colours, and a brand's colour is what was approved. So
+brightness and colour stay those of the clip before (``finish``): of the refined picture only what is finer than
+``color_radius`` is taken, as upscalers do since StableSR's wavelet colour fix. That costs one more decoding of the
+smaller clip.
+
 An image-to-video clip is conditioned on its source image at the larger size, so its first frame gains real
 detail; its last one too, where its image is given.
 """
@@ -16,6 +21,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from wanflow.engines.spec import hint
@@ -29,6 +35,8 @@ PARAMS: Mapping[str, str] = {
     "scale": "factor on width and height, 1 to 4; the result is rounded to the model's grid (default 2)",
     "strength": "share of noise put back, between 0 and 1 and below the boundary (default 0.3)",
     "steps": "denoise steps from there (default: that share of the base's steps, at least 4)",
+    "color_radius": "pixels of the result; brightness and colour coarser than this stay as they were, finer detail is "
+    "drawn anew; 0: everything is (default 16)",
     "grid": "filled in: the model's grid, to which sizes are rounded",
 }
 
@@ -39,6 +47,7 @@ def check(given: Mapping[str, Scalar], spec: EngineSpec) -> dict[str, Scalar]:
     strength = _number(given, "strength", hint(spec, "refine_strength", 0.3))
     share = max(4, math.ceil(spec.sampling.steps * strength))
     steps = _number(given, "steps", hint(spec, "refine_steps", 0) or share)
+    radius = _number(given, "color_radius", hint(spec, "refine_color_radius", 16.0))
     if not 1 <= scale <= 4:
         raise EngineError(f"cascade: refine.scale is {scale:g}; it must be from 1 to 4")
     if not 0 < strength < 1:
@@ -51,9 +60,17 @@ def check(given: Mapping[str, Scalar], spec: EngineSpec) -> dict[str, Scalar]:
         )
     if steps != int(steps) or not 1 <= steps <= 1000:
         raise EngineError(f"cascade: refine.steps is {steps:g}; it must be a whole number from 1 to 1000")
+    if not 0 <= radius <= 100:
+        raise EngineError(f"cascade: refine.color_radius is {radius:g}; it must be from 0 to 100 pixels")
     if given.get("grid", spec.grid) != spec.grid:
         raise EngineError(f"cascade: refine.grid is the model's own ({spec.grid}) and cannot be set")
-    return {"scale": float(scale), "strength": float(strength), "steps": int(steps), "grid": spec.grid}
+    return {
+        "scale": float(scale),
+        "strength": float(strength),
+        "steps": int(steps),
+        "color_radius": float(radius),
+        "grid": spec.grid,
+    }
 
 
 def size(params: Mapping[str, Scalar], width: int, height: int) -> tuple[int, int]:
@@ -69,22 +86,20 @@ def apply(
     params: Mapping[str, Scalar],
     engine: Engine,
     clip: Clip,
-    latents: Latents,
+    pixels: Iterator[Pixels],
     images: Sequence[bytes],
     on_step: OnStep,
     stage: str,
     keep: Keep | None = None,
 ) -> Latents:
-    """Refined latents. The noise follows from the clip's seed and the stage, so chained steps draw different
+    """Latents of the refined ``pixels``. The noise follows from the clip's seed and the stage, so chained steps draw different
     noise.
     """
     steps = int(_number(params, "steps", 4))
     larger: Latents | None = None
     if keep is None or keep.start is None:
         # step 0 is reported at every chunk of the upscale, so that a cancelled clip stops there as well
-        larger = engine.encode_pixels(
-            _scaled(engine.decode_pixels(latents), params, lambda: on_step(stage, 0, steps))
-        )
+        larger = engine.encode_pixels(_scaled(pixels, params, lambda: on_step(stage, 0, steps)))
     return engine.refine(
         clip,
         larger,
@@ -97,6 +112,16 @@ def apply(
         stage=stage,
         keep=keep,
     )
+
+
+def finish(params: Mapping[str, Scalar], before: Iterator[Pixels], drawn: Iterator[Pixels]) -> Iterator[Pixels]:
+    """The picture after this step: what is finer than ``color_radius`` from the ``drawn`` pixels, decoded from
+    ``apply``'s latents, the rest from the picture ``before`` it.
+    """
+    radius = _number(params, "color_radius", 0.0)
+    if not radius:
+        return drawn
+    return map(partial(_recolored, radius), _scaled(before, params, lambda: None), drawn)
 
 
 def _scaled(
@@ -113,6 +138,22 @@ def _scaled(
             scaled = functional.interpolate(frames, (height, width), mode="bicubic", align_corners=False)
             larger = scaled.clamp(-1.0, 1.0).transpose(0, 1)[None]
         yield larger
+
+
+def _recolored(radius: float, colors: Pixels, drawn: Pixels) -> Pixels:
+    """``drawn`` with the coarse part of ``colors``: a Gaussian of ``radius`` pixels divides coarse from fine."""
+    import torch
+    from torch.nn import functional
+
+    reach = math.ceil(3 * radius)
+    with torch.inference_mode():
+        offsets = torch.arange(-reach, reach + 1, device=drawn.device, dtype=torch.float32)
+        weights = torch.exp(-(offsets**2) / (2 * radius**2))
+        kernel = (weights / weights.sum()).view(1, 1, 1, -1)
+        shift = (colors - drawn)[0].flatten(0, 1).unsqueeze(1)
+        shift = functional.pad(shift, (reach,) * 4, mode="replicate")
+        shift = functional.conv2d(functional.conv2d(shift, kernel), kernel.transpose(2, 3))
+        return (drawn + shift.view_as(drawn)).clamp(-1.0, 1.0)
 
 
 def _number(values: Mapping[str, Scalar], name: str, default: float) -> float:

@@ -2,7 +2,7 @@
 
 ``read_spec`` (torch-free) says what a checkpoint can do; ``load_engine`` loads its weights; ``generate``
 makes a clip's base latents (``trunk`` those of its steps that other clips share), a method of ``cascade``
-climbs from there with the engine's primitives, ``decode`` yields frames in chunks. Latents travel between
+climbs from there with the engine's primitives, ``decode_pixels`` and ``frames`` give the picture in chunks. Latents travel between
 stages as safetensors bytes. Engines know clips; they do not know jobs, rows, stores or Ray.
 
 A new family is a module with ``load(spec, directory, device, num_threads)`` and a line in ``load_engine``.
@@ -62,7 +62,7 @@ __all__ = [
 
 class Engine(Protocol):
     """What the pipeline asks of a model family. One clip at a time, and one call at a time, with one exception: while
-    ``decodes_beside`` is true, ``decode`` of a clip may run in one thread beside any other call for the next clip in
+    ``decodes_beside`` is true, ``frames`` of a clip may run in one thread beside any other call for the next clip in
     another, but for ``set_thrift``. Neither may change what the other gives, nor break it by failing.
     """
 
@@ -74,7 +74,7 @@ class Engine(Protocol):
 
     @property
     def decodes_beside(self) -> bool:
-        """Whether ``decode`` may run beside other calls, as things stand."""
+        """Whether ``frames`` may run beside other calls, as things stand."""
 
     def set_thrift(self, thrift: int) -> None:
         """How far to trade speed for memory from the next clip on: rungs down the memory ladder from the one that it
@@ -142,11 +142,13 @@ class Engine(Protocol):
         expert. They are not needed, and may be None, where ``keep.start`` has steps to go on from.
         """
 
-    def decode(self, latents: Latents) -> Iterator[np.ndarray]:
-        """Frames as uint8 (frames, height, width, 3), in chunks; a clip is never held twice."""
-
     def decode_pixels(self, latents: Latents) -> Iterator[Pixels]:
-        """Frames as ``decode`` yields them, before they are rounded to bytes."""
+        """The picture of ``latents`` in -1..1, (1, 3, frames, height, width), in chunks, each decoded when it is asked
+        for; a clip is never held twice.
+        """
+
+    def frames(self, pixels: Iterator[Pixels]) -> Iterator[np.ndarray]:
+        """``pixels`` as uint8 (frames, height, width, 3), on the host. They are asked for where decoding belongs."""
 
     def encode_pixels(self, chunks: Iterator[Pixels]) -> Latents:
         """Latents of a video that comes in the chunks in which ``decode_pixels`` gives it: 1 frame, then a
@@ -206,19 +208,25 @@ def check_fp8(device: str | None) -> None:
         raise EngineError(problem)
 
 
-def dump_latents(latents: Latents) -> bytes:
-    """Latents as safetensors bytes, float32."""
+def dump_latents(latents: Sequence[Latents]) -> bytes:
+    """The latents of a clip's stages so far, the base's first, as safetensors bytes, float32."""
     from safetensors.torch import save
 
-    return save({"latents": latents.detach().float().cpu().contiguous()}, {"format": "wanflow-latents-1"})
+    arrays = [each.detach().float().cpu().contiguous() for each in latents]
+    return save(dict(zip(_names(len(arrays)), arrays, strict=True)), {"format": "wanflow-latents-1"})
 
 
-def load_latents(data: bytes) -> Latents:
+def load_latents(data: bytes) -> list[Latents]:
     """What ``dump_latents`` wrote, on the CPU; EngineError when the bytes are anything else."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
-        return load(data)["latents"]
+        arrays = load(data)
+        return [arrays[name] for name in _names(max(1, len(arrays)))]
     except (SafetensorError, KeyError) as error:
         raise EngineError(f"these bytes hold no latents ({error}); remove the file and run again") from error
+
+
+def _names(num: int) -> list[str]:
+    return ["latents", *(f"latents-{step}" for step in range(1, num))]

@@ -38,6 +38,8 @@ class Defaults:
     refine_strength: float = 0.3
     #: 0: the strength's share of the base's steps
     refine_steps: int = 0
+    #: pixels
+    refine_color_radius: float = 16.0
     #: made for a few steps without guidance
     distilled: bool = False
     last_image: LastImage = LastImage.NEVER

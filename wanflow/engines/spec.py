@@ -92,6 +92,7 @@ def read_spec(url: str) -> EngineSpec:
             ("refine_scale", facts.refine_scale),
             ("refine_strength", facts.refine_strength),
             ("refine_steps", facts.refine_steps),
+            ("refine_color_radius", facts.refine_color_radius),
             ("num_blocks", int(transformer.get("num_layers", 40))),
             ("width", _width(transformer)),
             ("ffn_width", int(transformer.get("ffn_dim", 13824))),
@@ -223,6 +224,7 @@ def _facts(own: Mapping[str, Any], base: families.Defaults, where: str) -> famil
             refine_scale=float(refine.get("scale", base.refine_scale)),
             refine_strength=float(refine.get("strength", base.refine_strength)),
             refine_steps=int(refine.get("steps", base.refine_steps)),
+            refine_color_radius=float(refine.get("color_radius", base.refine_color_radius)),
             distilled=own.get("distilled", False) is True,
             last_image=base.last_image,
         )

@@ -311,22 +311,25 @@ class WanEngine:
         """
         return self.device != "cpu" and self._residence.rung == 0 and self._has_room_for_two
 
-    def decode(self, latents: torch.Tensor) -> Iterator[np.ndarray[Any, Any]]:
-        # Latents come by way of the host, complete whichever stream made them, and every chunk is there before it is
-        # given away: the streams share nothing that one could free, or change, while the other uses it.
-        chunks = self.decode_pixels(latents.cpu())
-        while True:
-            with torch.cuda.stream(self._decoder_stream if self.decodes_beside else None):
-                if (pixels := next(chunks, None)) is None:
-                    return
-                frames = (pixels[0] * 0.5 + 0.5).clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
-                frames = frames.permute(1, 2, 3, 0).contiguous().cpu()
-            yield frames.numpy()
-
     def decode_pixels(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+        # by way of the host, and so complete whichever stream made them
+        return self._decoded(latents.cpu())
+
+    def _decoded(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
         with self._memory_errors:
             self._residence.use(self._vae)
             yield from self._video.decode(latents)
+
+    def frames(self, pixels: Iterator[torch.Tensor]) -> Iterator[np.ndarray[Any, Any]]:
+        # every chunk is on the host before it is given away: the streams share nothing that one could free, or change,
+        # while the other uses it
+        while True:
+            with self._memory_errors, torch.cuda.stream(self._decoder_stream if self.decodes_beside else None):
+                if (chunk := next(pixels, None)) is None:
+                    return
+                frames = (chunk[0] * 0.5 + 0.5).clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
+                frames = frames.permute(1, 2, 3, 0).contiguous().cpu()
+            yield frames.numpy()
 
     def encode_pixels(self, chunks: Iterator[torch.Tensor]) -> torch.Tensor:
         with self._memory_errors:

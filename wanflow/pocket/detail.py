@@ -63,7 +63,7 @@ def upscale(renderer: Renderer, seed: str, i: int, *, refined: bool = True) -> U
     base = _tensor(renderer.frames(latents))
     bicubic = F.interpolate(base, large, mode="bicubic", align_corners=False).clamp(0, 1)
     case = Case(scene, plain_caption(scene), size, rng.randrange(2**31))
-    out = _tensor(renderer.frames(renderer.refined(case, latents))) if refined else bicubic
+    out = _tensor(renderer.refined(case, latents)) if refined else bicubic
     return Upscaled(truth, bicubic, out)
 
 

@@ -100,7 +100,7 @@ def measure_speed(checkpoint: Path, threads: int) -> list[Line]:
     case = next(c for c in sample_cases(3, 7) if c.size == TIMED)
 
     def refined() -> None:
-        renderer.frames(renderer.refined(case, renderer.latents(case)))
+        renderer.refined(case, renderer.latents(case))
 
     timed: tuple[tuple[str, float, Callable[[], object]], ...] = (
         ("speed: load", 2.0, lambda: Renderer(checkpoint, threads)),

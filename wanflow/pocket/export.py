@@ -26,7 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "steps": 12,
     "guidance": {"high": 4.0, "low": 2.0},
     "flow_shift": 3.0,
-    "refine": {"scale": 2, "strength": 0.3, "steps": 4},
+    "refine": {"scale": 2, "strength": 0.3, "steps": 4, "color_radius": 2},
 }
 
 

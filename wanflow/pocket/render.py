@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from wanflow.cascade import refine
+from wanflow import cascade
 from wanflow.engines import load_engine, read_spec
-from wanflow.model import Clip, EngineSpec, Mode, Source
+from wanflow.model import CascadeStep, Clip, EngineSpec, Mode, Source
 from wanflow.pocket.grammar import caption
 from wanflow.pocket.scenes import Scene, draw, sample_scene
 
@@ -54,7 +54,7 @@ class Renderer:
 
     def frames(self, latents: torch.Tensor) -> Frames:
         """(frames, height, width, 3)."""
-        return np.concatenate(list(self.engine.decode(latents)))
+        return np.concatenate(list(self.engine.frames(self.engine.decode_pixels(latents))))
 
     def encoded(self, frames: Frames) -> torch.Tensor:
         """Latents of a clip, given to the engine as it likes them: one frame, then four at a time."""
@@ -62,12 +62,12 @@ class Renderer:
         starts = range(1, pixels.shape[2], 4)
         return self.engine.encode_pixels(iter([pixels[:, :, :1], *(pixels[:, :, i : i + 4] for i in starts)]))
 
-    def refined(self, case: Case, latents: torch.Tensor, **given: float) -> torch.Tensor:
-        """Latents at twice the size by the cascade's ``refine``."""
-        params = refine.check(given, self.spec)
-        return refine.apply(
-            params, self.engine, clip_of(case, self.spec), latents, case.images, _quiet, "refine"
-        )
+    def refined(self, case: Case, latents: torch.Tensor, **given: float) -> Frames:
+        """The frames at twice the size by the cascade's ``refine``."""
+        step = cascade.check(CascadeStep("refine", tuple(given.items())), self.spec)
+        clip = replace(clip_of(case, self.spec), cascade=(step,))
+        both = cascade.apply(self.engine, clip, [latents], case.images, _quiet, "cascade-1")
+        return np.concatenate(list(self.engine.frames(cascade.pixels(self.engine, clip, both))))
 
 
 def clip_of(case: Case, spec: EngineSpec) -> Clip:

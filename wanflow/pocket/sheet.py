@@ -75,7 +75,7 @@ def _row(renderer: Renderer, case: Case, prefix: str) -> Image.Image:
 def _cascade_row(renderer: Renderer, case: Case) -> Image.Image:
     latents = renderer.latents(case)
     base = renderer.frames(latents)[8]
-    refined = renderer.frames(renderer.refined(case, latents))[8]
+    refined = renderer.refined(case, latents)[8]
     size = (refined.shape[1], refined.shape[0])
     bicubic = np.asarray(Image.fromarray(base).resize(size, Image.Resampling.BICUBIC))
     return strip(f"bicubic, refined: {case.prompt}", [bicubic, refined], height=240)

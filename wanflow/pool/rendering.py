@@ -83,7 +83,7 @@ class Rendering:
         task, clip, done = self._task, self._task.clip, self._deepest_record()
         if done is not None and done[0] == len(task.stages) - 1:
             return
-        latents: Any = None
+        latents: list[Any] = []
         trunk: Unfinished | None = None
         first = 0
         if done is not None and task.stages[done[0]].name == "trunk":
@@ -108,11 +108,10 @@ class Rendering:
                     keeper.begin_at(trunk)
                 elif clip.video is not None and keeper.start is None:
                     keeper.begin_at(self._begin(clip, clip.video))
-                latents = self._engine.generate(clip, images, self._on_step, keeper)
+                latents = [self._engine.generate(clip, images, self._on_step, keeper)]
             else:
-                step = clip.cascade[int(stage.name.partition("-")[2]) - 1]
                 latents = cascade.apply(
-                    step, self._engine, clip, latents, images, self._on_step, stage.name, keeper
+                    self._engine, clip, latents, images, self._on_step, stage.name, keeper
                 )
             self._latents, self._unstored = dump_latents(latents), stage
             if stage is not task.stages[-2] and not self._put_latents():
@@ -210,13 +209,13 @@ class Rendering:
             self._unstored = None
         return is_mine
 
-    def _put_master(self, latents: Any) -> None:
+    def _put_master(self, latents: list[Any]) -> None:
         clip, stage = self._task.clip, self._task.stages[-1]
 
         def chunks() -> Iterator[Any]:
             done = 0
             self._on_step("decode", 0, clip.num_frames)
-            for frames in self._engine.decode(latents):
+            for frames in self._engine.frames(cascade.pixels(self._engine, clip, latents)):
                 yield frames
                 done += len(frames)
                 self._on_step("decode", done, clip.num_frames)

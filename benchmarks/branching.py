@@ -132,7 +132,8 @@ def render(engine: Engine, group: Group, trunk_steps: int) -> tuple[list[Made], 
         latents[name] = engine.generate(clip, (), count, FromBranch(trunk, None) if trunk else None)
     spent_s = time.process_time() - begun_s
     made = [
-        _look(name, group.variants[name], np.concatenate([*engine.frames(engine.decode_pixels(x))])) for name, x in latents.items()
+        _look(name, group.variants[name], np.concatenate([*engine.frames(engine.decode_pixels(x))]))
+        for name, x in latents.items()
     ]
     return made, num_steps, spent_s
 

@@ -168,8 +168,7 @@ def test_each_stage_draws_noise_of_its_own_and_always_the_same(engine: Callable[
     clip = replace(make_clip(wan, Mode.T2V), cascade=(_step(wan.spec, scale=1, steps=1),))
     latents = [wan.generate(clip, (), silent)]
     one, again, two = (
-        cascade.apply(wan, clip, latents, (), silent, s)[1]
-        for s in ("cascade-1", "cascade-1", "cascade-2")
+        cascade.apply(wan, clip, latents, (), silent, s)[1] for s in ("cascade-1", "cascade-1", "cascade-2")
     )
     assert torch.equal(one, again)
     assert (one - two).abs().max() > 1e-3
@@ -203,11 +202,10 @@ def test_colours_stay_as_they_were_and_detail_is_drawn(engine: Callable[[str], E
         before = torch.nn.functional.interpolate(before, (64, 96), mode="bicubic", align_corners=False)
         after, drawn = _picture(wan, clip, latents), torch.cat(list(wan.decode_pixels(latents[-1])), dim=2)[0]
         kept, lost = (
-            _coarse(picture.clamp(-1, 1) - before).abs().mean()
-            for picture in (after, drawn.transpose(0, 1))
+            _coarse(picture.clamp(-1, 1) - before).abs().mean() for picture in (after, drawn.transpose(0, 1))
         )
-        assert kept < 0.25 * lost, stage
-        assert _detail(after - drawn.transpose(0, 1)) < 0.25 * _detail(after), stage
+        assert kept < 0.4 * lost, stage
+        assert _detail(after - drawn.transpose(0, 1)) < 0.3 * _detail(after), stage
 
 
 def test_without_a_radius_all_of_the_picture_is_drawn_anew(engine: Callable[[str], Engine]) -> None:  # noqa: F811

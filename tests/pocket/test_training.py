@@ -14,7 +14,6 @@ import torch.multiprocessing
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
 
-from wanflow.engines import read_spec
 from wanflow.pocket import CHECKPOINT
 from wanflow.pocket.autoencoder import build_vae, decode_whole, encode_whole
 from wanflow.pocket.denoiser import build_transformer, denoise
@@ -175,10 +174,15 @@ def test_every_word_of_a_caption_is_told_what_it_says() -> None:
 
 def test_a_stage_goes_on_from_a_finished_checkpoint(tmp_path: Path) -> None:
     """A team that fine-tunes has the checkpoint, not the folder that it was trained in."""
-    vae, encoder, transformer = build_vae(), build_text_encoder(len(build_tokenizer())), build_transformer()
-    fill(CHECKPOINT, vae, encoder, transformer)
-    shipped = WanTransformer3DModel.from_pretrained(CHECKPOINT / "transformer_2", torch_dtype=torch.float32)
-    assert _equal(_weights(transformer), _weights(shipped))
+    vae, encoder, experts = (
+        build_vae(),
+        build_text_encoder(len(build_tokenizer())),
+        [build_transformer(), build_transformer()],
+    )
+    fill(CHECKPOINT, vae, encoder, *experts)
+    for expert, name in zip(experts, ("transformer", "transformer_2"), strict=True):
+        shipped = WanTransformer3DModel.from_pretrained(CHECKPOINT / name, torch_dtype=torch.float32)
+        assert _equal(_weights(expert), _weights(shipped))
     assert vae.config.latents_std == AutoencoderKLWan.load_config(CHECKPOINT / "vae")["latents_std"]
     assert encoder.encoder.embed_tokens.weight is encoder.shared.weight
 
@@ -203,7 +207,9 @@ def test_refine_learns_the_straight_way_from_the_upscaled_clip_to_the_sharp_one(
 def test_what_is_upscaled_is_the_same_part_of_the_same_scene(tmp_path: Path) -> None:
     """Shifted by a row, ``refine`` would learn to move pictures."""
     vae = build_vae()
-    fill(CHECKPOINT, vae, build_text_encoder(len(build_tokenizer())), build_transformer())
+    fill(
+        CHECKPOINT, vae, build_text_encoder(len(build_tokenizer())), build_transformer(), build_transformer()
+    )
     vae.register_to_config(latents_mean=[0.0] * 16, latents_std=[1.0] * 16)
     shard = load_shard(make_shard(vae, (192, 160), 17, 0, tmp_path, seed=0, num_clips=2, upscaled=True))
     assert shard.latents.shape == (2, 16, 5, UPSCALED_WINDOW, UPSCALED_WINDOW)
@@ -260,10 +266,15 @@ def test_the_recipe_runs_from_its_first_stage_to_a_checkpoint_that_renders(tmp_p
     (tuned / "latents").parent.mkdir()
     (tmp_path / "latents").rename(tuned / "latents")
     train(
-        tuned, ("experts", "export"), recipe, torch.device("cpu"), seed=0, minutes=None, fused=False,
+        tuned, ("low", "export"), recipe, torch.device("cpu"), seed=0, minutes=None, fused=False,
         start=tmp_path / "checkpoint",
     )  # fmt: skip
-    assert read_spec(str(tuned / "checkpoint")).weights != renderer.spec.weights
+    for name, is_tuned in (("transformer", False), ("transformer_2", True), ("vae", False)):
+        before, after = (
+            (folder / "checkpoint" / name / "diffusion_pytorch_model.safetensors").read_bytes()
+            for folder in (tmp_path, tuned)
+        )
+        assert (before != after) == is_tuned, name
 
 
 def test_a_subject_counts_more_than_the_wall_behind_it() -> None:

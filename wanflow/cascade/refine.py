@@ -114,7 +114,9 @@ def apply(
     )
 
 
-def finish(params: Mapping[str, Scalar], before: Iterator[Pixels], drawn: Iterator[Pixels]) -> Iterator[Pixels]:
+def finish(
+    params: Mapping[str, Scalar], before: Iterator[Pixels], drawn: Iterator[Pixels]
+) -> Iterator[Pixels]:
     """The picture after this step: what is finer than ``color_radius`` from the ``drawn`` pixels, decoded from
     ``apply``'s latents, the rest from the picture ``before`` it.
     """

@@ -324,7 +324,10 @@ class WanEngine:
         # every chunk is on the host before it is given away: the streams share nothing that one could free, or change,
         # while the other uses it
         while True:
-            with self._memory_errors, torch.cuda.stream(self._decoder_stream if self.decodes_beside else None):
+            with (
+                self._memory_errors,
+                torch.cuda.stream(self._decoder_stream if self.decodes_beside else None),
+            ):
                 if (chunk := next(pixels, None)) is None:
                     return
                 frames = (chunk[0] * 0.5 + 0.5).clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)

@@ -235,7 +235,8 @@ class CascadeSection(Section):
 
     refine: dict[str, Value] | None = Field(
         default=None,
-        description="Upscale, add noise to `strength`, denoise at the higher size: {scale: 2, strength: 0.3}.",
+        description="Upscale, add noise to `strength`, denoise at the higher size: {scale: 2, strength: 0.3}. "
+        "What is coarser than `color_radius` pixels keeps its colours.",
     )
 
     @model_validator(mode="after")

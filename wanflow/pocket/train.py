@@ -8,11 +8,12 @@ wanflow.pocket.train ...`` uses both well). Stopped at any moment, the same comm
     text      the text encoder, on captions alone; then frozen     -> text.pt
     latents   scenes drawn and encoded once                        -> latents/*.pt
     denoiser  one transformer on all times                         -> denoiser.pt
-    experts   the transformer continued on each side of the boundary, the low side at twice the size too
+    high      the transformer continued above the boundary         -> high.pt
+    low       and below it, where outlines are drawn, at twice the size too -> low.pt
     export    the folder that diffusers and wanflow load           -> checkpoint/
 
 To fine-tune on other scenes, change ``scenes.draw`` and ``grammar`` (or write latent shards of your own clips
-in the form of ``latents.Shard``), start from a trained ``out`` folder, and run ``--stage experts`` with a
+in the form of ``latents.Shard``) and run ``--stage high``, ``low`` and ``export`` with ``--start CHECKPOINT`` and a
 lower ``--rate``.
 """
 
@@ -42,7 +43,7 @@ from wanflow.pocket.text import build_text_encoder, build_tokenizer
 from wanflow.pocket.train_denoiser import Diet, Feed, train_denoiser
 from wanflow.pocket.train_vae import SIZES, measure_latents, train_decoder, train_vae
 
-STAGES = ("vae", "decoder", "text", "latents", "denoiser", "experts", "export")
+STAGES = ("vae", "decoder", "text", "latents", "denoiser", "high", "low", "export")
 #: Clips by shape: half are 16:9.
 SIZE_WEIGHTS = (0.5, 0.25, 0.25)
 #: Latents across and down of the windows on which the low expert learns outlines.
@@ -99,7 +100,7 @@ CPU = Recipe(
     text=Stage("text", 3000, 0.016, cooldown=0.6, average=0.99),
     stills=Pantry(1, 1, num_shards=24, num_clips=1000, batch=40),
     clips=Pantry(NUM_FRAMES, 1, num_shards=24, num_clips=200, batch=8),
-    doubled=Pantry(NUM_FRAMES, 2, num_shards=4, num_clips=80, batch=2),
+    doubled=Pantry(NUM_FRAMES, 2, num_shards=12, num_clips=80, batch=8),
     denoiser=Stage("denoiser", 6000, 0.006, warmup=40, cooldown=0.4, average=0.99, save_every=100),
     high=Stage("high", 1200, 0.006, warmup=20, cooldown=0.6, average=0.99, save_every=100),
     low=Stage("low", 4000, 0.006, warmup=20, cooldown=0.5, average=0.99, save_every=100),
@@ -111,7 +112,7 @@ GPU = replace(
     vae_batch=32,
     stills=Pantry(1, 1, num_shards=60, num_clips=1000, batch=640),
     clips=Pantry(NUM_FRAMES, 1, num_shards=120, num_clips=200, batch=128),
-    doubled=Pantry(NUM_FRAMES, 2, num_shards=120, num_clips=200, batch=32),
+    doubled=Pantry(NUM_FRAMES, 2, num_shards=120, num_clips=200, batch=128),
     denoiser=Stage("denoiser", 12000, 0.01, warmup=100, cooldown=0.5, average=0.999),
     high=Stage("high", 2500, 0.008, warmup=20, cooldown=0.8, average=0.998),
     low=Stage("low", 2500, 0.008, warmup=20, cooldown=0.8, average=0.998),
@@ -135,7 +136,8 @@ def train(
     vae, encoder = build_vae().to(device), build_text_encoder(len(tokenizer)).to(device)
     base, high, low = (build_transformer().to(device) for _ in range(3))
     if start is not None:
-        fill(start, vae, encoder, base)
+        fill(start, vae, encoder, high, low)
+        base.load_state_dict(low.state_dict())
     if "vae" in stages:
         train_vae(vae, recipe.vae, out, seed=seed, batch=recipe.vae_batch, minutes=minutes)
     encodes = start is None and bool(set(stages) - {"vae", "text"})
@@ -147,7 +149,7 @@ def train(
         train_decoder(vae, recipe.decoder, out, seed=seed, batch=recipe.vae_batch, minutes=minutes)
     if "text" in stages:
         train_text(tokenizer, encoder, recipe.text, out, seed=seed, minutes=minutes)
-    reads = start is None and bool(set(stages) & {"denoiser", "experts", "export"})
+    reads = start is None and bool(set(stages) & {"denoiser", "high", "low", "export"})
     load_average(out / "text.pt", nn.ModuleDict({"text": encoder}), needed=reads)
     if "latents" in stages:
         make_shards(vae, recipe, out, seed)
@@ -162,31 +164,20 @@ def train(
         train_denoiser(
             base, encoder, tokenizer, diets, recipe.denoiser, out, seed=seed, fused=fused, minutes=minutes
         )
-    draws = start is None and bool(set(stages) & {"experts", "export"})
+    draws = start is None and bool(set(stages) & {"high", "low", "export"})
     load_average(out / "denoiser.pt", nn.ModuleDict({"transformer": base}), needed=draws)
-    high.load_state_dict(base.state_dict())
-    low.load_state_dict(base.state_dict())
-    if "experts" in stages:
-        whole = mixed(stills, 0.5, clips)
-        near = mixed(windowed(stills), 0.5, windowed(clips))
-        for model, stage, diet in (
-            (high, recipe.high, Diet(whole, low=BOUNDARY, salience=1.5, layout=0.5)),
-            (
-                low,
-                recipe.low,
-                Diet(mixed(doubled, 0.2, mixed(near, 0.75, whole)), high=BOUNDARY, salience=1.5, layout=0.5),
-            ),
-        ):
+    if start is None or (out / "denoiser.pt").exists():
+        high.load_state_dict(base.state_dict())
+        low.load_state_dict(base.state_dict())
+    whole, near = mixed(stills, 0.5, clips), mixed(windowed(stills), 0.5, windowed(clips))
+    fed_low = mixed(doubled, 0.25, mixed(near, 0.75, whole))
+    for expert, stage, diet in (
+        (high, recipe.high, Diet(whole, low=BOUNDARY, salience=1.5, layout=0.5)),
+        (low, recipe.low, Diet(fed_low, high=BOUNDARY, salience=1.5, layout=0.5)),
+    ):
+        if stage.name in stages:
             train_denoiser(
-                model,
-                encoder,
-                tokenizer,
-                {0: diet},
-                stage,
-                out,
-                seed=seed,
-                fused=fused,
-                minutes=minutes,
+                expert, encoder, tokenizer, {0: diet}, stage, out, seed=seed, fused=fused, minutes=minutes
             )
     if "export" in stages and rank() == 0:
         load_average(out / "high.pt", nn.ModuleDict({"transformer": high}), needed=False)
@@ -213,9 +204,12 @@ def mixed(some: Sequence[Feed], share: float, others: Sequence[Feed]) -> list[Fe
     return [replace(feed, weight=feed.weight * part) for feed, part in both]
 
 
-def fill(checkpoint: Path, vae: AutoencoderKLWan, encoder: UMT5EncoderModel, low: nn.Module) -> None:
+def fill(
+    checkpoint: Path, vae: AutoencoderKLWan, encoder: UMT5EncoderModel, high: nn.Module, low: nn.Module
+) -> None:
     """Weights of a finished checkpoint, to go on from. Its latents keep their scale."""
-    for name, module in (("vae", vae), ("text_encoder", encoder), ("transformer_2", low)):
+    parts = {"vae": vae, "text_encoder": encoder, "transformer": high, "transformer_2": low}
+    for name, module in parts.items():
         (path,) = (checkpoint / name).glob("*.safetensors")
         module.load_state_dict(load_file(path), strict=name != "text_encoder")
     saved = AutoencoderKLWan.load_config(checkpoint / "vae")

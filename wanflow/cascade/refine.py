@@ -92,8 +92,8 @@ def apply(
     stage: str,
     keep: Keep | None = None,
 ) -> Latents:
-    """Latents of the refined ``pixels``. The noise follows from the clip's seed and the stage, so chained steps draw different
-    noise.
+    """Latents of the refined ``pixels``. The noise follows from the clip's seed and the stage, so chained steps draw
+    different noise.
     """
     steps = int(_number(params, "steps", 4))
     larger: Latents | None = None

@@ -2,8 +2,8 @@
 
 ``read_spec`` (torch-free) says what a checkpoint can do; ``load_engine`` loads its weights; ``generate``
 makes a clip's base latents (``trunk`` those of its steps that other clips share), a method of ``cascade``
-climbs from there with the engine's primitives, ``decode_pixels`` and ``frames`` give the picture in chunks. Latents travel between
-stages as safetensors bytes. Engines know clips; they do not know jobs, rows, stores or Ray.
+climbs from there with the engine's primitives, ``decode_pixels`` and ``frames`` give the picture in chunks. Latents
+travel between stages as safetensors bytes. Engines know clips; they do not know jobs, rows, stores or Ray.
 
 A new family is a module with ``load(spec, directory, device, num_threads)`` and a line in ``load_engine``.
 """

@@ -99,3 +99,18 @@ def test_unpublishing_too_many_is_refused(job: Job) -> None:
     careful = like(job, publish=PUBLISH | {"unpublish": True}, limits={"max_changed": "20%"})
     with pytest.raises(Refused, match="1 of 3 published variants"):
         check_limits(careful, plan(careful), stores(careful)[0])
+
+
+@pytest.mark.parametrize(("where", "num_left"), [("variant_id = 'ann'", 1), ("variant_id = 'zoe'", 0)])
+def test_more_than_half_is_not_taken_away_unasked(job: Job, where: str, num_left: int) -> None:
+    """Nobody thinks of a limit before the night in which an export breaks off, or a condition matches nothing."""
+    write_rows(job.directory, ROWS[:1])
+    manifest = {"url": "manifest.parquet", "where": where}
+    trusting = like(job, publish=PUBLISH | {"unpublish": True}, manifest=manifest)
+    with pytest.raises(Refused, match=f"{3 - num_left} of 3 published variants would be taken away") as caught:
+        run(trusting, inline=True, load_engine=load_fake_engine)
+    assert (job.directory / "out/cem/square.mp4").exists()
+    accept = str(caught.value).split("--accept ")[1].split("`")[0]
+    outcome = run(trusting, inline=True, load_engine=load_fake_engine, accept=accept)
+    assert outcome.num_unpublished == 3 - num_left
+    assert not (job.directory / "out/cem/square.mp4").exists()

@@ -228,7 +228,7 @@ class Table:
             if name in COLUMNS and (problem := wrong_type(name, self._schema.field(self._theirs[name]).type))
         ]
         if "variant_id" not in self.columns:
-            near = did_you_mean("variant_id", self.columns)
+            near = did_you_mean("variant_id", self.columns) or "it has no columns"
             problems.append(
                 f"there is no column variant_id; {near}; `manifest.rename: {{variant_id: YOURS}}` renames one"
             )

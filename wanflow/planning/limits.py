@@ -1,7 +1,7 @@
 """``limits.max_changed`` and ``limits.max_cost``: a plan that goes further is refused before any GPU is asked for.
 
 So is one that remakes published videos only because this wanflow renders differently from the one before (a stage's
-version was raised). ``--accept PLAN`` lets the plan of that id go on. The id says what will be published where, not how
+version was raised), and one that takes away more than half of them: an export that broke off is no wish. ``--accept PLAN`` lets the plan of that id go on. The id says what will be published where, not how
 much of it is left to do, so that an accepted run which was interrupted goes on under the same flag.
 """
 
@@ -49,6 +49,12 @@ def _exceeded(job: Job, plan: Plan) -> Iterator[str]:
             f"{job.limits.max_changed}"
             + (f", {allowed:,}" if isinstance(job.limits.max_changed, str) else "")
         )
+    taken_away = _num_taken_away(plan)
+    if allowed is None and 2 * taken_away > published:
+        yield (
+            f"{taken_away:,} of {published:,} published variants would be taken away, as the manifest no longer asks for "
+            "them; without limits.max_changed at most half are"
+        )
     cost = cost_of(plan, job)
     price = cost.price(cost.gpu_s)
     if job.limits.max_cost is None or price is None:
@@ -88,10 +94,14 @@ def _num_changed(plan: Plan) -> int:
         )
         for planned in plan.to_assemble
     )
-    return changed + len({retired.variant_id for retired in plan.to_unpublish})
+    return changed + _num_taken_away(plan)
+
+
+def _num_taken_away(plan: Plan) -> int:
+    return len({retired.variant_id for retired in plan.to_unpublish})
 
 
 def _num_published(plan: Plan) -> int:
     records = plan.published.records
     published = sum(any(path in records for _, path in v.variant.outputs) for v in plan.variants)
-    return published + len(plan.unchanged) + len({retired.variant_id for retired in plan.to_unpublish})
+    return published + len(plan.unchanged) + _num_taken_away(plan)

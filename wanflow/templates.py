@@ -147,7 +147,7 @@ class Template:
     ``constant`` is its text when it needs none, else None.
     """
 
-    __slots__ = ("_name", "_parts", "_remembered", "_template", "constant", "names", "text")
+    __slots__ = ("_name", "_parts", "_remembered", "_template", "constant", "embedded_names", "names", "text")
 
     def __init__(self, text: str) -> None:
         tree = _parse(text)
@@ -158,6 +158,12 @@ class Template:
         is_plain = self._parts is not None and not any(filters for _, _, filters in self._parts)
         #: of a template that is one name and nothing else: that name
         self._name = self._parts[0][0] if is_plain and self._parts and len(self._parts) == 1 else None
+        #: names that stand between words: where one is empty, there is a gap
+        self.embedded_names = frozenset(
+            name
+            for name, _, _ in self._parts or ()
+            if name and any(text.strip() for _, text, _ in self._parts or ())
+        )
         self._template = None if is_plain else _guarded(text, lambda: _ENVIRONMENT.from_string(tree))
         self._remembered: dict[tuple[Any, ...], str] = {}
         if not self.names:

@@ -18,7 +18,7 @@ from wanflow.errors import BadRow, EngineError, InputError, JobError
 from wanflow.inputs import _MAX_BYTES, Inputs
 from wanflow.job import Job
 from wanflow.keys import base_key
-from wanflow.manifest import Sharing, read_variants
+from wanflow.manifest import Notes, read_variants
 from wanflow.memo import InputMemo
 from wanflow.model import Clip, EngineSpec, Mode, Sampling, Shortcuts, Variant
 from wanflow.planning.changes import compare_clips
@@ -207,15 +207,15 @@ def test_a_lora_a_row(case: Case) -> None:
     case.rows([ROW | {"variant_id": n, "style": style, "strength": s} for n, style, s in rows])
     lora = [{"url": "{{ style }}", "scale": "{{ strength }}", "expert": "low"}]
     job = Job.from_dict(job_dict(clip={"lora": lora}), case.folder)
-    sharing = Sharing()
-    variants = list(read_variants(job, TWO, Inputs(case.folder), sharing=sharing))
+    notes = Notes()
+    variants = list(read_variants(job, TWO, Inputs(case.folder), notes=notes))
     clips = [variant.scenes[0].clips[0][1] for variant in variants if isinstance(variant, Variant)]
     assert [[(x.scale, x.expert) for x in clip.loras] for clip in clips] == [
         [(0.5, "low")], [], [(0.5, "low")], [(0.5, "low")]
     ]  # fmt: skip
     assert clips[0] == clips[3]
     assert len({base_key(clip) for clip in clips}) == len({_group(clip) for clip in clips}) == 3
-    assert ("style", "clip.lora", 3, 2) in list(sharing.multipliers()), "the plan says which column costs"
+    assert ("style", "clip.lora", 3, 2) in list(notes.multipliers()), "the plan says which column costs"
 
 
 def test_a_lora_swapped_under_its_name_is_another(case: Case) -> None:

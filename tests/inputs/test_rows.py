@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.inputs.conftest import ENGINES, SPEC, Case
 from wanflow.errors import BadRow, EngineError, JobError, ManifestError
 from wanflow.inputs import Inputs
-from wanflow.manifest import Sharing, clean_prompt, read_variants, template_columns
+from wanflow.manifest import Notes, clean_prompt, read_variants, template_columns
 from wanflow.model import BoxLayer, Branch, CascadeStep, ImageLayer, Mode, TextLayer, Variant
 
 BOTH = [{"name": "tall", "preset": "instagram-story"}, {"name": "wide", "preset": "linkedin"}]
@@ -269,11 +269,33 @@ def test_sharing_names_the_column_that_multiplies_clips(case: Case) -> None:
         layers=[{"text": {"value": "{{ variant_id }}"}}],
         outputs=BOTH,
     )
-    sharing = Sharing()
-    assert len(list(read_variants(job, ENGINES, Inputs(case.folder), sharing=sharing))) == 40
-    assert list(sharing.multipliers()) == [("first_name", "clip.prompt", 80, 8)]
+    notes = Notes()
+    assert len(list(read_variants(job, ENGINES, Inputs(case.folder), notes=notes))) == 40
+    assert list(notes.multipliers()) == [("first_name", "clip.prompt", 80, 8)]
     assert template_columns(job)["clip.prompt"] == {"first_name", "product"}
     assert template_columns(job)["clip.seed"] == {"seed"}
+
+
+def test_empty_cells_that_leave_a_gap_in_a_sentence_are_counted(case: Case) -> None:
+    """ "Hello , your summer": nobody looks at 20,000 ads before the customers do."""
+    names = ["Ann", "", None, "Bob"]
+    case.rows(
+        [{"variant_id": i, "name": name, "product": "mug", "claim": ""} for i, name in enumerate(names)]
+    )
+    job = case.job(
+        clip={
+            "prompt": "a {{ product }}{% if claim %} of {{ claim }}{% endif %}",
+            "negative_prompt": "{{ claim }}",
+        },
+        layers=[
+            {"text": {"value": "Hello {{ name | upper }}, your summer"}},
+            {"text": {"value": "{{ claim }}"}},
+            {"text": {"value": "for {{ name | default('you', true) }}"}},
+        ],
+    )
+    notes = Notes()
+    assert len(list(read_variants(job, ENGINES, Inputs(case.folder), notes=notes))) == 4
+    assert list(notes.gaps()) == [("name", "layers.0.text.value", 2, 2)]
 
 
 def test_the_prompt_is_cleaned_as_the_pipelines_clean_it() -> None:

@@ -107,7 +107,9 @@ def test_more_than_half_is_not_taken_away_unasked(job: Job, where: str, num_left
     write_rows(job.directory, ROWS[:1])
     manifest = {"url": "manifest.parquet", "where": where}
     trusting = like(job, publish=PUBLISH | {"unpublish": True}, manifest=manifest)
-    with pytest.raises(Refused, match=f"{3 - num_left} of 3 published variants would be taken away") as caught:
+    with pytest.raises(
+        Refused, match=f"{3 - num_left} of 3 published variants would be taken away"
+    ) as caught:
         run(trusting, inline=True, load_engine=load_fake_engine)
     assert (job.directory / "out/cem/square.mp4").exists()
     accept = str(caught.value).split("--accept ")[1].split("`")[0]

@@ -321,6 +321,16 @@ def test_plan_names_the_column_that_breaks_sharing(tmp_path: Path, checkpoint: s
     assert [str(lint) for lint in made.lints] == ["first_name in clip.prompt: 30 clips; without it 1"]
 
 
+def test_plan_names_cells_whose_emptiness_shows(tmp_path: Path, checkpoint: str) -> None:
+    """The name of a customer is missing, and the greeting is rendered all the same: a person should know."""
+    rows = [row | {"first_name": name} for row, name in zip(ROWS, ("Ann", "Bob", ""), strict=True)]
+    layers = [{"text": {"value": "Hello {{ first_name }}!"}}]
+    (lint,) = plan(make_job(tmp_path, checkpoint, rows, layers=layers)).lints
+    assert str(lint) == (
+        "first_name is empty in 1 rows, first in row 3: layers.0.text.value has words around it, and a gap there"
+    )
+
+
 def test_plan_names_characters_that_no_font_draws(tmp_path: Path, checkpoint: str) -> None:
     """Emoji in a headline: said in the evening, and not by a row that failed in assembly the next morning."""
     rows = [

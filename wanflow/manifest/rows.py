@@ -18,10 +18,10 @@ from wanflow.inputs import Inputs
 from wanflow.job import BUILT_INS, Job
 from wanflow.manifest.clips import ClipMaker, default_templates
 from wanflow.manifest.layers import LayerMaker
+from wanflow.manifest.notes import Notes
 from wanflow.manifest.outputs import OutputMaker
-from wanflow.manifest.sharing import Sharing
 from wanflow.manifest.table import Table
-from wanflow.manifest.values import aspects_of, carried, identity, priority_of
+from wanflow.manifest.values import aspects_of, carried, identity, is_null, priority_of
 from wanflow.model import EngineSpec, Layer, Mode, Output, Scalar, Scene, Variant
 from wanflow.storage.paths import shown
 from wanflow.suggest import did_you_mean
@@ -37,11 +37,11 @@ def read_variants(
     inputs: Inputs,
     only: str | None = None,
     limit: int | None = None,
-    sharing: Sharing | None = None,
+    notes: Notes | None = None,
 ) -> Iterator[Variant | BadRow]:
     """Each row of the job's manifest (times its matrix) as a Variant, or as one BadRow a reason, in their order.
 
-    ``only`` is a condition beside ``manifest.where``; ``limit`` ends after so many rows; ``sharing`` counts along.
+    ``only`` is a condition beside ``manifest.where``; ``limit`` ends after so many rows; ``notes`` counts along.
     Raises ManifestError (table, columns, templates, conditions), JobError and EngineError (what would be wrong with
     every row) before the first row, and ManifestError when a file turns out broken on the way.
     """
@@ -51,9 +51,9 @@ def read_variants(
     maker = _VariantMaker(job, engines, inputs, columns)
     conditions = [text for text in (job.manifest.where, only) if text]
     rows = table.rows(maker.needed | frozenset(job.publish.carry), conditions, job.matrix)
-    if sharing is not None:
-        sharing.begin(template_columns(job), columns)
-    return maker.variants(islice(rows, limit) if limit is not None else rows, sharing)
+    if notes is not None:
+        notes.begin(template_columns(job), columns)
+    return maker.variants(islice(rows, limit) if limit is not None else rows, notes)
 
 
 def template_columns(job: Job) -> dict[str, frozenset[str]]:
@@ -134,6 +134,12 @@ class _VariantMaker:
         self.needed = frozenset({"variant_id", "seed", "aspect", "seconds", "priority"}).union(
             *(compile_template(text).names for text in made_of.values())
         )
+        #: columns without which a sentence has a gap -> the places of those sentences
+        self._gaps: dict[str, list[str]] = {}
+        for place, text in made_of.items():
+            if place in ("clip.prompt", "clip.branch.on") or place.endswith(".text.value"):
+                for name in compile_template(text).embedded_names.difference(BUILT_INS):
+                    self._gaps.setdefault(name, []).append(place)
         self._check_constants(columns)
         self._rows_by_id: dict[str, int] = {}
         self._num_variants = 0
@@ -150,13 +156,13 @@ class _VariantMaker:
         self._clips.check_constants(dict.fromkeys(output.aspect for output in outputs), columns)
 
     def variants(
-        self, rows: Iterator[tuple[int, dict[str, object]]], sharing: Sharing | None
+        self, rows: Iterator[tuple[int, dict[str, object]]], notes: Notes | None
     ) -> Iterator[Variant | BadRow]:
         told: tuple[int, set[str]] = (0, set())
         while chunk := list(islice(rows, CHUNK_ROWS)):
             self._prefetch([values for _, values in chunk])
             for row, values in chunk:
-                made = self._make(row, values, sharing)
+                made = self._make(row, values, notes)
                 if isinstance(made, Variant):
                     yield made
                     continue
@@ -167,7 +173,7 @@ class _VariantMaker:
                 told[1].update(bad.reason for bad in new)
                 yield from new
 
-    def _make(self, row: int, values: dict[str, object], sharing: Sharing | None) -> Variant | list[BadRow]:
+    def _make(self, row: int, values: dict[str, object], notes: Notes | None) -> Variant | list[BadRow]:
         self._num_variants += 1
         variant = self._num_variants
         reasons: list[str] = []
@@ -217,8 +223,12 @@ class _VariantMaker:
         if reasons:
             # a reason repeats what the row says, which a terminal should not obey
             return [BadRow(row, variant_id, reason) for reason in dict.fromkeys(map(shown, reasons))]
-        if sharing is not None:
-            sharing.add(values, clips)
+        if notes is not None:
+            notes.add(values, clips)
+            for name, places in self._gaps.items():
+                if is_null(values.get(name)):
+                    for place in places:
+                        notes.gap(place, name, row)
         return Variant(variant_id, row, (Scene(tuple(clips), tuple(layers)),), tuple(paths), priority, carry)
 
     def _prefetch(self, chunk: list[dict[str, object]]) -> None:

@@ -12,20 +12,21 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import starmap
 
 from wanflow.engines.spec import read_spec
 from wanflow.errors import BadRow, ManifestError
 from wanflow.inputs import RULES, Inputs
 from wanflow.job import Job
 from wanflow.keys import master_key, stages
-from wanflow.manifest import COLUMNS, Sharing, read_variants
+from wanflow.manifest import COLUMNS, Notes, read_variants
 from wanflow.memo import InputMemo
 from wanflow.model import Clip, EngineSpec, Mode, OutputFile, Record, RenderClip, Status, Variant
 from wanflow.pins import pins_of
 from wanflow.planning.branching import share_trunks
 from wanflow.planning.cost import shapes_of
 from wanflow.planning.force import forced_stages, open_request
-from wanflow.planning.plan import ClipPlan, Forced, Lint, Plan, PlannedClip, PlannedVariant
+from wanflow.planning.plan import ClipPlan, Forced, Gap, Lint, Plan, PlannedClip, PlannedVariant
 from wanflow.planning.retired import find_retired
 from wanflow.planning.wanted import WantedClips
 from wanflow.publish import Published
@@ -65,7 +66,7 @@ def make_plan(
     Raises JobError, ManifestError (every bad row in it, unless ``skip_bad_rows``), EngineError, StoreError.
     """
     engines = read_engines(job)
-    sharing = Sharing()
+    notes = Notes()
     published = Published.load(target, workspace)
     forced = open_request(workspace, job.name, force, only, limit) if force else None
     wanted = WantedClips()
@@ -78,7 +79,7 @@ def make_plan(
     verified = {stat.path.rpartition("/")[2] for stat in workspace.list("inputs")}
     memo = InputMemo.load(workspace, RULES)
     inputs = Inputs(job.directory, verified=verified, memo=memo, allowed=job.allowed())
-    for item in read_variants(job, engines, inputs, only, limit, sharing):
+    for item in read_variants(job, engines, inputs, only, limit, notes):
         if isinstance(item, BadRow):
             bad_rows.append(item)
             continue
@@ -112,7 +113,7 @@ def make_plan(
         variants=tuple(variants),
         clips=tuple(clips),
         bad_rows=tuple(bad_rows),
-        lints=tuple(_lints(sharing)),
+        lints=tuple(_lints(notes)),
         num_clips_wanted=len(wanted.clips),
         num_clips_shared=wanted.num_uses.total() - len(wanted.clips),
         held=held,
@@ -134,11 +135,12 @@ def read_engines(job: Job) -> dict[Mode, EngineSpec]:
     return {mode: specs[url] for mode, url in job.engine.checkpoints().items() if mode in specs[url].modes}
 
 
-def _lints(sharing: Sharing) -> Iterator[Lint]:
-    """Columns that at least double the clips. Prompt, image and the like are meant to: they are left out."""
-    for column, where, num_clips, num_without in sharing.multipliers():
+def _lints(notes: Notes) -> Iterator[Lint | Gap]:
+    """Columns that at least double the clips (prompt, image and the like are meant to: they are left out), and gaps."""
+    for column, where, num_clips, num_without in notes.multipliers():
         if column not in COLUMNS and num_clips >= 2 * num_without:
             yield Lint(column, where, num_clips, num_without)
+    yield from starmap(Gap, notes.gaps())
 
 
 def _compare(

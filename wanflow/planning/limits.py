@@ -1,8 +1,10 @@
 """``limits.max_changed`` and ``limits.max_cost``: a plan that goes further is refused before any GPU is asked for.
 
 So is one that remakes published videos only because this wanflow renders differently from the one before (a stage's
-version was raised), and one that takes away more than half of them: an export that broke off is no wish. ``--accept PLAN`` lets the plan of that id go on. The id says what will be published where, not how
-much of it is left to do, so that an accepted run which was interrupted goes on under the same flag.
+version was raised), and one that takes away more than half of them: an export that broke off is no wish.
+
+``--accept PLAN`` lets the plan of that id go on. The id says what will be published where, not how much of it is left
+to do, so that an accepted run which was interrupted goes on under the same flag.
 """
 
 from __future__ import annotations
@@ -52,8 +54,8 @@ def _exceeded(job: Job, plan: Plan) -> Iterator[str]:
     taken_away = _num_taken_away(plan)
     if allowed is None and 2 * taken_away > published:
         yield (
-            f"{taken_away:,} of {published:,} published variants would be taken away, as the manifest no longer asks for "
-            "them; without limits.max_changed at most half are"
+            f"{taken_away:,} of {published:,} published variants would be taken away, as the manifest no longer asks "
+            "for them; without limits.max_changed at most half are"
         )
     cost = cost_of(plan, job)
     price = cost.price(cost.gpu_s)

@@ -99,6 +99,23 @@ class Lint:
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """A sentence of which some rows have not all words."""
+
+    column: str
+    where: str
+    num_rows: int
+    #: the first of them
+    row: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.column} is empty in {self.num_rows:,} rows, first in row {self.row}: {self.where} has words around "
+            "it, and a gap there"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Undrawable:
     """Characters of texts to lay over clips that no font of the planning machine has."""
 
@@ -134,7 +151,7 @@ class Plan:
     variants: tuple[PlannedVariant, ...]
     clips: tuple[PlannedClip, ...]
     bad_rows: tuple[BadRow, ...]
-    lints: tuple[Lint | Undrawable, ...]
+    lints: tuple[Lint | Gap | Undrawable, ...]
     #: clips that the whole manifest asks for, changed or not
     num_clips_wanted: int
     #: clips saved by sharing: one a variant and aspect, minus ``num_clips_wanted``

@@ -1,4 +1,5 @@
-"""Which columns multiply clips: counted while the rows go by, for the plan's lint.
+"""What the plan notes of the rows, counted while they go by: columns that multiply clips, and empty cells that leave a
+gap in a sentence.
 
 A clip is shared by all rows that give the same values to the columns of the clip templates. For each such column
 this counts how many clips there would be without it. It keeps the clips and a 64-bit hash a column of each, not the
@@ -13,7 +14,7 @@ from typing import Any
 from wanflow.model import Clip
 
 
-class Sharing:
+class Notes:
     """Pass one to :func:`wanflow.manifest.read_variants`, and read it when the rows are through."""
 
     def __init__(self) -> None:
@@ -23,6 +24,8 @@ class Sharing:
         #: equal rows get the same object back; it is kept, so that its id stays its own
         self._seen: dict[int, Clip] = {}
         self._without: dict[str, set[int]] = {}
+        #: (place, column) -> (rows, the first of them)
+        self._gaps: dict[tuple[str, str], tuple[int, int]] = {}
 
     def begin(self, templates: Mapping[str, Iterable[str]], columns: Iterable[str]) -> None:
         """``templates`` is place to the names it uses; ``columns`` are the names that rows have."""
@@ -43,6 +46,16 @@ class Sharing:
             for name, others in self._without.items():
                 others.add(hash((aspect, *(str(values.get(n)) for n in self._without if n != name))))
             self.num_clips = len(self._clips)
+
+    def gap(self, place: str, column: str, row: int) -> None:
+        """One good row has nothing in ``column``, around which the template of ``place`` has words."""
+        num, first = self._gaps.get((place, column), (0, row))
+        self._gaps[place, column] = num + 1, first
+
+    def gaps(self) -> Iterator[tuple[str, str, int, int]]:
+        """(column, where it is used, rows without it, the first of them)."""
+        for (place, column), (num, first) in self._gaps.items():
+            yield column, place, num, first
 
     def multipliers(self) -> Iterator[tuple[str, str, int, int]]:
         """(column, where it is used, clips now, clips without it), worst first; only columns that multiply."""

@@ -26,7 +26,7 @@ from wanflow.model import (
 )
 from wanflow.storage import Store, is_local, is_web, join
 
-#: uploads at once
+#: uploads at once, each whole in memory; of LoRAs, which may have gigabytes, one
 NUM_THREADS = 8
 
 
@@ -41,6 +41,7 @@ def stage_inputs(
     ``allowed`` is the job's: what was replaced by a link since planning is not followed. Raises InputError when a
     file changed since planning, StoreError when the workspace cannot be written.
     """
+    renders = list(renders)
     local: dict[Source, None] = {}
 
     def moved(source: Source) -> Source:
@@ -53,8 +54,16 @@ def stage_inputs(
     staged_assemblies = {
         task.key: replace(task, variant=_variant(task.variant, moved)) for task in assemblies
     }
+    loras = {lora.source for task in renders for lora in task.clip.loras}
     with ThreadPoolExecutor(NUM_THREADS) as threads:
-        list(threads.map(lambda source: _upload(workspace, source, allowed), local))
+        list(
+            threads.map(
+                lambda source: _upload(workspace, source, allowed),
+                [each for each in local if each not in loras],
+            )
+        )
+    for source in loras.intersection(local):
+        _upload(workspace, source, allowed)
     return staged_renders, staged_assemblies
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.pool.test_replica import CLIP, SPEC, World
+from wanflow import staging
 from wanflow.errors import InputError, RenderError
 from wanflow.model import Attempt, Cause, Clip, Lora, RenderClip, Source, Stage
 from wanflow.pins import pins_of
@@ -133,3 +135,24 @@ def test_a_local_lora_goes_to_the_workspace_and_is_pinned_there(tmp_path: Path) 
     assert staged.source.url.endswith(f"inputs/{lora.source.digest}")
     assert workspace.read(f"inputs/{lora.source.digest}") == b"ink" * 100
     assert lora.source.digest in pins_of([clip], [], True).inputs
+
+
+def test_one_lora_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight of two gigabytes each would end the driver, and with it the night."""
+    workspace = Store(str(tmp_path / "store"))
+    loras = [Lora(_source(tmp_path, b"ink" * n, f"{n}.safetensors")) for n in range(1, 5)]
+    held, most = 0, 0
+
+    def read(source: Source, **limits: object) -> bytes:
+        nonlocal held, most
+        held += 1
+        most = max(most, held)
+        time.sleep(0.02)
+        held -= 1
+        return Path(source.url).read_bytes()
+
+    monkeypatch.setattr(staging, "read_source", read)
+    stage_inputs(workspace, [_task(n, *loras[:n]) for n in range(1, 5)], [])
+    assert most == 1
+    for lora in loras:
+        assert workspace.stat(f"inputs/{lora.source.digest}")

@@ -137,3 +137,15 @@ def test_clip_that_no_variant_needs_any_more_is_not_rendered() -> None:
     s.handle(RenderFailed(1, *rendering(s, "replica-1"), Cause.BAD_INPUT, "no such picture"))
     assert s.clips["other"].status is ClipStatus.LEFT
     s.validate()
+
+
+def test_idle_replica_takes_a_staged_clip_although_the_one_staged_last_is_too_late() -> None:
+    """At five in the morning: the short clip that waits behind a busy replica can still be done by six."""
+    priorities = {"a": 1, "b": 0, "short": 1, "long": 0, "other": 0}
+    works = {"a": 100.0, "b": 100.0, "short": 50.0, "long": 80.0, "other": 70.0}
+    s = scheduler(works, priorities=priorities, in_seconds=True, max_replicas=3, deadline_s=150.0)
+    started(s, 2)
+    assert (s.replicas["replica-1"].staged, s.replicas["replica-2"].staged) == ("short", "long")
+    s.handle(ReplicaReady(85.0, "replica-3"))
+    assert s.replicas["replica-3"].running == "short"
+    s.validate()

@@ -94,12 +94,12 @@ def _choose(board: Board, replica: ReplicaState) -> ClipState | None:
         # Not all of them were looked at, so it is not said that none would suit.
         return _take(board, replica, is_choosy=False)
     # The clip that was staged last is at the replica that is busy longest.
-    for key in reversed(board.staged.get(replica.weights, {})):
+    for key in list(islice(reversed(board.staged.get(replica.weights, {})), MAX_LOOKS)):
         clip = board.clips[key]
         if replica.copy is not None and board.is_suspect(clip):
             continue  # one replica is kept for it, no other one
         if suits(clip) is not Answer.TAKE:
-            return None
+            continue
         board.unstage(board.replicas[clip.replica or ""])
         return clip
     return None

@@ -71,6 +71,19 @@ def test_failure_of_one_copy_does_not_fail_the_clip() -> None:
     s.validate()
 
 
+def test_second_copy_that_is_too_large_for_its_card_says_nothing_while_the_first_renders() -> None:
+    """Then the first one's machine goes: the clip is tried again, and no card was too small for it."""
+    s = straggling()
+    for replica in s.replicas.values():
+        replica.rung = 3
+    for at_s in (110.0, 120.0):
+        s.handle(RenderFailed(at_s, *rendering(s, "replica-2"), Cause.OUT_OF_MEMORY, "out of memory"))
+    s.handle(ReplicaLost(130.0, "replica-1", "its node is gone", cause=Cause.NODE_LOST))
+    s.handle(ClipMissing(131.0, "a"))
+    assert s.clips["a"].status is ClipStatus.RUNNING
+    s.validate()
+
+
 def test_lost_copy_is_looked_for_while_the_other_renders() -> None:
     """Both copies' replicas die: that is two replicas for one clip."""
     s = straggling()

@@ -82,7 +82,8 @@ class Faults:
                 for each in (replica, *self._board.replicas.values())
                 if each.weights == replica.weights and each.status is not ReplicaStatus.STARTING
             )
-            clip.is_too_large = rung + copy.thrift >= last_rung
+            # while another copy renders, it is not said: that one may be where there is room
+            clip.is_too_large = not clip.copies and rung + copy.thrift >= last_rung
             clip.thrift = min(max(clip.thrift, copy.thrift + 1), last_rung)
         self._charge(clip, replica.replica, cause, message)
         actions: list[Action] = []

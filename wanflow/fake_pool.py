@@ -12,6 +12,7 @@ import heapq
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from wanflow.engines.footprint import LAST_RUNG
 from wanflow.model import Attempt, Cause, Loading
@@ -36,6 +37,7 @@ from wanflow.schedule.events import (
     Event,
     RenderFailed,
     ReplicaLost,
+    ReplicaPlaced,
     ReplicaReady,
     StepDone,
     StepsKept,
@@ -56,6 +58,8 @@ class Faults:
     replica_dies: float = 0.0
     #: a replica dies while it loads
     start_fails: float = 0.0
+    #: a replica begins to load, and says nothing any more
+    load_hangs: float = 0.0
     #: a replica stops in the middle of a clip, and says nothing any more
     hangs: float = 0.0
     #: a replica's machine is taken back during a clip; half of the time with notice
@@ -75,7 +79,7 @@ class Faults:
     delay_s: float = 5.0
     #: progress gets lost
     dropped: float = 0.0
-    #: a replica comes up to this much later than it should
+    #: a replica waits up to this long for its machine
     late_s: float = 0.0
     #: replicas, by number from 1, on which every clip fails
     sick: frozenset[int] = frozenset()
@@ -166,6 +170,8 @@ class FakePool:
         #: seconds that replicas were up, and that they rendered what is on record
         self.up_s = 0.0
         self.max_alive = 0
+        #: replicas whose load never ends
+        self.load_hung: set[str] = set()
         self._tell_story = tell_story
         self._clip_s, self._masters = clip_s, masters
         self._random = random.Random(seed)
@@ -247,11 +253,15 @@ class FakePool:
         ready = ReplicaReady(0, name, Loading(0, 0.0, 0.0, 0, 0.0, rung) if rung else None)
         self._alive[name] = _Replica(number, number % self._num_nodes, rung)
         self.max_alive = max(self.max_alive, len(self._alive))
-        after_s = self._load_s + self._faults.late_s * self._random.random()
-        if self._happens(self._faults.start_fails):
-            self._at(after_s / 2, lambda: self._die(name, Cause.REPLICA_LOST, "died while loading"))
+        wait_s = self._faults.late_s * self._random.random()
+        self._at(wait_s, lambda: self._send(0, ReplicaPlaced(0, name)) if name in self._alive else None)
+        if self._happens(self._faults.load_hangs):
+            self.load_hung.add(name)
+        elif self._happens(self._faults.start_fails):
+            dies = partial(self._die, name, Cause.REPLICA_LOST, "died while loading")
+            self._at(wait_s + self._load_s / 2, dies)
         else:
-            self._at(after_s, lambda: self._send(0, ready) if name in self._alive else None)
+            self._at(wait_s + self._load_s, lambda: self._send(0, ready) if name in self._alive else None)
 
     def _die(self, name: str, cause: Cause, message: str) -> None:
         replica = self._alive.pop(name, None)

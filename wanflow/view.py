@@ -30,6 +30,7 @@ from wanflow.schedule.events import (
     Event,
     RenderFailed,
     ReplicaLost,
+    ReplicaPlaced,
     ReplicaReady,
     RunStarted,
     StepDone,
@@ -208,7 +209,7 @@ class TerminalView(View):
             return
         match action:
             case StartReplica(replica=name):
-                self._lines[name] = self._progress.add_task(f"{name}: loading", total=None)
+                self._lines[name] = self._progress.add_task(f"{name}: waits for a machine", total=None)
             case Render(replica=name, key=key):
                 self._newest[name] = key
                 self._progress.reset(self._lines[name], total=None, description=self._describe(name, key, ""))
@@ -216,8 +217,8 @@ class TerminalView(View):
                     self._console.print(f"[dim]second copy[/] of a straggler on {name}")
             case RetireReplica(replica=name):
                 self._forget(name)
-            case KillReplica(replica=name, reason=reason):
-                self._console.print(f"[red]ended[/] {name}: {reason}")
+            case KillReplica(replica=name, message=message):
+                self._console.print(f"[red]ended[/] {escape(message)}")
                 self._forget(name)
             case Assemble() | Finish():
                 pass
@@ -226,6 +227,9 @@ class TerminalView(View):
         if self._progress is None or self._overall is None:
             return
         match event:
+            case ReplicaPlaced(replica=name, node=node) if name in self._lines:
+                # from here on, its line counts the time that it loads
+                self._progress.reset(self._lines[name], total=None, description=f"{name}: loads on {node}")
             case ReplicaReady(replica=name, loading=loading) if name in self._lines:
                 self._progress.update(self._lines[name], description=f"{name}: ready")
                 if loading:

@@ -124,7 +124,7 @@ def test_steps_kept_on_the_way_are_told(tmp_path: Path) -> None:
 
 def test_a_killed_replica_renders_no_more(tmp_path: Path) -> None:
     world = World(tmp_path)
-    world.pool.perform(KillReplica("r1", Reason.SICK))
+    world.pool.perform(KillReplica("r1", Reason.SICK, "sick"))
     assert world.events() == []
     world.render(FIRST)
     (lost,) = world.events()

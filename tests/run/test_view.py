@@ -12,8 +12,8 @@ from tests.checkpoints import make
 from tests.run.jobs import make_job
 from wanflow import run
 from wanflow.model import Attempt, Loading
-from wanflow.schedule.actions import Reason, StartReplica
-from wanflow.schedule.events import ReplicaLost, ReplicaReady, StepDone, Tick
+from wanflow.schedule.actions import KillReplica, Reason, StartReplica
+from wanflow.schedule.events import ReplicaLost, ReplicaPlaced, ReplicaReady, StepDone, Tick
 from wanflow.testing import load_fake_engine
 from wanflow.view import JsonView, TerminalView
 
@@ -26,6 +26,7 @@ def test_json_view_writes_one_line_an_event(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     names = [line["event"] for line in lines]
     assert names[0] == "Planned"
+    assert names.index("StartReplica") < names.index("ReplicaPlaced") < names.index("ReplicaReady")
     assert names.count("ClipRendered") == 2
     assert names.count("VariantPublished") == 3
     assert names[-1] == "Finish"
@@ -55,6 +56,24 @@ def test_the_bandwidth_of_a_start_is_in_the_log_and_on_the_terminal(
         "replica-1: fetched 126 GB at 1.2 GB/s, loaded 126 GB at 2.5 GB/s, rung 2 of the memory ladder"
         in shown
     )
+
+
+def test_a_wait_for_a_machine_reads_differently_from_a_load(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is the cluster's matter; the other one's minutes are counted, and after an hour it is said to hang."""
+    monkeypatch.setenv("COLUMNS", "120")
+    view = TerminalView()
+    with view.live():
+        view.action(StartReplica("replica-1", "w", Reason.BACKLOG))
+        view.action(StartReplica("replica-2", "w", Reason.BACKLOG))
+        view.event(ReplicaPlaced(7.0, "replica-2", "gpu-7"))
+        view.action(StartReplica("replica-3", "w", Reason.BACKLOG))
+        view.action(KillReplica("replica-3", Reason.HUNG, "replica-3 hung while it loaded"))
+    shown = capsys.readouterr().out
+    assert "replica-1: waits for a machine" in shown
+    assert "replica-2: loads on gpu-7" in shown
+    assert "ended replica-3 hung while it loaded" in shown
 
 
 def test_json_view_thins_out_steps() -> None:

@@ -194,7 +194,8 @@ def test_replica_without_a_step_for_too_long_is_ended_and_its_clip_looked_for() 
     assert s.handle(Tick(122.0)) == []
     assert s.next_wake_s == 123
     actions = s.handle(Tick(123.0))
-    assert actions == [KillReplica(name, Reason.HUNG), Probe(key, Reason.MAY_BE_DONE)]
+    words = "replica-1 hung: no news for 120 s after step 2 of denoise"
+    assert actions == [KillReplica(name, Reason.HUNG, words), Probe(key, Reason.MAY_BE_DONE)]
     assert s.handle(ClipMissing(133.0, key)) == [StartReplica("replica-2", "w", Reason.HUNG)]
     assert s.clips[key].failures == (Cause.HUNG,)
     s.validate()
@@ -207,7 +208,8 @@ def test_first_step_and_decoding_may_take_long() -> None:
     while now_s < 880:
         now_s += 20
         assert s.handle(Tick(now_s)) == []
-    assert s.handle(Tick(900.0))[:1] == [KillReplica("replica-1", Reason.HUNG)]
+    words = "replica-1 hung: no news for 900 s after its start"
+    assert s.handle(Tick(900.0))[:1] == [KillReplica("replica-1", Reason.HUNG, words)]
 
 
 def test_driver_that_was_away_blames_nobody() -> None:
@@ -226,7 +228,8 @@ def test_sick_replica_is_replaced_and_its_clips_do_not_pay() -> None:
         actions = fail(s, "replica-1", Cause.ITEM_ERROR, 2 + number, "illegal instruction")
         if number < 2:
             s.handle(ClipRendered(2.5 + number, *rendering(s, "replica-2")))
-    assert actions[0] == KillReplica("replica-1", Reason.SICK)
+    words = "replica-1 was ended as sick: 3 clips in a row failed on it"
+    assert actions[0] == KillReplica("replica-1", Reason.SICK, words)
     assert StartReplica("replica-3", "w", Reason.SICK) in actions
     assert all(not s.clips[key].failures for key in victims)
 

@@ -97,6 +97,23 @@ def test_hung_replicas_are_ended_and_their_clips_rendered_elsewhere() -> None:
     assert num_saved == 0
 
 
+def test_loads_that_hang_are_replaced_and_no_clip_pays() -> None:
+    """Machines come late, and on every fifth nothing loads: all is published, or the run says that nobody can start."""
+    num_killed = num_broken = 0
+    for seed in range(60):
+        world = replace(kind(draw_world(seed)), faults=Faults(load_hangs=0.2, late_s=400.0))
+        scheduler, pool = play(world)
+        num_killed += sum(isinstance(f, KillReplica) and f.reason is Reason.HUNG for _, f in pool.story)
+        num_broken += scheduler.broken is not None
+        if scheduler.broken is None:
+            assert {v.status for v in scheduler.variants.values()} == {VariantStatus.PUBLISHED}, (
+                f"seed {seed}"
+            )
+        assert not any(clip.failures for clip in scheduler.clips.values()), f"seed {seed}"
+    assert num_killed > 20
+    assert num_broken < 10
+
+
 def test_broken_promise_tells_a_story_that_can_be_played_again() -> None:
     """Whoever meets a failing seed at night has all of it on one page."""
 

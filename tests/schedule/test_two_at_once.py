@@ -272,8 +272,9 @@ def test_two_clips_without_news_are_a_hang() -> None:
         now_s += 10.0
         assert now_s < silent_since_s + 1000.0
     assert now_s == pytest.approx(silent_since_s + 120.0, abs=20.0)
+    words = f"replica-1 hung: no news for {now_s - silent_since_s:.0f} s after step 99 of denoise"
     assert actions[:3] == [
-        KillReplica("replica-1", Reason.HUNG),
+        KillReplica("replica-1", Reason.HUNG, words),
         Probe("a", Reason.MAY_BE_DONE),
         Probe("b", Reason.MAY_BE_DONE),
     ]
@@ -321,7 +322,8 @@ def test_sick_replica_takes_no_other_clip_with_it() -> None:
     other = rendering(s, "replica-1")
     s.handle(ClipRendered(30.0, *rendering(s, "replica-2")))
     actions = s.handle(RenderFailed(31.0, *ending, Cause.ITEM_ERROR, "odd"))
-    assert KillReplica("replica-1", Reason.SICK) in actions
+    words = "replica-1 was ended as sick: 2 clips in a row failed on it"
+    assert KillReplica("replica-1", Reason.SICK, words) in actions
     assert Probe(other[1], Reason.MAY_BE_DONE) in actions
     s.validate()
     s.handle(ClipMissing(32.0, other[1]))

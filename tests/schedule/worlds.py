@@ -13,14 +13,17 @@ from dataclasses import dataclass, replace
 from tests.schedule.tasks import assembly, render
 from wanflow.model import Cause
 from wanflow.schedule import PlannedRender, Policy, Scheduler
-from wanflow.schedule.actions import Finish
-from wanflow.schedule.events import RunStarted, StopRequested, Tick
+from wanflow.schedule.actions import Finish, KillReplica, Reason, RetireReplica
+from wanflow.schedule.events import ReplicaLost, ReplicaPlaced, ReplicaReady, RunStarted, StopRequested, Tick
 from wanflow.schedule.state import TOO_LATE, VariantStatus
 from wanflow.testing import FakePool, Faults
 
 #: the driver looks up from waiting at least this often; below Policy.max_gap_s
 MAX_WAIT_S = 20.0
 MAX_EVENTS = 20_000
+#: loads take five seconds, and ten by the news of them at most
+HANG_LOAD_S = 15.0
+LONGEST_LOAD_S = 10.0
 
 
 class Broken(AssertionError):
@@ -81,6 +84,7 @@ def draw_world(seed: int) -> World:
         stop_grace_s=draw.choice([20.0, 60.0]),
         recycle_after=draw.choice([None, None, None, 2]),
         idle_s=draw.choice([0.0, 30.0]),
+        hang_load_s=HANG_LOAD_S,
     )
     numbers = range(1, 4 * max_replicas)
     faults = Faults(
@@ -105,6 +109,7 @@ def draw_world(seed: int) -> World:
         else {},
         # of its own draw, so that a seed's world is otherwise what it was
         rungs=random.Random(f"rungs of {seed}").choice([(0,), (0,), (0,), (0, 2), (1, 2, 3)]),
+        load_hangs=random.Random(f"loads of {seed}").choice([0, 0, 0, 0.2, 0.5]),
     )
     held = frozenset(key for key in keys if draw.random() < 0.1)
     return World(
@@ -228,6 +233,28 @@ def judge(world: World, scheduler: Scheduler, pool: FakePool) -> None:
                 assert scheduler.broken or world.stop_at_s is not None or late or not in_time, f"{key}: left"
             case other:
                 raise AssertionError(f"{key} ends as {other}")
+    _judge_loads(world, pool)
+
+
+def _judge_loads(world: World, pool: FakePool) -> None:
+    """A load that hangs is ended in time, and no other one is."""
+    placed: dict[str, float] = {}
+    budget_s = max(world.policy.hang_load_s, world.policy.hang_load_factor * LONGEST_LOAD_S)
+    for time_s, fact in pool.story:
+        match fact:
+            case ReplicaPlaced(replica=name):
+                placed.setdefault(name, time_s)
+            case ReplicaReady(replica=name):
+                placed[name] = float("inf")
+            case KillReplica(replica=name, reason=Reason.HUNG) if placed[name] != float("inf"):
+                assert name in pool.load_hung, f"{name} is ended while it loads"
+                assert time_s >= placed[name] + world.policy.hang_load_s - 1e-3, f"{name} is ended too early"
+                assert time_s <= placed[name] + budget_s + 1e-3, f"{name} is ended too late"
+                placed[name] = float("inf")
+            case RetireReplica(replica=name) | ReplicaLost(replica=name):
+                placed[name] = float("inf")
+    late = [name for name in pool.load_hung if placed.get(name, pool.now_s) < pool.now_s - budget_s - 1e-3]
+    assert not late, f"{late} load for ever"
 
 
 def story(world: World, pool: FakePool, error: AssertionError) -> str:

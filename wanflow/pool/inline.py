@@ -7,6 +7,7 @@ a crash of the driver.
 from __future__ import annotations
 
 import shutil
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -34,6 +35,7 @@ from wanflow.schedule.events import (
     Event,
     RenderFailed,
     ReplicaLost,
+    ReplicaPlaced,
     ReplicaReady,
     StepDone,
     StepsKept,
@@ -49,7 +51,7 @@ class InlinePool:
         self,
         context: RunContext,
         clock: Callable[[], float] = time.time,
-        on_progress: Callable[[StepDone], None] | None = None,
+        on_progress: Callable[[ReplicaPlaced | StepDone], None] | None = None,
         why_stop: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._context = context
@@ -106,6 +108,8 @@ class InlinePool:
         shutil.rmtree(cache_folder(self._context.run_id), ignore_errors=True)
 
     def _start(self, order: StartReplica) -> Event:
+        if self._on_progress:
+            self._on_progress(ReplicaPlaced(self._clock(), order.replica, socket.gethostname()))
         try:
             replica = self._replicas[order.replica] = Replica(self._context, order.weights, None, None)
         except Exception as error:  # noqa: BLE001 - whatever loading can run into is a lost replica

@@ -135,10 +135,14 @@ class RetireReplica:
 
 @dataclass(frozen=True, slots=True)
 class KillReplica:
-    """End the replica's process whatever state it is in, and see to it that it is gone. No event answers."""
+    """End the replica's process whatever state it is in, and see to it that it is gone. No event answers.
+
+    ``message``: the same as ``reason``, in words.
+    """
 
     replica: str
     reason: Reason
+    message: str
 
 
 @dataclass(frozen=True, slots=True)

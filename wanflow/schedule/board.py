@@ -299,6 +299,7 @@ class Board:
 
     def replica_ready(self, replica: ReplicaState) -> None:
         del self.starting[replica.weights][replica.replica]
+        self.watch.end_load(replica)
         replica.status = ReplicaStatus.IDLE
         self.idle.num[replica.weights] += 1
         self.make_idle(replica)
@@ -321,6 +322,7 @@ class Board:
         del self.replicas[replica.replica]
         self.num_replicas[replica.weights] -= 1
         self.starting.get(replica.weights, {}).pop(replica.replica, None)
+        self.watch.end_load(replica)
         self.unstaged.get(replica.weights, {}).pop(replica.replica, None)
         if replica.status is ReplicaStatus.IDLE:
             self.idle.num[replica.weights] -= 1

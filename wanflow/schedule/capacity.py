@@ -64,11 +64,14 @@ class Capacity:
     def ready(self, replica: ReplicaState) -> None:
         board = self._board
         self.num_failed_starts = 0
-        board.estimates.learn_load(replica.weights, board.now_s - replica.started_s)
+        load_s = board.watch.load_s(replica)
+        board.estimates.learn_load(
+            replica.weights, board.now_s - replica.started_s if load_s is None else load_s
+        )
         board.replica_ready(replica)
 
     def start_failed(self) -> None:
-        """A replica died while it loaded."""
+        """A replica died, or hung, before it was ready."""
         board = self._board
         self.num_failed_starts += 1
         if (over := self.num_failed_starts - board.policy.max_failed_starts) >= 0:

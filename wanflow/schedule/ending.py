@@ -67,8 +67,8 @@ class Ending:
                     board.finish_clip(clip, ClipStatus.LEFT)
             actions.append(RetireReplica(replica.replica, Reason.DONE))
         reason = Reason.DONE
-        if board.broken:
-            reason = Reason.COMMON_CAUSE if self._faults.give_up else Reason.CANNOT_START
+        if board.broken and self._faults.give_up:
+            reason = self._faults.give_up[0]
         elif board.stopping:
             reason = Reason.STOPPING
         return [*actions, *self._capacity.clear(reason), Finish(reason, board.broken or "")]

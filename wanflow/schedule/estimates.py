@@ -66,7 +66,8 @@ class Estimates:
         self._kinds: dict[str, _Kind] = {}
         self._weights: dict[str, _Mean] = {}
         self._slowness: dict[str, _Mean] = {}
-        self._load_s: dict[str, float] = {}
+        #: by weights: the shortest load, and the longest
+        self._load_s: dict[str, tuple[float, float]] = {}
         self._switch = _Mean()
         self._switch_s = switch_s
 
@@ -138,8 +139,11 @@ class Estimates:
         return max(self._switch.value, 0.0) if self._switch.num else self._switch_s
 
     def load_s(self, weights: str) -> float:
-        """The shortest start of a replica: others waited for a machine first."""
-        return self._load_s.get(weights, 0.0)
+        """The shortest load of a replica: others fetched the weights first, or waited for a machine."""
+        return self._load_s.get(weights, (0.0, 0.0))[0]
+
+    def longest_load_s(self, weights: str) -> float:
+        return self._load_s.get(weights, (0.0, 0.0))[1]
 
     def thrift(self, kind: str) -> int:
         """The rung to start at: the lowest that two clips of the kind needed, 0 unless they did."""
@@ -189,7 +193,8 @@ class Estimates:
             kind.step_s.setdefault(stage, _Mean()).add(seconds)
 
     def learn_load(self, weights: str, seconds: float) -> None:
-        self._load_s[weights] = min(seconds, self._load_s.get(weights, seconds))
+        shortest_s, longest_s = self._load_s.get(weights, (seconds, seconds))
+        self._load_s[weights] = min(seconds, shortest_s), max(seconds, longest_s)
 
     def learn_thrift(self, kind: str, rung: int) -> None:
         """A clip went through ``rung`` rungs down, after it had not fitted above."""

@@ -23,6 +23,19 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaPlaced:
+    """There is a machine for the replica: its process runs, and begins to load. Until then it may wait for hours.
+
+    A pool that loads while it is asked for events never says so: who waits for it cannot end it either.
+    """
+
+    time_s: float
+    replica: str
+    #: its machine's name, for people
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaReady:
     """Weights are loaded; the replica takes clips."""
 
@@ -173,6 +186,7 @@ class StopRequested:
 Event = (
     RunStarted
     | Tick
+    | ReplicaPlaced
     | ReplicaReady
     | ReplicaLost
     | DrainNoticed

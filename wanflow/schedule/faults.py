@@ -2,8 +2,8 @@
 
 Each cause has its own rule (``policy.BUDGETS``; README has the table). Blame is looked for in three places before a
 clip pays: the replica (three different clips failed on it while others succeed elsewhere: it is sick), the run (the
-first clips all fail alike: it stops), the clip (it took two replicas down: poison). Does not order renders; a clip
-that may be tried again is put back among the waiting ones.
+first clips all fail alike, or no replica can start: it stops), the clip (it took two replicas down: poison). Does not
+order renders; a clip that may be tried again is put back among the waiting ones.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Faults:
     def __init__(self, board: Board, capacity: Capacity) -> None:
         self._board = board
         self._capacity = capacity
-        #: why the run should be given up
-        self.give_up: str | None = None
+        #: why the run should be given up, and in words
+        self.give_up: tuple[Reason, str] | None = None
         #: failures that look alike -> clips that failed so, and on which replicas; until the first clip is rendered
         self._alike: dict[tuple[Cause, str], tuple[set[str], set[str]]] = {}
         #: poison that was found before any clip was rendered: it may be the run's trouble
@@ -135,12 +135,11 @@ class Faults:
         """No news of ``copy`` for longer than is its budget: its replica is ended, whatever state it is in."""
         board = self._board
         replica = board.replicas[copy.replica]
+        copy = max(replica.copies, key=lambda each: each.heard_s)
         what = f"step {copy.step} of {copy.stage}" if copy.stage else "its start"
         silent_s = board.now_s - copy.heard_s
         message = f"{copy.replica} hung: no news for {silent_s:.0f} s after {what}"
-        copies = board.remove_replica(replica)
-        self._capacity.replace(Reason.HUNG)
-        return [KillReplica(copy.replica, Reason.HUNG), *self.lost(copies, Cause.HUNG, message)]
+        return self._kill(replica, Reason.HUNG, Cause.HUNG, message)
 
     def settle(self, clip: ClipState) -> list[Action]:
         """Decide what becomes of a clip that may have no copy left."""
@@ -218,10 +217,37 @@ class Faults:
                 clip.failures = clip.failures[:last] + clip.failures[last + 1 :]
                 if cause is Cause.OUT_OF_MEMORY:
                     clip.thrift, clip.is_too_large = max(clip.thrift - 1, 0), False
-        others = board.remove_replica(replica)
-        self._capacity.replace(Reason.SICK)
-        message = f"{replica.replica} was ended as sick, with another clip on it"
-        return [KillReplica(replica.replica, Reason.SICK), *self.lost(others, Cause.CANCELLED, message)]
+        message = f"{replica.replica} was ended as sick: {len(replica.streak)} clips in a row failed on it"
+        return self._kill(replica, Reason.SICK, Cause.CANCELLED, message)
+
+    def _kill(self, replica: ReplicaState, reason: Reason, cause: Cause, message: str) -> list[Action]:
+        """End a replica, whatever state it is in; what it renders ends by ``cause``."""
+        copies = self._board.remove_replica(replica)
+        self._capacity.replace(reason)
+        return [KillReplica(replica.replica, reason, message), *self.lost(copies, cause, message)]
+
+    # -- starts -------------------------------------------------------------------------------------------------
+
+    def start_failed(self, message: str, permanent: bool = False) -> None:
+        """A replica did not become ready, and is gone. Where others work, one node's trouble is not the run's."""
+        board = self._board
+        self._capacity.start_failed()
+        is_enough = permanent or self._capacity.num_failed_starts >= board.policy.max_failed_starts
+        if is_enough and all(each.status is ReplicaStatus.STARTING for each in board.replicas.values()):
+            self.give_up = Reason.CANNOT_START, f"no replica can start: {message}"
+
+    def load_hung(self, replica: ReplicaState) -> list[Action]:
+        """``replica`` has loaded for longer than is its budget."""
+        load_s = self._board.watch.load_s(replica)
+        assert load_s is not None, "nobody said that it loads"
+        message = (
+            f"{replica.replica} hung while it loaded: not ready {load_s:.0f} s after its process began on "
+            f"{replica.node or 'its node'}; look there at what its weights come from (mount, cache, network) and at "
+            "the GPU's driver; a load that is only slow is given more time by limits.max_load_minutes"
+        )
+        actions = self._kill(replica, Reason.HUNG, Cause.HUNG, message)
+        self.start_failed(message)
+        return actions
 
     # -- the run ------------------------------------------------------------------------------------------------
 
@@ -239,7 +265,8 @@ class Faults:
         if len(clips) >= board.policy.common_cause_after and len(replicas) >= min(
             num_ready, max(2, num_ready // 2)
         ):
-            self.give_up = f"the first {len(clips)} clips all failed alike ({cause}): {message}"
+            words = f"the first {len(clips)} clips all failed alike ({cause}): {message}"
+            self.give_up = Reason.COMMON_CAUSE, words
 
 
 def _pattern(message: str) -> str:

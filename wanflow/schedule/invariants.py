@@ -44,6 +44,7 @@ def _check_replicas(board: Board) -> None:
         )
         is_starting = name in board.starting.get(replica.weights, ())
         assert (replica.status is ReplicaStatus.STARTING) == is_starting, name
+        assert is_starting or board.watch.load_s(replica) is None, f"{name} is ready and said to load"
         for copy in replica.copies:
             clip = board.clips[copy.key]
             assert clip.weights == replica.weights, "a clip is at a replica of another engine"
@@ -70,6 +71,9 @@ def _check_replicas(board: Board) -> None:
             staged.add(clip.key)
         if replica.drain_s is not None:
             assert replica.copy is not None, f"{name} is drained, idle and still here"
+    loading = {name for names in board.watch.loading.values() for name in names}
+    assert loading <= board.replicas.keys(), "a replica that is gone is said to load"
+    assert not board.watch.hung_loads(), "a load that hangs is waited for"
     assert +num == +board.num_replicas, "replicas miscounted"
     assert all(num_idle[w] == board.idle.num[w] for w in num), "idle replicas miscounted"
     assert +num_finishing == +board.num_finishing, "clips that end beside others miscounted"

@@ -59,6 +59,10 @@ class Policy:
     hang_floor_s: float = 120.0
     #: and where nothing is known of the step (the first of a stage, decoding, storing), not before so many
     hang_first_s: float = 900.0
+    #: a replica hangs while it loads after so many seconds (118 GB at 50 MB/s are 40 minutes),
+    hang_load_s: float = 3600.0
+    #: but never before so many times the longest load of its engine that this run has seen
+    hang_load_factor: float = 3.0
     #: events further apart than this: the driver itself was away, and nobody else is to blame
     max_gap_s: float = 30.0
     #: different clips that must fail on a replica in a row, while others succeed elsewhere, for it to be sick

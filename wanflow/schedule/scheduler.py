@@ -27,6 +27,7 @@ from wanflow.schedule.events import (
     Event,
     RenderFailed,
     ReplicaLost,
+    ReplicaPlaced,
     ReplicaReady,
     RunStarted,
     StepDone,
@@ -99,7 +100,7 @@ class Scheduler:
         actions = self._apply(event)
         actions += self._look_at_time()
         if self._faults.give_up is not None and board.stopping is None:
-            board.broken = self._faults.give_up
+            board.broken = self._faults.give_up[1]
             actions += self._ending.stop(board.broken)
         if board.stopping is None:
             actions += assign_clips(board)
@@ -116,8 +117,13 @@ class Scheduler:
         match event:
             case RunStarted() | Tick():
                 return []
+            case ReplicaPlaced(replica=name, node=node):
+                if replica := self._starting(name):
+                    replica.node = node
+                    board.watch.begin_load(replica)
+                return []
             case ReplicaReady(replica=name, loading=loading):
-                if (replica := board.replicas.get(name)) and replica.status is ReplicaStatus.STARTING:
+                if replica := self._starting(name):
                     replica.rung = loading.rung if loading else 0
                     self._capacity.ready(replica)
                 return []
@@ -241,13 +247,13 @@ class Scheduler:
         copies = board.remove_replica(replica)
         self._capacity.replace(Reason.REPLACES_LOST)
         if was_starting and (event.permanent or event.cause is Cause.REPLICA_LOST):
-            self._capacity.start_failed()
-            given_up = event.permanent or self._capacity.num_failed_starts >= board.policy.max_failed_starts
-            # Where others work, one node's trouble is not the run's.
-            if given_up and all(r.status is ReplicaStatus.STARTING for r in board.replicas.values()):
-                board.broken = f"no replica can start: {event.message}"
-                return self._ending.stop(board.broken)
+            self._faults.start_failed(event.message, event.permanent)
         return self._faults.lost(copies, event.cause, event.message)
+
+    def _starting(self, name: str) -> ReplicaState | None:
+        """The replica, if it is not ready yet."""
+        replica = self.replicas.get(name)
+        return replica if replica and replica.status is ReplicaStatus.STARTING else None
 
     def _current(self, name: str, attempt: Attempt) -> tuple[ReplicaState, Copy] | None:
         """The replica, if this attempt is on it, and the attempt; news of other attempts is late."""
@@ -278,6 +284,8 @@ class Scheduler:
                 board.watch.wait_with(copy, heard[0])
             else:
                 actions += self._faults.hung(copy)
+        for name in board.watch.hung_loads():
+            actions += self._faults.load_hung(board.replicas[name])
         return actions
 
     def _look_at_replica(self, what: str, replica: ReplicaState) -> list[Action]:

@@ -235,6 +235,8 @@ class ReplicaState:
     replica: str
     weights: str
     status: ReplicaStatus = ReplicaStatus.STARTING
+    #: its machine's name, for people; "" until its process runs
+    node: str = ""
     #: what it renders; of two clips, the one that began last
     copy: Copy | None = None
     #: the clip before, while it ends (decoded, encoded, stored) beside the steps of ``copy``

@@ -1,18 +1,20 @@
-"""When copies should end, and when they are overdue: heaps over what renders now.
+"""When copies should end, and when they are overdue: heaps over what renders now; and which replicas load for too long.
 
-Two questions: which copies of an engine are expected to end last (the tail's stragglers) or first, and which have
-gone without a step for longer than is their budget (hung). Hanging is measured on a clock of its own, which stands
-still while the driver was away (a gap between two events), so that a driver that slept blames nobody.
+Two questions: which copies of an engine are expected to end last (the tail's stragglers) or first, and what has gone
+without a step, or the end of its load, for longer than is its budget (hung). Hanging is measured on a clock of its own,
+which stands still while the driver was away (a gap between two events), so that a driver that slept blames nobody.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
 
 from wanflow.schedule.estimates import Estimates
 from wanflow.schedule.policy import Policy
-from wanflow.schedule.state import ClipState, Copy
+from wanflow.schedule.state import ClipState, Copy, ReplicaState
 
 #: an expectation is filed anew when it moved by this share of what is left
 MOVED = 0.05
@@ -38,6 +40,9 @@ class Watch:
         self._filed: dict[int, float | None] = {}
         self._num: dict[str, int] = {}
         self._count = 0
+        #: by weights: replicas that load, oldest first, and since when on the hang clock; a plain dict is slow to say
+        #: which is its first after many before it have gone
+        self.loading: dict[str, OrderedDict[str, float]] = {}
 
     def advance(self, now_s: float) -> None:
         gap_s = 0.0 if self._last_s is None else now_s - self._last_s
@@ -149,8 +154,44 @@ class Watch:
         self._file_hang(copy)
 
     def next_hang_s(self, now_s: float) -> float | None:
-        """When ``hung`` should be asked at the latest, on the events' clock."""
-        return now_s + max(self._hangs[0][0] - self._clock_s, 0.0) if self._hangs else None
+        """When ``hung`` or ``hung_loads`` should be asked at the latest, on the events' clock."""
+        dues = [entry[0] for entry in self._hangs[:1]]
+        for weights, names in self.loading.items():
+            dues += [began_s + self._load_allowance_s(weights) for began_s in islice(names.values(), 1)]
+        return now_s + max(min(dues) - self._clock_s, 0.0) if dues else None
+
+    # -- loads --------------------------------------------------------------------------------------------------
+
+    def begin_load(self, replica: ReplicaState) -> None:
+        """The process of ``replica`` runs."""
+        self.loading.setdefault(replica.weights, OrderedDict()).setdefault(replica.replica, self._clock_s)
+
+    def load_s(self, replica: ReplicaState) -> float | None:
+        """For how long ``replica`` has loaded, without the driver's own absences; None: nobody said that it does."""
+        names = self.loading.get(replica.weights, OrderedDict())
+        return self._clock_s - names[replica.replica] if replica.replica in names else None
+
+    def end_load(self, replica: ReplicaState) -> None:
+        """``replica`` is ready, or gone."""
+        if replica.weights in self.loading:
+            self.loading[replica.weights].pop(replica.replica, None)
+
+    def hung_loads(self) -> list[str]:
+        """Replicas whose budget for loading is over; they are named until they are ended."""
+        found: list[str] = []
+        for weights, names in self.loading.items():
+            latest_s = self._clock_s + ROUNDING_S - self._load_allowance_s(weights)
+            for name, began_s in names.items():
+                if began_s > latest_s:
+                    break
+                found.append(name)
+        return found
+
+    def _load_allowance_s(self, weights: str) -> float:
+        policy = self._policy
+        return max(policy.hang_load_s, policy.hang_load_factor * self._estimates.longest_load_s(weights))
+
+    # -- filing -------------------------------------------------------------------------------------------------
 
     def _allowance_s(self, clip: ClipState, copy: Copy, stage: str, step: int, num_steps: int) -> float:
         policy = self._policy

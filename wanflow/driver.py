@@ -190,6 +190,7 @@ def _scheduler(job: Job, made: Plan, context: RunContext, pool: Pool, started_s:
             min_replicas=job.resources.replicas.min,
             max_assemblies=pool.num_assembly_slots,
             max_attempts=job.limits.max_attempts,
+            hang_load_s=60.0 * job.limits.max_load_minutes,
             deadline_s=_deadline_s(job, started_s),
             recycle_after=job.resources.recycle_after,
         ),

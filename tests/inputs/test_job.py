@@ -97,6 +97,7 @@ def test_what_is_left_out_has_a_sane_default() -> None:
     assert job.workspace == "/jobs/out/.wanflow"
     assert job.limits.failures_allowed(1000) == 0
     assert job.limits.max_attempts == 3
+    assert job.limits.max_load_minutes == 60
     assert (job.resources.replicas.min, job.resources.replicas.max) == (0, None)
     assert job.manifest.mode == "snapshot"
 
@@ -146,7 +147,7 @@ def test_every_problem_is_told_at_once_with_its_path() -> None:
                 {},
             ],
             outputs=[{"name": "a", "fit": "crop"}, {"name": "b/c"}],
-            limits={"max_failed": "many", "deadline": "6"},
+            limits={"max_failed": "many", "deadline": "6", "max_load_minutes": 0},
             publish={"ulr": "out"},
             matrix={"output": ["a"]},
             cascade=[{"upscale": {}}],
@@ -170,6 +171,7 @@ def test_every_problem_is_told_at_once_with_its_path() -> None:
         "outputs.1.name: `b/c` is not a name",
         "limits.max_failed: `many` is neither a number of variants nor a share",
         "limits.deadline: `6` is not a time of day",
+        "limits.max_load_minutes: `0` is a number; it must be greater than 0",
         "publish.url: is missing; The prefix of everything published",
         "publish.ulr: unknown key; did you mean `url`?",
         "matrix: `output` is taken by wanflow",

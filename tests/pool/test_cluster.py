@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -31,6 +32,7 @@ from wanflow.schedule.events import (
     DrainNoticed,
     Event,
     ReplicaLost,
+    ReplicaPlaced,
     ReplicaReady,
     StepDone,
     StepsKept,
@@ -146,7 +148,6 @@ class World:
             assert isinstance(lost, ReplicaLost)
             assert lost.cause is Cause.NODE_LOST, lost
             self.start(name)
-        self.until_true(lambda: self.pool._replicas[name].where is not None)
 
     def render(self, name: str, attempt: int, steps: int = 1000) -> str:
         clip = replace(CLIP, sampling=replace(SAMPLING, steps=steps))
@@ -276,10 +277,28 @@ def test_a_replica_that_is_stopped_ends_when_it_is_killed(world: World) -> None:
     world.until(StepDone)
     process = world.where("r1").process
     os.kill(process.pid, signal.SIGSTOP)
-    world.pool.perform(KillReplica("r1", Reason.HUNG))
+    world.pool.perform(KillReplica("r1", Reason.HUNG, "hung"))
     world.until_true(lambda: not is_running(process))
     assert world.count(ReplicaLost) == 0, "an order is no news"
     world.start("r2")
+
+
+def test_a_replica_that_waits_for_gpus_is_not_said_to_load(nodes: Nodes, tmp_path: Path) -> None:
+    """It may wait for hours for a machine; what it may take to load counts from when it has one."""
+    world = World(nodes, tmp_path, gpus=2)
+    try:
+        world.start("r1")
+        world.start("r2")
+        world.pool.perform(StartReplica("r3", "w", Reason.BACKLOG))
+        until_s = time.monotonic() + 3.0
+        world.until_true(lambda: time.monotonic() > until_s)
+        assert not [event for event in world.seen if getattr(event, "replica", "") == "r3"]
+        world.pool.perform(RetireReplica("r1", Reason.NO_MORE_WORK))
+        placed = world.until(ReplicaPlaced, lambda event: event.replica == "r3")
+        assert placed.node == socket.gethostname()
+        world.until(ReplicaReady, lambda event: event.replica == "r3")
+    finally:
+        world.pool.close()
 
 
 def test_the_gpus_of_a_large_replica_lie_on_one_node(nodes: Nodes, tmp_path: Path) -> None:

@@ -331,6 +331,11 @@ class LimitsSection(Section):
     max_attempts: Annotated[Count, Field(ge=1, le=20)] = Field(
         default=3, description="Tries at one clip before it has failed."
     )
+    max_load_minutes: Annotated[Number, Field(gt=0, le=1440)] = Field(
+        default=60,
+        description="How long a replica may load, once there is a machine for it, before it counts as hung; three times"
+        " as long as the longest load of the run where that is more.",
+    )
     max_changed: Tolerance | None = Field(
         default=None,
         description="Published variants that a run may replace or take away unasked: a number (500) or a share (20%).",

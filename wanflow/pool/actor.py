@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import socket
 import threading
 import time
 from contextlib import suppress
@@ -55,6 +56,8 @@ class Whereabouts:
     """Where a replica lives."""
 
     node_id: str
+    #: its name, for people
+    node: str
     process: Process
 
 
@@ -141,7 +144,7 @@ class ReplicaActor:
 
     @ray.method(concurrency_group="control")
     def where(self) -> Whereabouts:
-        return Whereabouts(ray.get_runtime_context().get_node_id(), this_process())
+        return Whereabouts(ray.get_runtime_context().get_node_id(), socket.gethostname(), this_process())
 
     @ray.method(concurrency_group="control")
     def cancel(self, attempt: Attempt) -> None:

@@ -51,6 +51,7 @@ from wanflow.schedule.events import (
     Event,
     RenderFailed,
     ReplicaLost,
+    ReplicaPlaced,
     ReplicaReady,
     StepsKept,
 )
@@ -164,9 +165,14 @@ class RayPool:
         )
         self._replicas[name] = _Remote(actor, group)
 
-        def found(where: Whereabouts) -> None:
-            if remote := self._replicas.get(name):
-                remote.where = where
+        def found(where: Whereabouts) -> Event | None:
+            remote = self._replicas.get(name)
+            if remote is None:
+                return None
+            remote.where = where
+            # Only now: its process must be known before anything in it can hang.
+            self._answers.expect(actor.load.remote(), ready, failed)
+            return ReplicaPlaced(self._clock(), name, where.node)
 
         def ready(loading: Loading | None) -> Event | None:
             if name not in self._replicas:
@@ -183,8 +189,7 @@ class RayPool:
             permanent = is_permanent(error.cause)
             return ReplicaLost(self._clock(), name, str(error.cause), permanent=permanent)
 
-        self._answers.expect(actor.where.remote(), found)
-        self._answers.expect(actor.load.remote(), ready, failed)
+        self._answers.expect(actor.where.remote(), found, failed)
 
     def _render(self, action: Render) -> None:
         name, key, attempt = action.replica, action.key, action.attempt

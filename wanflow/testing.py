@@ -45,6 +45,7 @@ class FakeEngine:
         self.spec = spec
         self.device = "fake"
         self.decodes_beside = True
+        self.swaps_experts = False
         self.loading: Loading | None = None
         self.failures = dict(failures or {})
         #: prompts in the order in which they were rendered

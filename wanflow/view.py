@@ -42,7 +42,7 @@ from wanflow.schedule.events import (
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from wanflow.model import Loading
+    from wanflow.model import Attempt, Loading
     from wanflow.planning import Plan
 
 
@@ -81,7 +81,7 @@ def as_row(fact: Action | Event) -> dict[str, Any]:
         if field == "records":
             row[name] = [file.path for record in value for file in record.files]
         else:
-            row[name] = str(value) if field == "attempt" else value
+            row[name] = str(value) if isinstance(value, Attempt) else value
     if loading := row.pop("loading", None):
         row |= asdict(loading)
     if "seconds" in row:

@@ -97,7 +97,7 @@ def test_nothing_is_staged_at_the_tail() -> None:
     """With fewer clips than replicas, each goes to whoever is free first."""
     s = scheduler({"a": 3, "b": 2, "c": 1})
     s.handle(RunStarted(0))
-    assert Stage("replica-1", "b", Reason.NEXT_IN_ORDER) in s.handle(ReplicaReady(0, "replica-1"))
+    assert Stage("replica-1", "b", Reason.NEXT_IN_ORDER, attempt(1)) in s.handle(ReplicaReady(0, "replica-1"))
     s = scheduler({"a": 3, "b": 2})
     s.handle(RunStarted(0))
     actions = s.handle(ReplicaReady(0, "replica-1"))

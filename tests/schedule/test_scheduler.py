@@ -41,11 +41,11 @@ def test_longest_clip_starts_first_and_the_next_one_is_staged() -> None:
     assert s.handle(RunStarted(0)) == [StartReplica("replica-1", "w", Reason.BACKLOG)]
     assert s.handle(ReplicaReady(5, "replica-1")) == [
         Render("replica-1", "long", attempt(1), Reason.NEXT_IN_ORDER),
-        StageClip("replica-1", "mid", Reason.NEXT_IN_ORDER),
+        StageClip("replica-1", "mid", Reason.NEXT_IN_ORDER, attempt(1)),
     ]
     assert s.handle(ClipRendered(9, "replica-1", "long", attempt(1))) == [
         Render("replica-1", "mid", attempt(2), Reason.STAGED),
-        StageClip("replica-1", "short", Reason.NEXT_IN_ORDER),
+        StageClip("replica-1", "short", Reason.NEXT_IN_ORDER, attempt(2)),
     ]
     s.validate()
 

@@ -60,7 +60,7 @@ def test_next_clip_begins_while_the_former_one_ends() -> None:
     name, key, current = rendering(s, "replica-1")
     assert s.handle(ClipDenoised(25.0, name, key, current)) == [
         Render("replica-1", "b", attempt(2), Reason.STAGED),
-        StageClip("replica-1", "c", Reason.NEXT_IN_ORDER),
+        StageClip("replica-1", "c", Reason.NEXT_IN_ORDER, attempt(2)),
     ]
     s.validate()
     assert s.clips["a"].status is ClipStatus.RUNNING, "nobody may use it yet"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 from wanflow.engines.checkpoint import local_copy
 from wanflow.engines.read_ahead import reading_ahead
 from wanflow.engines.spec import check_frames, check_size, frames_for, parse_aspect, read_spec, size_for
-from wanflow.engines.timesteps import branch_steps, last_steps
+from wanflow.engines.timesteps import branch_steps, high_noise_steps, last_steps
 from wanflow.engines.unfinished import Keep, Unfinished, dump_unfinished, load_unfinished
 from wanflow.errors import EngineError
 from wanflow.model import Clip, EngineSpec, Loading, Lora
@@ -50,6 +50,7 @@ __all__ = [
     "dump_latents",
     "dump_unfinished",
     "frames_for",
+    "high_noise_steps",
     "last_steps",
     "load_engine",
     "load_latents",
@@ -75,6 +76,12 @@ class Engine(Protocol):
     @property
     def decodes_beside(self) -> bool:
         """Whether ``frames`` may run beside other calls, as things stand."""
+
+    @property
+    def swaps_experts(self) -> bool:
+        """Whether the high-noise expert has to leave the device for the low-noise one to come, as things stand: then
+        clips come in pairs, whose high-noise steps are taken before the low-noise ones of either.
+        """
 
     def set_thrift(self, thrift: int) -> None:
         """How far to trade speed for memory from the next clip on: rungs down the memory ladder from the one that it

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from wanflow.engines.footprint import LAST_RUNG
+from wanflow.engines.footprint import LAST_RUNG, ONE_AT_A_TIME
 
 Move = Callable[[torch.nn.Module, torch.device], object]
 
@@ -63,6 +63,11 @@ class Residence:
         self.first = self.rung = first
         self._here = {id(part) for part in self._staying()}
         self._hook_blocks()
+
+    @property
+    def swaps_experts(self) -> bool:
+        """Whether one of two experts must leave for the other to come, and stays while it works."""
+        return self.rung == ONE_AT_A_TIME and self._device != self._away and len(self._experts) > 1
 
     def set_thrift(self, thrift: int) -> None:
         """Go so many rungs down from the first one; it takes effect with the next :meth:`use`. A rung that does not

@@ -1,4 +1,4 @@
-"""A denoise loop that ends at the branch, and one that begins there.
+"""A denoise loop that ends at the branch (or the boundary between two experts), and one that begins there.
 
 Both are a :class:`~wanflow.engines.Keep`: what a loop does with its steps is all that a branch changes. Knows no clips,
 prompts or files.

@@ -311,6 +311,10 @@ class WanEngine:
         """
         return self.device != "cpu" and self._residence.rung == 0 and self._has_room_for_two
 
+    @property
+    def swaps_experts(self) -> bool:
+        return self._residence.swaps_experts
+
     def decode_pixels(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
         # by way of the host, and so complete whichever stream made them
         return self._decoded(latents.cpu())

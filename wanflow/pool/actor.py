@@ -115,8 +115,11 @@ class ReplicaActor:
         def on_kept(stage: str, step: int) -> None:
             self._news.put(StepsKept(0.0, name, key, attempt, stage, step))
 
+        def on_ahead(other: str, step: int, seconds: Seconds) -> None:
+            self._news.put(StepsKept(0.0, name, other, attempt, "denoise", step, seconds=seconds))
+
         assert self._replica is not None, "render before load"
-        watch = Watch(on_step, lambda: attempt in self._saved, on_kept)
+        watch = Watch(on_step, lambda: attempt in self._saved, on_kept, on_ahead)
         try:
             return self._replica.begin(task, attempt, watch, thrift)
         except RenderError as error:
@@ -155,9 +158,9 @@ class ReplicaActor:
         self._saved.add(attempt)
 
     @ray.method(concurrency_group="control")
-    def stage(self, task: RenderClip) -> None:
+    def stage(self, task: RenderClip, ahead_of: Attempt | None) -> None:
         if self._replica is not None:
-            self._replica.stage(task)
+            self._replica.stage(task, ahead_of)
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         self._news.put(DrainNoticed(0.0, self._name, SIGTERM_GRACE_S))

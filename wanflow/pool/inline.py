@@ -18,6 +18,7 @@ from wanflow.pool import RunContext, is_permanent, probe
 from wanflow.pool.assembler import Failed, assemble_variant, cache_folder
 from wanflow.pool.rendering import Kept, Watch
 from wanflow.pool.replica import Replica
+from wanflow.pool.stage_timer import Seconds
 from wanflow.schedule.actions import (
     Action,
     Assemble,
@@ -27,6 +28,7 @@ from wanflow.schedule.actions import (
     Render,
     RetireReplica,
     Save,
+    Stage,
     StartReplica,
 )
 from wanflow.schedule.events import (
@@ -75,6 +77,12 @@ class InlinePool:
             case Assemble():
                 # Finished videos first: whoever waits for the run sees results as early as they can be had.
                 self._orders.appendleft(action)
+            case Stage(replica=name, key=key, ahead_of=attempt) if attempt is not None:
+                task = self._context.renders[key]
+                if not task.clip.sources and (
+                    found := self._replicas.get(name)
+                ):  # nothing is fetched while none works
+                    found.stage(task, attempt)
             case StartReplica() | Render() | Probe():
                 self._orders.append(action)
             case _:
@@ -131,8 +139,13 @@ class InlinePool:
         def on_kept(stage: str, step: int) -> None:
             self._events.append(StepsKept(self._clock(), name, key, attempt, stage, step))
 
+        def on_ahead(other: str, step: int, seconds: Seconds) -> None:
+            self._events.append(
+                StepsKept(self._clock(), name, other, attempt, "denoise", step, seconds=seconds)
+            )
+
         # Nobody can call while this thread renders, so the reasons to stop are looked at from here.
-        watch = Watch(on_step, lambda: attempt in self._saved or bool(self._why_stop()), on_kept)
+        watch = Watch(on_step, lambda: attempt in self._saved or bool(self._why_stop()), on_kept, on_ahead)
         try:
             made = replica.render(self._context.renders[key], attempt, watch, order.thrift)
         except RenderError as error:

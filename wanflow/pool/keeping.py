@@ -65,6 +65,14 @@ class Keeper:
             )
             self._writing.start()
 
+    def keep(self, state: Unfinished) -> bool:
+        """Go on from ``state``, and put it into the store now; False: the store did not take it."""
+        self.wait()
+        self.start = state
+        if kept := self._write(state):
+            self._on_kept(self.stage, state.step)
+        return kept
+
     def wait(self) -> None:
         """Wait for the save that is under way."""
         if self._writing is not None:

@@ -26,6 +26,7 @@ from wanflow.pool.answers import Answers, nothing
 from wanflow.pool.assembler import cache_folder
 from wanflow.pool.assemblies import Assemblies
 from wanflow.pool.joining import init_ray
+from wanflow.pool.pairs import num_high_steps
 from wanflow.pool.placement import Placement
 from wanflow.pool.processes import end
 from wanflow.pool.rendering import Kept
@@ -133,10 +134,11 @@ class RayPool:
                 self._start(action)
             case Render():
                 self._render(action)
-            case Stage(replica=name, key=key):
+            case Stage(replica=name, key=key, ahead_of=attempt):
                 task = self._local_context.renders[key]
-                if task.clip.sources and (found := self._replicas.get(name)):
-                    found.actor.stage.remote(task)
+                is_worth_it = task.clip.sources or (attempt and num_high_steps(task.clip))
+                if is_worth_it and (found := self._replicas.get(name)):
+                    found.actor.stage.remote(task, attempt)
             case Cancel(replica=name, attempt=attempt):
                 if found := self._replicas.get(name):
                     found.actor.cancel.remote(attempt)

@@ -21,6 +21,7 @@ from wanflow.errors import Cancelled, RenderError, StoreError
 from wanflow.model import Attempt, Cause, Clip, Record, RenderClip, Scalar, SourceVideo, Stage
 from wanflow.pool.keeping import Keeper, Saved
 from wanflow.pool.loras import local_video
+from wanflow.pool.pairs import is_like, num_high_steps, take_first
 from wanflow.pool.stage_timer import UNBILLED, Seconds, StageTimer
 from wanflow.pool.trunks import load_trunk, put_trunk
 from wanflow.records import clip_record, file_of, forget_clip, put_clip
@@ -49,6 +50,8 @@ class Watch:
     must_save: Callable[[], bool] = lambda: False
     #: (stage, step): so many steps are in the store
     on_kept: Callable[[str, int], None] = lambda stage, step: None
+    #: (key, step, seconds): so many of the first steps of another clip, of that key, are in the store
+    on_ahead: Callable[[str, int, Seconds], None] = lambda key, step, seconds: None
 
 
 class Rendering:
@@ -60,12 +63,13 @@ class Rendering:
         attempt: Attempt,
         watch: Watch,
         save_every_s: float,
+        next_task: Callable[[], RenderClip | None] = lambda: None,
     ) -> None:
         self.timer = StageTimer()
         #: whether this attempt made latents, and did not find them on record
         self.has_denoised = False
         self._store, self._engine, self._task, self._attempt = store, engine, task, attempt
-        self._watch, self._save_every_s = watch, save_every_s
+        self._watch, self._save_every_s, self._next_task = watch, save_every_s, next_task
         #: of the stage under way, where it has steps
         self._keeper: Keeper | None = None
         #: stages whose next offer was waited for: an engine that offers none is not waited for again
@@ -108,6 +112,7 @@ class Rendering:
                     keeper.begin_at(trunk)
                 elif clip.video is not None and keeper.start is None:
                     keeper.begin_at(self._begin(clip, clip.video))
+                self._take_in_pair(clip, images, keeper)
                 latents = [self._engine.generate(clip, images, self._on_step, keeper)]
             else:
                 latents = cascade.apply(
@@ -116,6 +121,49 @@ class Rendering:
             self._latents, self._unstored = dump_latents(latents), stage
             if stage is not task.stages[-2] and not self._put_latents():
                 latents = load_latents(self._latents)
+
+    def _take_in_pair(self, clip: Clip, images: list[bytes], keeper: Keeper) -> None:
+        """Where experts would be swapped for this clip alone, let the next one pass the first expert with it: take this
+        clip's high-noise steps, and then those of the other, which finds them in the store in its turn.
+        """
+        num_high = num_high_steps(clip)
+        begun = 0 if keeper.start is None else keeper.start.step
+        if not self._engine.swaps_experts or begun >= num_high:
+            return
+        keeper.start = take_first(self._engine, clip, images, num_high, self._on_step, keeper)
+        other = self._next_task()
+        if other is None or not is_like(other.clip, clip):
+            return
+        with _storing(self._on_step):  # whatever comes now, this clip loses nothing by it
+            is_kept = keeper.keep(keeper.start)
+        if is_kept:
+            self._take_ahead(other, num_high)
+
+    def _take_ahead(self, other: RenderClip, num_steps: int) -> None:
+        """The first steps of the clip that comes next. Its own trouble waits for its own turn."""
+
+        def on_step(stage: str, step: int, _: int) -> None:
+            self._on_step("ahead", step if stage == "denoise" else 0, num_steps)
+
+        base = other.stages[0]
+        keeper: Keeper | None = None
+        try:
+            if any(clip_record(self._store, stage.key) for stage in other.stages):
+                return
+            keeper = self._keep_steps(base, on_kept=lambda stage, step: None)
+            if keeper.start is not None:
+                return
+            state = take_first(self._engine, other.clip, [], num_steps, on_step, keeper)
+            if keeper.keep(state):
+                spent_s = dict(self.timer.seconds()).get("ahead", 0.0)
+                self._watch.on_ahead(other.key, num_steps, (("denoise", round(spent_s, 3)),))
+        except Cancelled:
+            raise
+        except Exception:  # noqa: BLE001 - whatever it is: this clip is not to fail by another one
+            return
+        finally:
+            if keeper is not None:
+                keeper.wait()
 
     def _begin(self, clip: Clip, video: SourceVideo) -> Unfinished:
         stride = self._engine.spec.frame_stride
@@ -174,7 +222,7 @@ class Rendering:
         keeper = self._keeper
         return keeper is not None and (stage == "store" or (stage == keeper.stage and step > keeper.kept))
 
-    def _keep_steps(self, stage: Stage) -> Keeper:
+    def _keep_steps(self, stage: Stage, on_kept: Callable[[str, int], None] | None = None) -> Keeper:
         name = "denoise" if stage.name == "base" else stage.name
         return Keeper(
             self._store,
@@ -183,7 +231,7 @@ class Rendering:
             self._attempt,
             every_s=self._save_every_s,
             must_save=self._watch.must_save,
-            on_kept=self._watch.on_kept,
+            on_kept=on_kept or self._watch.on_kept,
         )
 
     def _end_steps(self) -> None:

@@ -78,9 +78,16 @@ class Replica:
         self._outcomes: dict[Attempt, Future[Rendered | Kept]] = {}
         #: source images fetched ahead, by digest; those of the newest two clips, since a staged one may go elsewhere
         self._images: dict[str, bytes] = {}
+        #: the clip that comes next, and the attempt during which its first steps may be taken
+        self._next: tuple[Attempt, RenderClip] | None = None
 
-    def stage(self, task: RenderClip) -> None:
-        """Fetch the clip's images, video and LoRAs ahead of its turn. Failures wait for the render to report them."""
+    def stage(self, task: RenderClip, ahead_of: Attempt | None = None) -> None:
+        """Fetch the clip's images, video and LoRAs ahead of its turn. Failures wait for the render to report them.
+
+        Its first steps may be taken during ``ahead_of``, an attempt here at the clip before it.
+        """
+        if ahead_of is not None:
+            self._next = ahead_of, task
         try:
             for image in task.clip.images:
                 self._image(image)
@@ -150,6 +157,7 @@ class Replica:
                     attempt,
                     replace(watch, on_step=on_step),
                     self._save_every_s,
+                    lambda: self._next_after(attempt),
                 )
                 self._timers[attempt] = made.timer
                 for other in list(self._timers)[:-2]:
@@ -168,6 +176,10 @@ class Replica:
         finally:
             for image in task.clip.images:
                 self._images.pop(image.digest, None)
+
+    def _next_after(self, attempt: Attempt) -> RenderClip | None:
+        found = self._next
+        return found[1] if found is not None and found[0] == attempt else None
 
     def _make_latents(self, made: Rendering, thrift: int) -> None:
         if thrift != self._thrift:

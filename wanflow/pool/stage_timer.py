@@ -1,7 +1,8 @@
 """Seconds of a clip by stage, true for the clip and fit for a bill.
 
 Two clips of a replica may be under way at once, and a second of its GPU is paid for once: what a clip decodes beside
-another one's steps is told as ``decode_beside``, which its clip took and the other one pays.
+another one's steps is told as ``decode_beside``, which its clip took and the other one pays. Steps of the next clip are
+told as ``ahead``, and paid by that one (``Watch.on_ahead``).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 Seconds = tuple[tuple[str, float], ...]
 
 #: stages that keep no GPU busy that another stage, or another clip, is not billed for
-UNBILLED = frozenset({"store", "wait", "decode_beside"})
+UNBILLED = frozenset({"store", "wait", "decode_beside", "ahead"})
 
 
 class StageTimer:

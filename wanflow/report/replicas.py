@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 #: stages of which each second is a step of some clip; those of a cascade are named ``cascade-1`` and so on
-STEPS = ("trunk", "denoise", "cascade")
+STEPS = ("trunk", "denoise", "ahead", "cascade")
 #: events that end an attempt
 _ENDS = frozenset({"ClipRendered", "RenderFailed", "StepsKept"})
 
@@ -41,7 +41,9 @@ def replica_times(events: pa.Table) -> list[ReplicaTime]:
     ):
         if event == "ClipDenoised":
             free_s[replica, attempt] = time_s
-        elif event in _ENDS and (seconds := json.loads(data or "{}").get("seconds")):
+        elif event in _ENDS and (seconds := (told := json.loads(data or "{}")).get("seconds")):
+            if not told.get("is_last", True):  # what the attempt took ahead for another clip, and tells at its end
+                continue
             ended[replica].append((free_s.pop((replica, attempt), time_s), seconds))
     return [_replica_time(replica, attempts) for replica, attempts in ended.items()]
 

@@ -55,11 +55,16 @@ class StartReplica:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Fetch the clip's inputs now; it is this replica's next one."""
+    """Fetch the clip's inputs now; it is this replica's next one.
+
+    ``ahead_of``: the attempt on that replica during which its first steps may be taken, where the engine gains by that;
+    None: it is to begin in its own turn.
+    """
 
     replica: str
     key: str
     reason: Reason
+    ahead_of: Attempt | None = None
 
 
 @dataclass(frozen=True, slots=True)

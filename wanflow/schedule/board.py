@@ -146,7 +146,13 @@ class Board:
         self.staged.setdefault(clip.weights, {})[clip.key] = None
         self.unstaged[replica.weights].pop(replica.replica, None)
         self.look_if_free(replica)
-        return Stage(replica.replica, clip.key, Reason.NEXT_IN_ORDER)
+        # Who has failed, or may have taken a replica down, has the engine for itself; who has steps goes on from them.
+        copy = replica.copy
+        is_sound = clip.kept is None and not any(
+            each.failures or each.suspected for each in (clip, self.clips[replica.running or clip.key])
+        )
+        ahead_of = copy.attempt if copy is not None and is_sound else None
+        return Stage(replica.replica, clip.key, Reason.NEXT_IN_ORDER, ahead_of)
 
     def unstage(self, replica: ReplicaState) -> ClipState | None:
         """The clip that was staged at ``replica``, which has it no longer; it counts as staged until it is moved on."""

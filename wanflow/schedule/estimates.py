@@ -162,8 +162,11 @@ class Estimates:
     ) -> None:
         """A clip was rendered from start to end on ``replica``, in ``wall_s`` from its order to its record.
 
-        What a stage took beside another clip's steps (``decode_beside``) is that stage's.
+        What a stage took beside another clip's steps (``decode_beside``) is that stage's; what the steps of another
+        clip took (``ahead``) is not this one's.
         """
+        wall_s -= sum(seconds for stage, seconds in stages if stage == "ahead")
+        stages = [(stage, seconds) for stage, seconds in stages if stage != "ahead"]
         if wall_s <= 0 or clip.nominal <= 0:
             return
         kind = self._kinds.setdefault(clip.kind, _Kind())

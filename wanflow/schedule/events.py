@@ -84,6 +84,8 @@ class StepsKept:
     """Steps of an unfinished clip are in the store: whoever renders it next goes on from ``step`` of ``stage``.
 
     Comes from time to time while a clip renders. ``is_last``: it answers ``Save``, and the attempt ended with it.
+    ``attempt`` is that which kept them: of this clip, or of another one, which took them ahead of this one's turn in
+    ``seconds`` of its own.
     """
 
     time_s: float

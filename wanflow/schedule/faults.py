@@ -110,7 +110,7 @@ class Faults:
         clip = board.clips[copy.key]
         # What it did is gone, but the time was spent; from then on, the time is that of the clip after it.
         until_s = board.now_s if copy.passed_s is None else copy.passed_s
-        clip.seconds["denoise"] = clip.seconds.get("denoise", 0.0) + until_s - copy.started_s
+        clip.seconds["denoise"] = clip.seconds.get("denoise", 0.0) + until_s - copy.started_s - copy.ahead_s
         if copy.is_void:
             return []
         clip.lost.append(Lost(copy.replica, cause, message, is_one_of_two))

@@ -160,7 +160,7 @@ class Scheduler:
         self._board.watch.step(clip, copy, self._board.now_s, event.stage, event.step, event.num_steps)
         if event.stage == "denoise":
             self._board.trunks.made(clip)
-        if copy.attempt in clip.copies:
+        if copy.attempt in clip.copies and event.stage != "ahead":
             clip.reached = (event.stage, event.step)
         return self._capacity.look_at(copy)
 
@@ -171,8 +171,13 @@ class Scheduler:
         board, clip = self._board, self.clips[event.key]
         num_steps = board.estimates.num_steps(clip, event.stage)
         share = board.estimates.share_done(clip, event.stage, event.step, num_steps) or 0.0
-        if copy.attempt in clip.copies and (clip.kept is None or share >= clip.kept_share):
+        is_ahead = event.key != copy.key
+        is_wanted = clip.is_open if is_ahead else copy.attempt in clip.copies
+        if is_wanted and (clip.kept is None or share >= clip.kept_share):
             clip.kept, clip.kept_share = (event.stage, event.step), min(share, 0.99)
+        if is_ahead:
+            _add_seconds(clip, event.seconds)
+            copy.ahead_s += sum(seconds for _, seconds in event.seconds)
         if not event.is_last:
             return []
         _add_seconds(clip, event.seconds)

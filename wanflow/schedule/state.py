@@ -101,6 +101,8 @@ class Copy:
     is_denoised: bool = False
     #: when the replica began another clip beside the end of this one
     passed_s: float | None = None
+    #: what it spent on the steps of other clips, which those pay
+    ahead_s: float = 0.0
     #: its clip was done, or given up, without it: whatever comes of it concerns the replica alone
     is_void: bool = False
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 EVENT_COLUMNS = ("time_s", "event", "task", "attempt", "data")
 #: stages of a render that keep a replica's engine busy
-ENGINE_STAGES = ("trunk", "denoise", "cascade", "decode")
+ENGINE_STAGES = ("trunk", "denoise", "ahead", "cascade", "decode")
 
 Number = tuple[int, int]
 

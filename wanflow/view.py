@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, TextIO
 
+from wanflow.model import Attempt
 from wanflow.schedule.actions import (
     Action,
     Assemble,
@@ -42,7 +43,7 @@ from wanflow.schedule.events import (
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from wanflow.model import Attempt, Loading
+    from wanflow.model import Loading
     from wanflow.planning import Plan
 
 

@@ -27,6 +27,7 @@ from wanflow.engines.footprint import (
     Part,
     choose_rung,
     needed_bytes,
+    needed_bytes_beside_expert,
     needed_bytes_of_two,
     read_parts,
 )
@@ -117,6 +118,17 @@ def test_the_largest_clip_of_a_run_decides(a14b: tuple[Part, ...], a14b_files: H
     small = read_parts(a14b_files, replace(SPEC, largest=(832, 480, 81)))
     assert choose_rung(small, 80 * GB) == 0
     assert choose_rung(a14b, 80 * GB) == 1
+
+
+def test_an_expert_may_stay_beside_the_decoder_where_there_is_room(
+    a14b: tuple[Part, ...], a14b_files: Headers
+) -> None:
+    """A pair of clips copies both experts once then. At 720p 48 GB are just not enough, at 480p they are."""
+    small = read_parts(a14b_files, replace(SPEC, largest=(832, 480, 81)))
+    assert 40 * GB < needed_bytes_beside_expert(small) < 41 * GB
+    assert 49 * GB < needed_bytes_beside_expert(a14b) < 50 * GB
+    for parts in (small, a14b):
+        assert needed_bytes(parts, 2) < needed_bytes_beside_expert(parts) < needed_bytes(parts, 1)
 
 
 def test_the_last_rung_counts_one_block_of_an_expert(a14b: tuple[Part, ...]) -> None:

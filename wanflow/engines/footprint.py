@@ -116,6 +116,12 @@ def needed_bytes_of_two(parts: Sequence[Part]) -> int:
     return sum(part.num_bytes for part in parts) + decoding + max(part.beside_bytes for part in parts)
 
 
+def needed_bytes_beside_expert(parts: Sequence[Part]) -> int:
+    """The most that is on the device at once where one expert stays there while anything else works."""
+    expert = max(part.num_bytes for part in parts if part.is_expert)
+    return max(expert + part.work_bytes + (0 if part.is_expert else part.num_bytes) for part in parts)
+
+
 def host_bytes(parts: Sequence[Part], rung: int) -> int:
     """Weights that the host's memory keeps for a replica on ``rung``, while they are on the device, too."""
     return sum(part.num_bytes for part in parts if part not in _staying(parts, rung))

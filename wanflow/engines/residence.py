@@ -10,13 +10,17 @@ rung  on the device
 ====  =======================================================================================
 0     everything, always
 1     the experts; the encoders of text and image, and the VAE, while they work
-2     what works: one expert at a time, nothing else beside it
+2     what works: one expert at a time, nothing else beside it, unless there is room for that
 3     as 2, and of an expert one block at a time (each step copies all of its weights)
 ====  =======================================================================================
 
 Weights are read, never written, so what went to the device keeps its copy in the host's memory, and coming back is
-forgetting the other one. At rung 2 each clip of a checkpoint with two experts copies both to the device once: 57 GB for
-A14B, from memory that is not pinned, so some ten seconds where a clip takes minutes (not measured on a GPU).
+forgetting the other one. At rung 2 a clip of a checkpoint with two experts copies both to the device: 57 GB for A14B,
+from memory that is not pinned, so some ten seconds where a clip takes minutes, or, distilled, less than one (not
+measured on a GPU). So clips of text alone pass the experts in pairs (``pool/pairs.py``), high, high, low, low: three
+copies for two clips where the decoder pushes the low-noise expert out between them, and two, half of four, where the
+expert stays beside it (A14B: with 40 GB for 480p, 50 GB for 720p, estimated). The last rung copies an expert at each
+step, and has nothing to gain by that.
 """
 
 from __future__ import annotations
@@ -43,6 +47,7 @@ class Residence:
     """Moves ``helpers`` (encoders, VAE) and ``experts`` out of each other's way.
 
     Begins on the rung ``first``: what stays there is on ``device`` already, everything else on ``away``.
+    ``expert_stays``: where one expert is there at a time, there is room for a helper beside it.
     """
 
     def __init__(
@@ -53,7 +58,9 @@ class Residence:
         away: str = "cpu",
         move: Move = _move,
         first: int = 0,
+        expert_stays: bool = False,
     ) -> None:
+        self._expert_stays = expert_stays
         self._helpers, self._experts = list(helpers), list(experts)
         self._device, self._away = torch.device(device), torch.device(away)
         self._move = move
@@ -125,7 +132,10 @@ class Residence:
         return ((*self._helpers, *self._experts), self._experts, (), ())[self.rung]
 
     def _wanted(self, part: torch.nn.Module) -> set[int]:
-        return {id(part), *(id(other) for other in self._staying())}
+        wanted = {id(part), *(id(other) for other in self._staying())}
+        if self.swaps_experts and self._expert_stays and all(part is not expert for expert in self._experts):
+            wanted |= self._here & {id(expert) for expert in self._experts}
+        return wanted
 
     def _bring(self, part: torch.nn.Module) -> None:
         try:

@@ -82,14 +82,15 @@ def load(
     transformers_logging.disable_progress_bar()
     if room_bytes is None:
         room_bytes = free_bytes(device)
-    rung, has_room_for_two = 0, True
+    rung, has_room_for_two, expert_stays = 0, True, False
     if room_bytes is not None:
         parts = footprint.read_parts(LocalFiles(directory), spec)
         rung = footprint.choose_rung(parts, room_bytes)
         has_room_for_two = footprint.needed_bytes_of_two(parts) <= room_bytes
+        expert_stays = footprint.needed_bytes_beside_expert(parts) <= room_bytes
     while True:
         try:
-            return _load_on(rung, spec, directory, device, has_room_for_two)
+            return _load_on(rung, spec, directory, device, has_room_for_two, expert_stays)
         except torch.OutOfMemoryError as error:  # somebody else took of it meanwhile
             words = let_go(error)
         if rung >= footprint.ONE_AT_A_TIME:
@@ -98,7 +99,12 @@ def load(
 
 
 def _load_on(
-    rung: int, spec: EngineSpec, directory: Path, device: str, has_room_for_two: bool = True
+    rung: int,
+    spec: EngineSpec,
+    directory: Path,
+    device: str,
+    has_room_for_two: bool = True,
+    expert_stays: bool = False,
 ) -> WanEngine:
     """With its components where that rung of the memory ladder has them."""
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
@@ -137,6 +143,7 @@ def _load_on(
         scheduler_config=json.loads(scheduler.read_text()) if scheduler.is_file() else {},
         rung=rung,
         has_room_for_two=has_room_for_two,
+        expert_stays=expert_stays,
     )
 
 
@@ -165,6 +172,7 @@ class WanEngine:
         scheduler_config: dict[str, Any],
         rung: int = 0,
         has_room_for_two: bool = True,
+        expert_stays: bool = False,
     ) -> None:
         self.spec, self.device = spec, device
         self.loading: Loading | None = None
@@ -174,7 +182,7 @@ class WanEngine:
         self._text, self._experts, self._vae, self._video = text, experts, vae, VideoCoder(vae, device)
         self._images = images
         helpers = [text.model, vae, *([images.model] if images else [])]
-        self._residence = Residence(helpers, experts, device, first=rung)
+        self._residence = Residence(helpers, experts, device, first=rung, expert_stays=expert_stays)
         self._memory_errors = MemoryErrors(self._residence.recover)
         self._expand_timesteps, self._scheduler_config = expand_timesteps, scheduler_config
         self._compile: bool | None = None

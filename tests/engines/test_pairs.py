@@ -13,7 +13,7 @@ from tests.engines.conftest import make_clip, silent
 from tests.engines.test_memory import Pretended
 from wanflow.engines import Engine, load_latents
 from wanflow.engines.footprint import LAST_RUNG, ONE_AT_A_TIME
-from wanflow.model import Attempt, Clip, Mode, RenderClip, Sampling, Stage
+from wanflow.model import Attempt, Clip, Mode, RenderClip, Sampling, Shortcuts, Stage
 from wanflow.pool import RunContext
 from wanflow.pool.rendering import LATENTS, Watch
 from wanflow.pool.replica import Rendered, Replica
@@ -99,6 +99,22 @@ def test_clips_in_pairs_are_the_same_clips_and_experts_are_copied_for_both(
     for clip, found in zip(clips, latents, strict=True):
         assert torch.equal(found, whole.generate(clip, (), silent))
     assert not list(night.store.list("steps/"))
+
+
+def test_shortcuts_of_a_pair_are_those_of_each_clip(
+    tmp_path: Path, checkpoint: Callable[[str], Path], engine: Callable[[str], Engine]
+) -> None:
+    """What is remembered from step to step is of one clip and one expert: the other clip in between leaves nothing."""
+    whole = engine("a14b_t2v")
+    shortcuts = Shortcuts(guidance_until=0.8, cache=0.2, taylor_low=2, batch_guidance=True)
+    sampling = replace(
+        whole.spec.sampling, steps=12, flow_shift=5.0, guidance=3.0, profile="fast", shortcuts=shortcuts
+    )
+    clips = clips_of(whole, 2, sampling)
+    night = Night(tmp_path, checkpoint("a14b_t2v"), ONE_AT_A_TIME)
+    for clip, found in zip(clips, night.render(clips), strict=True):
+        assert torch.equal(found, whole.generate(clip, (), silent))
+    assert night.copies == [*EXPERTS]
 
 
 def test_an_odd_clip_at_the_end_passes_alone(

@@ -64,6 +64,14 @@ def test_a_clip_that_has_failed_goes_with_nobody() -> None:
     assert (order, told) == (["b", "c", "a"], {"a": False, "d": False})
 
 
+@pytest.mark.parametrize(("deadline_s", "goes"), [(190.0, False), (210.0, True)])
+def test_near_the_deadline_nobody_waits_for_another_clip(deadline_s: float, goes: bool) -> None:
+    """Both would be half done at six o'clock, where one could have been published."""
+    s = scheduler({"a": 100.0, "b": 100.0}, in_seconds=True, max_replicas=1, deadline_s=deadline_s)
+    s.handle(Tick(0))
+    assert staged(s.handle(ReplicaReady(0, "replica-1"))) == {"b": goes}
+
+
 def test_steps_taken_ahead_are_the_clips_own_wherever_it_is_rendered() -> None:
     """It is resumed, and is expected to take what is left."""
     s = pair()

@@ -19,7 +19,7 @@ forgetting the other one. At rung 2 a clip of a checkpoint with two experts copi
 from memory that is not pinned, so some ten seconds where a clip takes minutes, or, distilled, less than one (not
 measured on a GPU). So clips of text alone pass the experts in pairs (``pool/pairs.py``), high, high, low, low: three
 copies for two clips where the decoder pushes the low-noise expert out between them, and two, half of four, where the
-expert stays beside it (A14B: with 40 GB for 480p, 50 GB for 720p, estimated). The last rung copies an expert at each
+expert stays beside it (A14B: with 41 GB for 480p, 50 GB for 720p, estimated). The last rung copies an expert at each
 step, and has nothing to gain by that.
 """
 

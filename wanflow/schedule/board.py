@@ -146,13 +146,22 @@ class Board:
         self.staged.setdefault(clip.weights, {})[clip.key] = None
         self.unstaged[replica.weights].pop(replica.replica, None)
         self.look_if_free(replica)
-        # Who has failed, or may have taken a replica down, has the engine for itself; who has steps goes on from them.
-        copy = replica.copy
-        is_sound = clip.kept is None and not any(
-            each.failures or each.suspected for each in (clip, self.clips[replica.running or clip.key])
-        )
-        ahead_of = copy.attempt if copy is not None and is_sound else None
-        return Stage(replica.replica, clip.key, Reason.NEXT_IN_ORDER, ahead_of)
+        return Stage(replica.replica, clip.key, Reason.NEXT_IN_ORDER, self._goes_with(clip, replica))
+
+    def _goes_with(self, clip: ClipState, replica: ReplicaState) -> Attempt | None:
+        """The attempt on ``replica`` in which first steps of ``clip`` may be taken: whoever waits for it must have the
+        time. Who has failed has the engine for itself, and who has steps goes on from them in its own turn.
+        """
+        copy, deadline_s = replica.copy, self.policy.deadline_s
+        if copy is None or clip.kept is not None:
+            return None
+        if any(each.failures or each.suspected for each in (clip, self.clips[copy.key])):
+            return None
+        if deadline_s is not None:
+            longer_s = self.estimates.seconds(clip, replica.replica)
+            if longer_s is None or (copy.expected_end_s or self.now_s) + longer_s > deadline_s:
+                return None
+        return copy.attempt
 
     def unstage(self, replica: ReplicaState) -> ClipState | None:
         """The clip that was staged at ``replica``, which has it no longer; it counts as staged until it is moved on."""

@@ -19,7 +19,8 @@ from wanflow.schedule.state import ClipState, VariantStatus
 from wanflow.storage import Store
 
 #: stages of a render that keep a GPU busy; ``decode_beside`` is not among them: it took seconds that the next clip is
-#: billed for, so that all bills together never exceed the time for which a GPU was held
+#: billed for, so that all bills together never exceed the time for which a GPU was held. Nor is ``ahead``, which is
+#: billed as ``denoise`` of the clip whose steps they were
 GPU_STAGES = ("encode", "trunk", "denoise", "cascade", "decode")
 
 NO_ROWS = "no row of the manifest is asked for; see manifest.where and --only"

@@ -11,8 +11,9 @@ import torch
 
 from tests.engines.conftest import make_clip, silent
 from tests.engines.test_memory import Pretended
-from wanflow.engines import Engine, load_latents
-from wanflow.engines.footprint import LAST_RUNG, ONE_AT_A_TIME
+from wanflow.engines import Engine, load_latents, read_spec, wan
+from wanflow.engines.checkpoint import open_files
+from wanflow.engines.footprint import LAST_RUNG, ONE_AT_A_TIME, needed_bytes_beside_expert, read_parts
 from wanflow.model import Attempt, Clip, Mode, RenderClip, Sampling, Shortcuts, Stage
 from wanflow.pool import RunContext
 from wanflow.pool.rendering import LATENTS, Watch
@@ -115,6 +116,21 @@ def test_shortcuts_of_a_pair_are_those_of_each_clip(
     for clip, found in zip(clips, night.render(clips), strict=True):
         assert torch.equal(found, whole.generate(clip, (), silent))
     assert night.copies == [*EXPERTS]
+
+
+def test_an_expert_stays_beside_the_decoder_where_the_device_has_room_for_both(
+    checkpoint: Callable[[str], Path],
+) -> None:
+    """A card that is one byte too small must not run out of memory in the decoder, clip after clip. (torch's device
+    without memory is the GPU.)"""
+    path = checkpoint("a14b_t2v")
+    spec = read_spec(str(path))
+    needed = needed_bytes_beside_expert(read_parts(open_files(str(path)), spec))
+    stays = [
+        wan.load(spec, path, "meta", 1, room_bytes=room)._residence._expert_stays
+        for room in (needed, needed - 1)
+    ]
+    assert stays == [True, False]
 
 
 def test_an_odd_clip_at_the_end_passes_alone(

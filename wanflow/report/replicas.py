@@ -42,7 +42,7 @@ def replica_times(events: pa.Table) -> list[ReplicaTime]:
         if event == "ClipDenoised":
             free_s[replica, attempt] = time_s
         elif event in _ENDS and (seconds := (told := json.loads(data or "{}")).get("seconds")):
-            if not told.get("is_last", True):  # what the attempt took ahead for another clip, and tells at its end
+            if not told.get("is_last", True):  # of another clip's steps: the attempt tells them as ``ahead``
                 continue
             ended[replica].append((free_s.pop((replica, attempt), time_s), seconds))
     return [_replica_time(replica, attempts) for replica, attempts in ended.items()]

@@ -28,7 +28,7 @@ from wanflow.pocket.stages import Stage, load_average, run_stage
 from wanflow.pocket.text import build_text_encoder, build_tokenizer, encode_captions
 from wanflow.pocket.train import STAGES, Pantry, Recipe, fill, mixed, train
 from wanflow.pocket.train_denoiser import REFINE_STARTS, Diet, Feed, draw_batch, stands_out, train_denoiser
-from wanflow.pocket.train_vae import train_decoder, train_vae
+from wanflow.pocket.train_vae import polish_vae, train_vae
 
 _TINY_VAE = {"base_dim": 8, "decoder_base_dim": 8, "z_dim": 16}
 _TINY = {"num_layers": 2, "ffn_dim": 64, "num_attention_heads": 1}
@@ -98,7 +98,7 @@ def test_two_processes_share_the_optimisers_work(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_orthogonalise_in_a_pair, arguments, nprocs=2)  # raises what a process raised
 
 
-@pytest.mark.parametrize("train", [train_vae, train_decoder])
+@pytest.mark.parametrize("train", [train_vae, polish_vae])
 def test_a_stopped_vae_stage_ends_like_one_that_never_stopped(tmp_path: Path, train: Any) -> None:
     """The CPU recipe takes hours: it is stopped and resumed, and must not become another model by that."""
     straight, resumed = _tiny_vae(), _tiny_vae()
@@ -253,7 +253,7 @@ def test_a_window_has_the_subject_and_the_layout_that_belongs_to_it(tmp_path: Pa
 def test_the_recipe_runs_from_its_first_stage_to_a_checkpoint_that_renders(tmp_path: Path) -> None:
     """Hours of stages must not end in one that cannot read what the ones before it left."""
     recipe = Recipe(
-        **{n: Stage(n, 1, 0.01) for n in ("vae", "decoder", "text", "denoiser", "high", "low")},
+        **{n: Stage(n, 1, 0.01) for n in ("vae", "polish", "text", "denoiser", "high", "low")},
         vae_batch=1,
         stills=Pantry(1, 1, num_shards=1, num_clips=8, batch=2),
         clips=Pantry(5, 1, num_shards=1, num_clips=8, batch=1),

@@ -4,7 +4,7 @@ Hardware: one GPU (minutes) or two CPU cores (a few hours; ``torchrun --nproc-pe
 wanflow.pocket.train ...`` uses both well). Stopped at any moment, the same command goes on from the last save. Stages:
 
     vae       the autoencoder, on crops of drawn scenes            -> vae.pt, vae.jsonl
-    decoder   the VAE's decoder once more, on the same latents     -> decoder.pt
+    polish    the VAE once more, over the full length              -> polish.pt
     text      the text encoder, on captions alone; then frozen     -> text.pt
     latents   scenes drawn and encoded once                        -> latents/*.pt
     denoiser  one transformer on all times                         -> denoiser.pt
@@ -41,9 +41,9 @@ from wanflow.pocket.scenes import NUM_FRAMES
 from wanflow.pocket.stages import Stage, load_average, rank
 from wanflow.pocket.text import build_text_encoder, build_tokenizer
 from wanflow.pocket.train_denoiser import Diet, Feed, train_denoiser
-from wanflow.pocket.train_vae import SIZES, measure_latents, train_decoder, train_vae
+from wanflow.pocket.train_vae import SIZES, measure_latents, polish_vae, train_vae
 
-STAGES = ("vae", "decoder", "text", "latents", "denoiser", "high", "low", "export")
+STAGES = ("vae", "polish", "text", "latents", "denoiser", "high", "low", "export")
 #: Clips by shape: half are 16:9.
 SIZE_WEIGHTS = (0.5, 0.25, 0.25)
 #: Latents across and down of the windows on which the low expert learns outlines.
@@ -81,7 +81,7 @@ class Recipe:
     """How much of everything. Batches are a process's own."""
 
     vae: Stage
-    decoder: Stage
+    polish: Stage
     vae_batch: int
     text: Stage
     #: Single frames: what things look like is learned on these, at a fifth of a clip's cost.
@@ -95,7 +95,7 @@ class Recipe:
 
 CPU = Recipe(
     vae=Stage("vae", 4000, 0.03, cooldown=0.35),
-    decoder=Stage("decoder", 800, 0.015, cooldown=0.8),
+    polish=Stage("polish", 2000, 0.005, cooldown=0.9),
     vae_batch=2,
     text=Stage("text", 3000, 0.016, cooldown=0.6, average=0.99),
     stills=Pantry(1, 1, num_shards=24, num_clips=1000, batch=40),
@@ -108,7 +108,7 @@ CPU = Recipe(
 GPU = replace(
     CPU,
     vae=Stage("vae", 6000, 0.03, cooldown=0.5),
-    decoder=Stage("decoder", 3000, 0.02, cooldown=0.7),
+    polish=Stage("polish", 3000, 0.01, cooldown=0.9),
     vae_batch=32,
     stills=Pantry(1, 1, num_shards=60, num_clips=1000, batch=640),
     clips=Pantry(NUM_FRAMES, 1, num_shards=120, num_clips=200, batch=128),
@@ -142,11 +142,11 @@ def train(
         train_vae(vae, recipe.vae, out, seed=seed, batch=recipe.vae_batch, minutes=minutes)
     encodes = start is None and bool(set(stages) - {"vae", "text"})
     load_average(out / "vae.pt", nn.ModuleDict({"vae": vae}), needed=encodes)
-    set_latent_scale(vae, out, seed)
-    decoder = nn.ModuleDict({"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder})
-    load_average(out / "decoder.pt", decoder, needed=False)
-    if "decoder" in stages:
-        train_decoder(vae, recipe.decoder, out, seed=seed, batch=recipe.vae_batch, minutes=minutes)
+    if "polish" in stages:
+        polish_vae(vae, recipe.polish, out, seed=seed, batch=recipe.vae_batch, minutes=minutes)
+    load_average(out / "polish.pt", nn.ModuleDict({"vae": vae}), needed=False)
+    if {"latents", "export"} & set(stages):
+        set_latent_scale(vae, out, seed)
     if "text" in stages:
         train_text(tokenizer, encoder, recipe.text, out, seed=seed, minutes=minutes)
     reads = start is None and bool(set(stages) & {"denoiser", "high", "low", "export"})
@@ -274,7 +274,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     chosen = parser.parse_args(arguments)
     recipe = GPU if chosen.device == "cuda" else CPU
-    for name in ("vae", "text", "decoder", "denoiser", "high", "low"):
+    for name in ("vae", "text", "polish", "denoiser", "high", "low"):
         stage = getattr(recipe, name)
         recipe = replace(recipe, **{name: replace(stage, lr=stage.lr * chosen.rate)})
     device = torch.device(chosen.device)

@@ -152,6 +152,25 @@ def test_weights_that_leave_the_device_are_not_copied_back() -> None:
         )
 
 
+def test_where_one_expert_stays_the_other_does_not() -> None:
+    """A clip that ran out of memory comes to a replica with both experts on the device: one may stay only where it
+    alone was brought, and after a failure none.
+    """
+    high, low, vae = Expert(), Expert(), torch.nn.Linear(2, 2)
+    residence = Residence([vae], [high, low], "cpu:0", move=lambda *_: None, first=1, expert_stays=True)
+    residence.use(low)
+    residence.set_thrift(1)
+    residence.use(vae)
+    assert residence._here == {id(vae)}
+    residence.use(low)
+    residence.use(vae)
+    assert residence._here == {id(low), id(vae)}
+    residence.recover()
+    residence.use(low)
+    residence.use(vae)
+    assert residence._here == {id(vae)}
+
+
 @pytest.mark.parametrize("rung", range(LAST_RUNG + 1))
 def test_a_move_that_fails_half_way_leaves_nothing_on_the_device(rung: int) -> None:
     """The card fills up in the middle of 28 GB: what had come would lie there beside whoever works next, and nobody

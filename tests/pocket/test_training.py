@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from wanflow.pocket.render import Renderer, drawn_frames
 from wanflow.pocket.scenes import SHAPES, sample_scene
 from wanflow.pocket.stages import Stage, load_average, run_stage
 from wanflow.pocket.text import build_text_encoder, build_tokenizer, encode_captions
-from wanflow.pocket.train import STAGES, Pantry, Recipe, fill, mixed, train
+from wanflow.pocket.train import CPU, STAGES, Pantry, Recipe, fill, mixed, train
 from wanflow.pocket.train_denoiser import REFINE_STARTS, Diet, Feed, draw_batch, stands_out, train_denoiser
 from wanflow.pocket.train_vae import polish_vae, train_vae
 
@@ -319,6 +320,13 @@ def test_time_is_up_between_steps_and_the_state_is_saved(tmp_path: Path) -> None
 
     assert not run_stage(Stage("tiny", 1000, 0.01), layer, loss, tmp_path, minutes=0.0)
     load_average(tmp_path / "tiny.pt", layer, needed=True)
+
+
+def test_nothing_is_built_on_a_stage_that_ran_out_of_time(tmp_path: Path) -> None:
+    """A polished VAE would replace the one that is trained on in the next run."""
+    recipe = replace(CPU, vae=Stage("vae", 1000, 0.01), vae_batch=1)
+    train(tmp_path, STAGES, recipe, torch.device("cpu"), seed=0, minutes=0.0, fused=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"vae.pt", "vae.jsonl"}
 
 
 def test_a_missing_stage_is_named(tmp_path: Path) -> None:

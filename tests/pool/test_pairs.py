@@ -179,6 +179,22 @@ def test_a_clip_staged_for_another_attempt_is_not_taken(tmp_path: Path) -> None:
     assert pair.engine.taken == steps("a", 1, 6)
 
 
+def test_a_clip_that_is_not_next_any_more_is_taken_no_further(tmp_path: Path) -> None:
+    """Another replica has it, or the run stops: what is left of the time is the clip's that is under way."""
+    pair = Pair(tmp_path)
+
+    def part(name: str, step: int) -> None:
+        if (name, step) == ("b", 2):
+            pair.one.unstage()
+
+    pair.engine.at = part
+    assert isinstance(pair.go(A, FIRST), Rendered)
+    assert pair.engine.taken == [*steps("a", 1, HIGH), *steps("b", 1, 2), *steps("a", HIGH + 1, 6)]
+    pair.one.stage(B, FIRST)
+    pair.one.stage(task("c"))
+    assert pair.one._next is None, "only the newest is next"
+
+
 def test_engines_that_swap_nothing_take_each_clip_in_its_turn(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
     pair.engine.swaps_experts = False

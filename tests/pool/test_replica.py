@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from wanflow.engines import Unfinished, dump_unfinished, load_unfinished
@@ -344,6 +346,34 @@ def test_a_clip_can_be_cancelled_while_it_is_decoded(tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         world.render(Decoding())
     assert world.seen[-1] == ("decode", 2, 5)
+
+
+def test_a_failed_clip_holds_nothing_of_its_decoders(tmp_path: Path) -> None:
+    """Of two that take turns, the one that was not to blame waits half way: its caches would be in the way of the next
+    try for as long as somebody holds the error."""
+    freed: list[bool] = []
+
+    def waits() -> Iterator[Any]:
+        try:
+            while True:
+                yield np.zeros((1, 8, 8, 3), np.uint8)
+        finally:
+            freed.append(True)
+
+    class Full(SlowEngine):
+        def frames(self, pixels: Any) -> Iterator[Any]:
+            other = waits()
+            yield next(other)
+            raise RenderError("out of memory", Cause.OUT_OF_MEMORY)
+
+    gc.disable()
+    try:
+        with pytest.raises(RenderError) as raised:
+            World(tmp_path).render(Full())
+        assert freed == [True]
+    finally:
+        gc.enable()
+    assert raised.value.cause is Cause.OUT_OF_MEMORY
 
 
 def test_a_full_disk_is_the_stores_trouble_not_the_clips(tmp_path: Path) -> None:

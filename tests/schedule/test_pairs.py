@@ -6,16 +6,18 @@ import pytest
 
 from tests.schedule.tasks import attempt, rendering, scheduler, started
 from wanflow.model import Cause
-from wanflow.schedule.actions import Action, Reason, Render
+from wanflow.schedule.actions import Action, Reason, Render, Unstage
 from wanflow.schedule.actions import Stage as StageClip
 from wanflow.schedule.events import (
     ClipMissing,
     ClipRendered,
+    DrainNoticed,
     RenderFailed,
     ReplicaLost,
     ReplicaReady,
     StepDone,
     StepsKept,
+    StopRequested,
     Tick,
 )
 from wanflow.schedule.scheduler import Scheduler
@@ -133,3 +135,22 @@ def test_news_of_steps_for_a_clip_that_is_over_change_nothing() -> None:
     s.handle(StepsKept(210.0, "replica-1", "b", third[2], "denoise", 1, seconds=(("denoise", 1.0),)))
     assert s.clips["b"].kept is None
     s.validate()
+
+
+def test_a_replica_is_told_when_the_staged_clip_is_not_next_any_more() -> None:
+    """The clip before would take its steps all the same: in vain, and out of what a stop or a drain leaves it."""
+    told = Unstage("replica-1", Reason.NOT_NEXT)
+    assert told in pair().handle(StopRequested(5.0, "enough"))
+    assert told in pair().handle(DrainNoticed(5.0, "replica-1", 200.0))
+    s = started(scheduler({"a": 100.0, "b": 90.0, "c": 5.0}, in_seconds=True, max_replicas=2), 2)
+    assert s.replicas["replica-1"].staged == "b"
+    stolen = s.handle(ClipRendered(5.0, *rendering(s, "replica-2")))
+    assert rendering(s, "replica-2")[1] == "b"
+    assert told in stolen
+
+
+def test_a_replica_that_begins_its_staged_clip_is_told_nothing_else() -> None:
+    s = pair()
+    actions = s.handle(ClipRendered(100.0, *rendering(s, "replica-1")))
+    assert rendering(s, "replica-1")[1] == "b"
+    assert not any(isinstance(action, Unstage) for action in actions)

@@ -86,8 +86,8 @@ class Residence:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        for expert in self._experts:  # from block by block to whole and back: begin from a known place
-            if LAST_RUNG in (rung, self.rung):
+        for expert in self._experts:  # both may be here, or one block by block: begin from a known place
+            if {ONE_AT_A_TIME, LAST_RUNG} & {rung, self.rung}:
                 self._send_away(expert)
         self.rung = rung
         self._hook_blocks()
@@ -121,7 +121,10 @@ class Residence:
             self._return(block)
 
     def recover(self) -> None:
-        """After a failure in the middle of anything: nothing is taken to be where it was meant to be."""
+        """After a failure in the middle of anything: nothing is taken to be where it was meant to be, and there is no
+        room beside an expert any more.
+        """
+        self._expert_stays = False
         if self._device == self._away or self.rung == 0:
             return
         for part in (*self._helpers, *self._experts):

@@ -54,8 +54,8 @@ def _exceeded(job: Job, plan: Plan) -> Iterator[str]:
     taken_away = _num_taken_away(plan)
     if allowed is None and 2 * taken_away > published:
         yield (
-            f"{taken_away:,} of {published:,} published variants would be taken away, as the manifest no longer asks "
-            "for them; without limits.max_changed at most half are"
+            f"{taken_away:,} of {published:,} published variants would be taken away, which the job no longer asks "
+            "for; without limits.max_changed at most half are"
         )
     cost = cost_of(plan, job)
     price = cost.price(cost.gpu_s)

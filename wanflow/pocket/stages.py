@@ -92,6 +92,8 @@ def run_stage(
                     on_save(step)
     if main:
         save_state(path, step, modules, optimiser, average)
+    if dist.is_initialized():  # whoever reads it next reads all of it
+        dist.barrier()
     modules.load_state_dict(average.weights)
     return step >= stage.num_steps
 

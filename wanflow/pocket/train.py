@@ -130,7 +130,9 @@ def train(
     fused: bool,
     start: Path | None = None,
 ) -> None:
-    """Run ``stages`` in order. Each finds what the earlier ones left in ``out``, else in the checkpoint ``start``."""
+    """Run ``stages`` in order. Each finds what the earlier ones left in ``out``, else in the checkpoint ``start``. What
+    would build on a stage that ``minutes`` stopped waits for the next run.
+    """
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     vae, encoder = build_vae().to(device), build_text_encoder(len(tokenizer)).to(device)
@@ -138,17 +140,21 @@ def train(
     if start is not None:
         fill(start, vae, encoder, high, low)
         base.load_state_dict(low.state_dict())
-    if "vae" in stages:
-        train_vae(vae, recipe.vae, out, seed=seed, batch=recipe.vae_batch, minutes=minutes)
+    if "vae" in stages and not train_vae(
+        vae, recipe.vae, out, seed=seed, batch=recipe.vae_batch, minutes=minutes
+    ):
+        return
     encodes = start is None and bool(set(stages) - {"vae", "text"})
     load_average(out / "vae.pt", nn.ModuleDict({"vae": vae}), needed=encodes)
-    if "polish" in stages:
-        polish_vae(vae, recipe.polish, out, seed=seed, batch=recipe.vae_batch, minutes=minutes)
+    if "polish" in stages and not polish_vae(
+        vae, recipe.polish, out, seed=seed, batch=recipe.vae_batch, minutes=minutes
+    ):
+        return
     load_average(out / "polish.pt", nn.ModuleDict({"vae": vae}), needed=False)
     if {"latents", "export"} & set(stages):
         set_latent_scale(vae, out, seed)
-    if "text" in stages:
-        train_text(tokenizer, encoder, recipe.text, out, seed=seed, minutes=minutes)
+    if "text" in stages and not train_text(tokenizer, encoder, recipe.text, out, seed=seed, minutes=minutes):
+        return
     reads = start is None and bool(set(stages) & {"denoiser", "high", "low", "export"})
     load_average(out / "text.pt", nn.ModuleDict({"text": encoder}), needed=reads)
     if "latents" in stages:
@@ -161,9 +167,10 @@ def train(
             )
             for start, share in STILL_SHARES.items()
         }
-        train_denoiser(
+        if not train_denoiser(
             base, encoder, tokenizer, diets, recipe.denoiser, out, seed=seed, fused=fused, minutes=minutes
-        )
+        ):
+            return
     draws = start is None and bool(set(stages) & {"high", "low", "export"})
     load_average(out / "denoiser.pt", nn.ModuleDict({"transformer": base}), needed=draws)
     if start is None or (out / "denoiser.pt").exists():
@@ -175,10 +182,10 @@ def train(
         (high, recipe.high, Diet(whole, low=BOUNDARY, salience=1.5, layout=0.5)),
         (low, recipe.low, Diet(fed_low, high=BOUNDARY, salience=1.5, layout=0.5)),
     ):
-        if stage.name in stages:
-            train_denoiser(
-                expert, encoder, tokenizer, {0: diet}, stage, out, seed=seed, fused=fused, minutes=minutes
-            )
+        if stage.name in stages and not train_denoiser(
+            expert, encoder, tokenizer, {0: diet}, stage, out, seed=seed, fused=fused, minutes=minutes
+        ):
+            return
     if "export" in stages and rank() == 0:
         load_average(out / "high.pt", nn.ModuleDict({"transformer": high}), needed=False)
         load_average(out / "low.pt", nn.ModuleDict({"transformer": low}), needed=False)
@@ -262,7 +269,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu"
     )
     parser.add_argument(
-        "--minutes", type=float, help="stop each stage after so many minutes; run again to go on"
+        "--minutes", type=float, help="stop when a stage has taken so many minutes; run again to go on"
     )
     parser.add_argument("--rate", type=float, default=1.0, help="factor on all learning rates")
     parser.add_argument("--seed", type=int, default=0)

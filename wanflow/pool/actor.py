@@ -162,6 +162,11 @@ class ReplicaActor:
         if self._replica is not None:
             self._replica.stage(task, ahead_of)
 
+    @ray.method(concurrency_group="control")
+    def unstage(self) -> None:
+        if self._replica is not None:
+            self._replica.unstage()
+
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         self._news.put(DrainNoticed(0.0, self._name, SIGTERM_GRACE_S))
         end = threading.Timer(SIGTERM_GRACE_S, os._exit, (128 + number,))

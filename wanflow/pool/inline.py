@@ -30,6 +30,7 @@ from wanflow.schedule.actions import (
     Save,
     Stage,
     StartReplica,
+    Unstage,
 )
 from wanflow.schedule.events import (
     AssembleFailed,
@@ -83,6 +84,9 @@ class InlinePool:
                     found := self._replicas.get(name)
                 ):  # nothing is fetched while none works
                     found.stage(task, attempt)
+            case Unstage(replica=name):
+                if found := self._replicas.get(name):
+                    found.unstage()
             case StartReplica() | Render() | Probe():
                 self._orders.append(action)
             case _:

@@ -44,6 +44,7 @@ from wanflow.schedule.actions import (
     Save,
     Stage,
     StartReplica,
+    Unstage,
 )
 from wanflow.schedule.events import (
     ClipDenoised,
@@ -139,6 +140,9 @@ class RayPool:
                 is_worth_it = task.clip.sources or (attempt and num_high_steps(task.clip))
                 if is_worth_it and (found := self._replicas.get(name)):
                     found.actor.stage.remote(task, attempt)
+            case Unstage(replica=name):
+                if found := self._replicas.get(name):
+                    found.actor.unstage.remote()
             case Cancel(replica=name, attempt=attempt):
                 if found := self._replicas.get(name):
                     found.actor.cancel.remote(attempt)

@@ -26,6 +26,7 @@ from wanflow.pool.stage_timer import UNBILLED, Seconds, StageTimer
 from wanflow.pool.trunks import load_trunk, put_trunk
 from wanflow.records import clip_record, file_of, forget_clip, put_clip
 from wanflow.storage import Store
+from wanflow.storage.outage import at_once
 
 LATENTS = "latents.safetensors"
 MASTER = "master.mp4"
@@ -52,6 +53,10 @@ class Watch:
     on_kept: Callable[[str, int], None] = lambda stage, step: None
     #: (key, step, seconds): so many of the first steps of another clip, of that key, are in the store
     on_ahead: Callable[[str, int, Seconds], None] = lambda key, step, seconds: None
+
+
+class _NotNext(Exception):
+    """The clip whose steps are taken ahead goes elsewhere, or nowhere."""
 
 
 class Rendering:
@@ -134,16 +139,19 @@ class Rendering:
         other = self._next_task()
         if other is None or not is_like(other.clip, clip):
             return
-        with _storing(self._on_step):  # whatever comes now, this clip loses nothing by it
-            is_kept = keeper.keep(keeper.start)
-        if is_kept:
-            self._take_ahead(other, num_high)
+        with at_once():  # a store that is away is no reason to wait: then this clip goes on alone
+            with _storing(self._on_step):  # whatever comes now, this clip loses nothing by it
+                is_kept = keeper.keep(keeper.start)
+            if is_kept:
+                self._take_ahead(other, num_high)
 
     def _take_ahead(self, other: RenderClip, num_steps: int) -> None:
-        """The first steps of the clip that comes next. Its own trouble waits for its own turn."""
+        """The first steps of the clip that comes next, for as long as it does. Its trouble waits for its own turn."""
 
         def on_step(stage: str, step: int, _: int) -> None:
             self._on_step("ahead", step if stage == "denoise" else 0, num_steps)
+            if self._next_task() is not other:
+                raise _NotNext
 
         base = other.stages[0]
         keeper: Keeper | None = None
@@ -159,7 +167,7 @@ class Rendering:
                 self._watch.on_ahead(other.key, num_steps, (("denoise", round(spent_s, 3)),))
         except Cancelled:
             raise
-        except Exception:  # noqa: BLE001 - whatever it is: this clip is not to fail by another one
+        except Exception:  # noqa: BLE001 - whatever it is, _NotNext too: this clip is not to fail by another one
             return
         finally:
             if keeper is not None:

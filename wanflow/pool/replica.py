@@ -86,8 +86,7 @@ class Replica:
 
         Its first steps may be taken during ``ahead_of``, an attempt here at the clip before it.
         """
-        if ahead_of is not None:
-            self._next = ahead_of, task
+        self._next = None if ahead_of is None else (ahead_of, task)
         try:
             for image in task.clip.images:
                 self._image(image)
@@ -98,6 +97,10 @@ class Replica:
                     pass
         except (StoreError, InputError):
             return
+
+    def unstage(self) -> None:
+        """No clip is to come next: steps of it that are being taken end."""
+        self._next = None
 
     def render(self, task: RenderClip, attempt: Attempt, watch: Watch, thrift: int = 0) -> Rendered | Kept:
         """Make every stage of ``task`` that has no record. ``thrift``: rungs down the memory ladder from the first one.
@@ -229,6 +232,7 @@ class Replica:
         except Saved:
             return made.kept()
         except Exception as error:  # one clip's trouble must not end the replica
+            _let_go(error)
             failure = render_error(error)
             made.give_up(failure.cause)
             if failure is error:
@@ -269,7 +273,9 @@ class Replica:
 
 
 def _let_go(error: BaseException) -> None:
-    """What the frames of ``error`` hold of the device; the error may be kept for as long as the next clip takes."""
+    """What the frames of ``error`` hold of the device (a second decoder that was not to blame): the error may be kept
+    for as long as the next clip takes, and is a cycle with the frame that caught it.
+    """
     seen: BaseException | None = error
     while seen is not None:
         traceback.clear_frames(seen.__traceback__)

@@ -34,6 +34,7 @@ class Reason(StrEnum):
     POISON = "poison"
     RECYCLED = "recycled"
     COMMON_CAUSE = "common_cause"
+    NOT_NEXT = "not_next"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,14 @@ class StartReplica:
 
     replica: str
     weights: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Unstage:
+    """The clip whose first steps were to be taken here goes elsewhere, or nowhere: no more of them."""
+
+    replica: str
     reason: Reason
 
 
@@ -161,6 +170,7 @@ class Finish:
 Action = (
     RequestCapacity
     | StartReplica
+    | Unstage
     | Stage
     | Render
     | Cancel

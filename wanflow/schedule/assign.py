@@ -80,7 +80,7 @@ def _render_beside(board: Board, weights: str) -> list[Action]:
 
 def _choose(board: Board, replica: ReplicaState) -> ClipState | None:
     suits = _suits(board, replica)
-    if (staged := board.unstage(replica)) is not None:
+    if (staged := board.unstage(replica, begins=True)) is not None:
         answer = suits(staged)
         if answer is Answer.TAKE:
             return staged

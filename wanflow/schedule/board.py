@@ -69,6 +69,8 @@ class Board:
         self.starting: dict[str, dict[str, None]] = {}
         self.unstaged: dict[str, dict[str, None]] = {}
         self.staged: dict[str, dict[str, None]] = {}
+        #: replicas to be told that no clip is to begin during the one that they are at
+        self.parted: list[str] = []
         #: replicas with a copy
         self.busy: dict[str, None] = {}
         #: by weights: those of them that could begin another clip beside the end of theirs; those that did
@@ -146,7 +148,9 @@ class Board:
         self.staged.setdefault(clip.weights, {})[clip.key] = None
         self.unstaged[replica.weights].pop(replica.replica, None)
         self.look_if_free(replica)
-        return Stage(replica.replica, clip.key, Reason.NEXT_IN_ORDER, self._goes_with(clip, replica))
+        attempt = self._goes_with(clip, replica)
+        replica.is_pair = attempt is not None
+        return Stage(replica.replica, clip.key, Reason.NEXT_IN_ORDER, attempt)
 
     def _goes_with(self, clip: ClipState, replica: ReplicaState) -> Attempt | None:
         """The attempt on ``replica`` in which first steps of ``clip`` may be taken: whoever waits for it must have the
@@ -163,12 +167,23 @@ class Board:
                 return None
         return copy.attempt
 
-    def unstage(self, replica: ReplicaState) -> ClipState | None:
-        """The clip that was staged at ``replica``, which has it no longer; it counts as staged until it is moved on."""
+    def part(self, replica: ReplicaState) -> None:
+        """What is staged at ``replica`` is not to begin during the clip before it, if it was to."""
+        if replica.is_pair and replica.copy is not None:
+            self.parted.append(replica.replica)
+        replica.is_pair = False
+
+    def unstage(self, replica: ReplicaState, begins: bool = False) -> ClipState | None:
+        """The clip that was staged at ``replica``, which has it no longer; it counts as staged until it is moved on.
+        ``begins``: it is to be rendered there now.
+        """
         if replica.staged is None:
             return None
         clip = self.clips[replica.staged]
         replica.staged, clip.replica = None, None
+        if begins:
+            replica.is_pair = False
+        self.part(replica)
         del self.staged[clip.weights][clip.key]
         if replica.status is ReplicaStatus.BUSY and replica.drain_s is None:
             self.unstaged.setdefault(replica.weights, {})[replica.replica] = None

@@ -27,6 +27,7 @@ class Ending:
         board.stopping, board.stopped_s = message, board.now_s
         actions: list[Action] = self._capacity.clear(Reason.STOPPING)
         for replica in list(board.replicas.values()):
+            board.part(replica)
             if replica.copy is None:
                 actions += self._capacity.retire(replica, Reason.STOPPING)
             elif not replica.copy.ending:

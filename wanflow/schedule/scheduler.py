@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from wanflow.model import Attempt, Cause
 from wanflow.schedule import assembly
-from wanflow.schedule.actions import Action, Cancel, Finish, Reason
+from wanflow.schedule.actions import Action, Cancel, Finish, Reason, Unstage
 from wanflow.schedule.assembly import assign_assemblies, clip_done
 from wanflow.schedule.assign import assign_clips
 from wanflow.schedule.board import Board
@@ -106,6 +106,8 @@ class Scheduler:
             actions += assign_clips(board)
             actions += self._capacity.plan()
             actions += assign_assemblies(board)
+        actions += [Unstage(name, Reason.NOT_NEXT) for name in board.parted if name in board.replicas]
+        board.parted.clear()
         actions += self._ending.finish_if_over()
         self.finished = any(isinstance(action, Finish) for action in actions[-1:])
         return actions

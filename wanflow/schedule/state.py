@@ -245,6 +245,8 @@ class ReplicaState:
     finishing: Copy | None = None
     #: the clip that comes next, its inputs already ordered
     staged: str | None = None
+    #: first steps of that one may be taken during ``copy``
+    is_pair: bool = False
     #: the group of the clip that it rendered last
     group: str | None = None
     started_s: float = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.schedule.tasks import attempt, rendering, scheduler, started
 from wanflow.model import Cause
-from wanflow.schedule.actions import Reason, Render, RetireReplica, Save, StartReplica
+from wanflow.schedule.actions import Reason, Render, RetireReplica, Save, StartReplica, Unstage
 from wanflow.schedule.events import (
     ClipMissing,
     ClipRendered,
@@ -24,7 +24,10 @@ def test_drained_replica_saves_what_it_cannot_finish_and_another_resumes() -> No
     s = started(scheduler({"a": 600.0, "b": 500.0}, in_seconds=True, max_replicas=1, max_attempts=1))
     name, key, current = rendering(s, "replica-1")
     s.handle(StepDone(10.0, name, key, current, "denoise", 0, 4))
-    assert s.handle(DrainNoticed(20.0, name, 120.0)) == [Save(name, key, current, Reason.DRAINING)]
+    assert s.handle(DrainNoticed(20.0, name, 120.0)) == [
+        Save(name, key, current, Reason.DRAINING),
+        Unstage(name, Reason.NOT_NEXT),
+    ]
     assert s.replicas[name].staged is None
     s.validate()
     actions = s.handle(StepsKept(30.0, name, key, current, "denoise", 2, is_last=True))
@@ -45,7 +48,7 @@ def test_drained_replica_finishes_what_it_can() -> None:
     """Thirty seconds are left of the clip, two minutes of the machine."""
     s = started(scheduler({"a": 100.0, "b": 90.0}, in_seconds=True, max_replicas=1))
     name, key, current = rendering(s, "replica-1")
-    assert s.handle(DrainNoticed(70.0, name, 120.0)) == []
+    assert s.handle(DrainNoticed(70.0, name, 120.0)) == [Unstage(name, Reason.NOT_NEXT)]
     actions = s.handle(ClipRendered(100.0, name, key, current))
     assert RetireReplica(name, Reason.DRAINING) in actions
     assert not any(isinstance(action, Render) for action in actions), "nothing new for it"

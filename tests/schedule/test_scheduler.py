@@ -16,6 +16,7 @@ from wanflow.schedule.actions import (
     RetireReplica,
     Save,
     StartReplica,
+    Unstage,
 )
 from wanflow.schedule.actions import Stage as StageClip
 from wanflow.schedule.events import (
@@ -67,7 +68,8 @@ def test_idle_replica_takes_back_a_clip_that_is_staged_elsewhere() -> None:
         Render("replica-2", "c", attempt(2), Reason.NEXT_IN_ORDER),
     ]
     assert s.handle(ClipRendered(3, "replica-2", "c", attempt(2))) == [
-        Render("replica-2", "b", attempt(3), Reason.NEXT_IN_ORDER)
+        Render("replica-2", "b", attempt(3), Reason.NEXT_IN_ORDER),
+        Unstage("replica-1", Reason.NOT_NEXT),
     ]
     s.validate()
 

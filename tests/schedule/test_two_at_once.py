@@ -18,6 +18,7 @@ from wanflow.schedule.actions import (
     RetireReplica,
     Save,
     StartReplica,
+    Unstage,
 )
 from wanflow.schedule.actions import Stage as StageClip
 from wanflow.schedule.events import (
@@ -194,7 +195,10 @@ def test_a_clip_that_fails_beside_the_end_of_another_gives_its_place_to_the_next
 def test_drained_replica_saves_the_one_and_lets_the_other_end() -> None:
     """What ends has nothing to save: its latents are made. The replica goes after both."""
     s, first, second = two_at_once()
-    assert s.handle(DrainNoticed(27.0, "replica-1", 15.0)) == [Save(*second, Reason.DRAINING)]
+    assert s.handle(DrainNoticed(27.0, "replica-1", 15.0)) == [
+        Save(*second, Reason.DRAINING),
+        Unstage("replica-1", Reason.NOT_NEXT),
+    ]
     s.validate()
     assert s.handle(StepsKept(28.0, *second, "denoise", 2, is_last=True)) == []
     s.validate()

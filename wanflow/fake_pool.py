@@ -167,8 +167,7 @@ class FakePool:
         self.published: set[str] = set()
         #: every action and every event that arrived, in order, with its time
         self.story: list[tuple[float, Action | Event]] = []
-        #: seconds that replicas were up, and that they rendered what is on record
-        self.up_s = 0.0
+        #: the most replicas that were up at once
         self.max_alive = 0
         #: replicas whose load never ends
         self.load_hung: set[str] = set()

@@ -298,6 +298,18 @@ def test_empty_cells_that_leave_a_gap_in_a_sentence_are_counted(case: Case) -> N
     assert list(notes.gaps()) == [("name", "layers.0.text.value", 2, 2)]
 
 
+def test_a_row_that_the_matrix_repeats_has_one_gap(case: Case) -> None:
+    """Three regions are no three mistakes."""
+    case.rows([{"variant_id": i, "name": name} for i, name in enumerate(["", "Ann", ""])])
+    job = case.job(
+        clip={"prompt": "a mug for {{ name }} in {{ region }}"},
+        matrix={"region": ["eu", "us"]},
+    )
+    notes = Notes()
+    list(read_variants(job, ENGINES, Inputs(case.folder), notes=notes))
+    assert list(notes.gaps()) == [("name", "clip.prompt", 2, 1)]
+
+
 def test_the_prompt_is_cleaned_as_the_pipelines_clean_it() -> None:
     """Mojibake and entities reach the text encoder as the model was trained to see them."""
     assert clean_prompt("  caf\u00c3\u00a9 &amp;amp;  on\n\ta\u00a0table ") == "caf\u00e9 & on a table"

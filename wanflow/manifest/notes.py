@@ -24,8 +24,8 @@ class Notes:
         #: equal rows get the same object back; it is kept, so that its id stays its own
         self._seen: dict[int, Clip] = {}
         self._without: dict[str, set[int]] = {}
-        #: (place, column) -> (rows, the first of them)
-        self._gaps: dict[tuple[str, str], tuple[int, int]] = {}
+        #: (place, column) -> (rows, the first of them, the last)
+        self._gaps: dict[tuple[str, str], tuple[int, int, int]] = {}
 
     def begin(self, templates: Mapping[str, Iterable[str]], columns: Iterable[str]) -> None:
         """``templates`` is place to the names it uses; ``columns`` are the names that rows have."""
@@ -48,13 +48,15 @@ class Notes:
             self.num_clips = len(self._clips)
 
     def gap(self, place: str, column: str, row: int) -> None:
-        """One good row has nothing in ``column``, around which the template of ``place`` has words."""
-        num, first = self._gaps.get((place, column), (0, row))
-        self._gaps[place, column] = num + 1, first
+        """One good row has nothing in ``column``, around which the template of ``place`` has words. Rows come in order,
+        each as often as the matrix repeats it, and count once.
+        """
+        num, first, last = self._gaps.get((place, column), (0, row, 0))
+        self._gaps[place, column] = num + (row != last), first, row
 
     def gaps(self) -> Iterator[tuple[str, str, int, int]]:
         """(column, where it is used, rows without it, the first of them)."""
-        for (place, column), (num, first) in self._gaps.items():
+        for (place, column), (num, first, _) in self._gaps.items():
             yield column, place, num, first
 
     def multipliers(self) -> Iterator[tuple[str, str, int, int]]:

@@ -37,6 +37,10 @@ def main() -> int:
     forwards.add_argument("--steps", type=int, default=6, help="timed steps, half of them of each expert")
     asked = parser.parse_args()
     if asked.device == "cuda" or asked.shape:
+        import torch
+
+        if asked.device == "cuda" and not torch.cuda.is_available():
+            parser.error("torch finds no GPU here; `--device cpu --shape tiny` tries the harness without one")
         from benchmarks.engine_forwards import measure_forwards, table
 
         sizes = [tuple(map(int, size.split("x"))) for size in asked.sizes.split(",")]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import engine
 from benchmarks.engine_forwards import SHAPES, forward_flop
 from benchmarks.engine_programs import prompts, time_program, write_branching_job, write_job
 from wanflow import Job, plan
@@ -34,6 +35,17 @@ def test_the_gpu_harness_runs_on_a_toy_and_ends_with_its_figures() -> None:
     assert size["steps"] == 4
     assert size["step_s"] > 0
     assert size["diffusers_step_s"] > 0
+
+
+def test_where_there_is_no_gpu_the_harness_says_so_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["engine", "--device", "cuda"])
+    with pytest.raises(SystemExit) as ended:
+        engine.main()
+    assert ended.value.code == 2
+    assert "torch finds no GPU here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("width", "height", "flop"), [(832, 480, 1.68e15), (1280, 720, 6.5e15)])

@@ -27,7 +27,13 @@ NO_ROWS = "no row of the manifest is asked for; see manifest.where and --only"
 
 
 def close_run(
-    job: Job, ledger: Ledger, plan: Plan, scheduler: Scheduler | None, started_s: float, broken: str
+    job: Job,
+    ledger: Ledger,
+    plan: Plan,
+    scheduler: Scheduler | None,
+    started_s: float,
+    broken: str,
+    num_unpublished: int,
 ) -> Outcome:
     """Write results, catalog, index and outcome; return the outcome.
 
@@ -52,7 +58,7 @@ def close_run(
         or (scheduler.stopping if scheduler else "")
         or ("" if any(counts.values()) else NO_ROWS),
         num_retired=len(plan.retired),
-        num_unpublished=len(plan.to_unpublish),
+        num_unpublished=num_unpublished,
     )
     carry: dict[str, Mapping[str, Scalar]] = {
         path: dict(planned.variant.carry) for planned in plan.variants for _, path in planned.variant.outputs
@@ -126,6 +132,15 @@ def decide_exit_code(job: Job, counts: Mapping[str, int], broken: str) -> int:
 def gpu_seconds(clip: ClipState) -> float:
     """Seconds that all attempts at a clip kept a replica busy."""
     return sum(value for stage, value in clip.seconds.items() if stage.partition("-")[0] in GPU_STAGES)
+
+
+def published_variants(plan: Plan, scheduler: Scheduler) -> frozenset[str]:
+    """The ids of the variants that the run has published."""
+    return frozenset(
+        planned.variant.variant_id
+        for planned in plan.to_assemble
+        if scheduler.variants[planned.files[0].path].status is VariantStatus.PUBLISHED
+    )
 
 
 def measured_clips(

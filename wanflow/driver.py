@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from types import FrameType
 
-from wanflow.closing import close_quiet_run, close_run, is_quiet, measured_clips
+from wanflow.closing import close_quiet_run, close_run, is_quiet, measured_clips, published_variants
 from wanflow.errors import Stopped, StoreError
 from wanflow.job import Job
 from wanflow.lease import Lease, claim_epoch, last_holder
@@ -24,10 +24,11 @@ from wanflow.model import AssembleVariant, Clip
 from wanflow.pins import write_pins
 from wanflow.planning import ClipPlan, Plan, make_plan
 from wanflow.planning.cost import price_per_s
+from wanflow.planning.failing import without_sources
 from wanflow.planning.force import begin_force, end_force
 from wanflow.planning.limits import check_limits
 from wanflow.planning.quiet import Quiet, find_quiet, manifest_state, note_quiet
-from wanflow.planning.retired import take_away
+from wanflow.planning.retired import leaving, replaced, take_away
 from wanflow.planning.rows import plan_table
 from wanflow.planning.why import reasons_of_files
 from wanflow.pool import LoadEngine, Pool, RunContext, load_real_engine
@@ -45,7 +46,7 @@ from wanflow.schedule.events import (
     Tick,
     VariantPublished,
 )
-from wanflow.staging import stage_inputs
+from wanflow.staging import Staged, stage_inputs
 from wanflow.storage import Store, at_once, wait_out
 from wanflow.texts import undrawable_texts
 from wanflow.timings import save_timings, shape_key
@@ -114,8 +115,10 @@ def run(
     check_limits(job, made, workspace, accept)
     made.memo.save(workspace)
 
+    num_unpublished = 0
+
     def close(scheduler: Scheduler | None, broken: str) -> Outcome:
-        outcome = close_run(job, ledger, made, scheduler, started_s, broken)
+        outcome = close_run(job, ledger, made, scheduler, started_s, broken, num_unpublished)
         if outcome.exit_code in (0, 3):
             end_force(workspace, job.name, only, limit)
         if whole and is_quiet(outcome):
@@ -140,19 +143,22 @@ def run(
             # Another run was at work, or died at it, or came and went: the store has changed since, or may have.
             made = plan(job, only=only, limit=limit, skip_bad_rows=skip_bad_rows, force=force)
             view.planned(made, run_id)
-            if accept is None:
-                check_limits(job, made, workspace)
+            check_limits(job, made, workspace, accept)
         ledger.write_job(job.text)
         write_pins(workspace, run_id, made.pins)
+        staged = _stage(job, made, workspace)
+        if staged.refused:
+            made = without_sources(made, staged.refused)
+            view.message(f"what needs them fails: {'; '.join(staged.refused.values())}")
         ledger.write_plan(plan_table(made))
-        take_away(workspace, target, made)
+        num_unpublished = take_away(workspace, target, made, leaving(made))
         if made.is_empty:
             return close(None, "")
 
         why_stop = _stop_reasons(stop_asked, ledger, lease)
         epoch = claim_epoch(workspace)
         begin_force(workspace, target, job.name, made, epoch)
-        context = _context(job, made, ledger, epoch, load_engine)
+        context = _context(job, made, staged, ledger, epoch, load_engine)
         pool = _open_pool(job, context, address, inline, view, why_stop)
         scheduler = _scheduler(job, made, context, pool, started_s)
         try:
@@ -164,6 +170,9 @@ def run(
             raise
         finally:
             pool.close()
+        num_unpublished += take_away(
+            workspace, target, made, replaced(made, published_variants(made, scheduler))
+        )
         save_timings(workspace, *measured_clips(made, scheduler))
         return close(scheduler, broken)
 
@@ -336,16 +345,21 @@ def _open_pool(
     )
 
 
-def _context(job: Job, made: Plan, ledger: Ledger, epoch: int, load_engine: LoadEngine) -> RunContext:
-    nonce = f"{ledger.run_id} {os.urandom(8).hex()}"
-    nonce_path = f"runs/{ledger.run_id}/nonce"
-    ledger.workspace.write(nonce_path, nonce.encode())
-    renders, assemblies = stage_inputs(
-        ledger.workspace,
+def _stage(job: Job, made: Plan, workspace: Store) -> Staged:
+    return stage_inputs(
+        workspace,
         [planned.task for planned in made.clips],
         [AssembleVariant(planned.variant, planned.files) for planned in made.to_assemble],
         job.allowed(),
     )
+
+
+def _context(
+    job: Job, made: Plan, staged: Staged, ledger: Ledger, epoch: int, load_engine: LoadEngine
+) -> RunContext:
+    nonce = f"{ledger.run_id} {os.urandom(8).hex()}"
+    nonce_path = f"runs/{ledger.run_id}/nonce"
+    ledger.workspace.write(nonce_path, nonce.encode())
     largest = largest_by_weights(planned.task.clip for planned in made.clips)
     return RunContext(
         run_id=ledger.run_id,
@@ -355,8 +369,8 @@ def _context(job: Job, made: Plan, ledger: Ledger, epoch: int, load_engine: Load
         engines={
             weights: replace(spec, largest=largest.get(weights)) for weights, spec in made.engines.items()
         },
-        renders=renders,
-        assemblies=assemblies,
+        renders=staged.renders,
+        assemblies=staged.assemblies,
         nonce=(nonce_path, nonce),
         sharing=made.sharing,
         job=job.name,

@@ -8,8 +8,8 @@ whoever needs them calls :func:`read_source`, which notices when they have chang
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,7 +24,6 @@ from wanflow.model import Source
 if TYPE_CHECKING:
     from wanflow.engines.lora_names import Dimensions
     from wanflow.memo import InputMemo
-    from wanflow.storage import Store
 
 #: what ffmpeg and Pillow both decode
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
@@ -45,6 +44,8 @@ _MAGIC = {"font": _FONT_MAGIC, "image": _IMAGE_MAGIC}
 _MAX_BYTES = {"lora": MAX_LORA_BYTES, "video": MAX_VIDEO_BYTES}
 #: images read ahead at once; each may need MAX_PIXELS * 4 bytes for a moment
 _READERS = 4
+#: a web server that failed for so many files in a row is not asked for more
+MAX_FAILED = 5
 #: what a file has passed that a memo knows
 RULES = f"2 {','.join(FORMATS)} {MAX_BYTES} {MAX_PIXELS}"
 
@@ -71,8 +72,7 @@ class Inputs:
         self._verified = frozenset(verified)
         self._memo = memo
         self._allowed = allowed or Allowed.by_default(self.directory)
-        #: web server -> what was wrong when it did not answer; it is not asked again
-        self._down: dict[str, str] = {}
+        self._reader = Reader(self._allowed)
         self._known: dict[tuple[str, str], Source | InputError] = {}
 
     def image(self, url: str) -> Source:
@@ -143,7 +143,7 @@ class Inputs:
             if known := self._memo.known(kind, place):
                 return Source(place, known)
         sort = kind.partition(" ")[0]
-        data = self._load(place, _MAX_BYTES.get(sort, self.max_bytes))
+        data = self._reader.read(place, _MAX_BYTES.get(sort, self.max_bytes))
         if not data:
             raise InputError(f"{place}: is an empty file")
         digest = hashlib.sha256(data).hexdigest()
@@ -160,21 +160,6 @@ class Inputs:
         except InputError:  # told with its row
             return False
         return True
-
-    def _load(self, place: str, max_bytes: int) -> bytes:
-        """The bytes at ``place``. A web server that does not answer is its rows' trouble: a row may name any."""
-        from wanflow.storage import is_web
-
-        if not is_web(place):
-            return _read(place, max_bytes, self._allowed)
-        host = urlsplit(place).netloc
-        if host in self._down:
-            raise InputError(f"{_name(place)}: cannot be read: {self._down[host]}")
-        try:
-            return _read(place, max_bytes, self._allowed)
-        except StoreError as exc:
-            self._down[host] = str(exc)
-            raise InputError(f"{_name(place)}: cannot be read: {exc}") from None
 
     def _check_image(self, place: str, data: bytes) -> None:
         """Raise InputError unless ``data`` is a whole picture of a known format and a sane size."""
@@ -203,28 +188,68 @@ _BAD = {
 }
 
 
-def read_source(
-    source: Source, store: Store | None = None, max_bytes: int = MAX_BYTES, allowed: Allowed | None = None
-) -> bytes:
-    """The bytes of ``source``: from ``inputs/<digest>`` of ``store`` (the workspace) if they are there, else its URL.
+class Reader:
+    """Reads files that a job names, as far as it allows that (None: all). Thread-safe.
 
-    ``allowed`` is the planning job's; without it ``source`` is one that was planned with and staged. InputError when
-    they cannot be read or are no longer those that were planned with; StoreError in an outage.
+    A web server that does not answer is its rows' trouble, as a row may name any: it is not asked again. Nor is one
+    that failed for several files in a row.
     """
-    data = None
-    if store is not None:
-        with contextlib.suppress(FileNotFoundError):
-            data = store.read(f"inputs/{source.digest}")
-    if data is None:
-        data = _read(source.url, max_bytes, allowed)
+
+    def __init__(self, allowed: Allowed | None) -> None:
+        self._allowed = allowed
+        #: web server -> what was wrong with it
+        self._down: dict[str, str] = {}
+        #: web server -> files that it failed for since the last that it gave
+        self._num_failed: Counter[str] = Counter()
+
+    def read(self, place: str, max_bytes: int = MAX_BYTES) -> bytes:
+        """The bytes at ``place``. InputError: they cannot be had; StoreError: an outage of an object store."""
+        from wanflow.storage import is_web
+
+        if not is_web(place):
+            return _read(place, max_bytes, self._allowed)
+        host = urlsplit(place).netloc
+        if host in self._down:
+            raise InputError(f"{_name(place)}: cannot be read: {self._down[host]}")
+        try:
+            data = _read(place, max_bytes, self._allowed)
+        except StoreError as exc:
+            self._num_failed[host] += 1
+            if not _has_answered(exc) or self._num_failed[host] >= MAX_FAILED:
+                self._down[host] = str(exc)
+            raise InputError(f"{_name(place)}: cannot be read: {exc}") from None
+        self._num_failed[host] = 0
+        return data
+
+
+def _has_answered(error: StoreError) -> bool:
+    from wanflow.storage.retry import diagnose
+
+    return error.__cause__ is not None and diagnose(error.__cause__).status > 0
+
+
+def read_source(source: Source) -> bytes:
+    """The bytes of a source that was planned with and staged. InputError when they are others now; StoreError when they
+    cannot be read: whoever planned could, so it is no fault of theirs."""
+    from wanflow.storage import read_url
+
+    try:
+        data = read_url(source.url, MAX_BYTES)
+    except OSError as exc:
+        raise StoreError(f"{_name(source.url)}: cannot be read any more: {exc}") from exc
+    return same_bytes(source, data)
+
+
+def same_bytes(source: Source, data: bytes) -> bytes:
+    """``data``, which lies at ``source`` now. InputError when it is not what was planned with."""
     if hashlib.sha256(data).hexdigest() != source.digest:
         raise InputError(
-            f"{source.url}: has changed since it was planned with; run again to use it as it is now"
+            f"{_name(source.url)}: has changed since it was planned with; run again to use it as it is now"
         )
     return data
 
 
-def _read(place: str, max_bytes: int, allowed: Allowed | None = None) -> bytes:
+def _read(place: str, max_bytes: int, allowed: Allowed | None) -> bytes:
     from wanflow.storage import read_url
     from wanflow.storage.retry import diagnose
 

@@ -9,6 +9,7 @@ This module knows nothing of files, processes, models or time.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -313,6 +314,15 @@ class Scene:
     def clip(self, aspect: str) -> Clip:
         """The clip of ``aspect``; KeyError when the scene has none."""
         return dict(self.clips)[aspect]
+
+    @property
+    def sources(self) -> Iterator[Source]:
+        """Every input file that is laid over it."""
+        for layer in self.layers:
+            if isinstance(layer, ImageLayer):
+                yield layer.image
+            elif isinstance(layer, TextLayer) and layer.font:
+                yield layer.font
 
 
 @dataclass(frozen=True, slots=True)

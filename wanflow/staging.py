@@ -6,13 +6,14 @@ object stores stay where they are: every node reads them itself and checks the d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from wanflow.allowed import Allowed
-from wanflow.errors import Conflict
-from wanflow.inputs import MAX_LORA_BYTES, read_source
+from wanflow.errors import Conflict, InputError
+from wanflow.inputs import MAX_LORA_BYTES, Reader, same_bytes
 from wanflow.model import (
     AssembleVariant,
     Clip,
@@ -30,16 +31,26 @@ from wanflow.storage import Store, is_local, is_web, join
 NUM_THREADS = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Tasks by key, their sources where every node can read them."""
+
+    renders: Mapping[str, RenderClip]
+    assemblies: Mapping[str, AssembleVariant]
+    #: inputs that could be read while planning and cannot be read any more, or are others now, and why
+    refused: Mapping[Source, str]
+
+
 def stage_inputs(
     workspace: Store,
     renders: Iterable[RenderClip],
     assemblies: Iterable[AssembleVariant],
     allowed: Allowed | None = None,
-) -> tuple[dict[str, RenderClip], dict[str, AssembleVariant]]:
-    """Upload what is local or on the web to ``inputs/<digest>``; return the tasks by key, their sources pointing there.
+) -> Staged:
+    """Upload what is local or on the web to ``inputs/<digest>``, and point the tasks there.
 
-    ``allowed`` is the job's: what was replaced by a link since planning is not followed. Raises InputError when a
-    file changed since planning, StoreError when the workspace cannot be written.
+    ``allowed`` is the job's: what was replaced by a link since planning is not followed. Raises StoreError when the
+    workspace cannot be written.
     """
     renders = list(renders)
     local: dict[Source, None] = {}
@@ -54,30 +65,35 @@ def stage_inputs(
     staged_assemblies = {
         task.key: replace(task, variant=_variant(task.variant, moved)) for task in assemblies
     }
-    loras = {lora.source for task in renders for lora in task.clip.loras}
+    loras = {lora.source for task in renders for lora in task.clip.loras}.intersection(local)
+    reader = Reader(allowed)
+
+    def upload(source: Source) -> str | None:
+        return _upload(workspace, source, reader)
+
+    small = [source for source in local if source not in loras]
     with ThreadPoolExecutor(NUM_THREADS) as threads:
-        list(
-            threads.map(
-                lambda source: _upload(workspace, source, allowed),
-                [each for each in local if each not in loras],
-            )
-        )
-    for source in loras.intersection(local):
-        _upload(workspace, source, allowed)
-    return staged_renders, staged_assemblies
+        whys = dict(zip(small, threads.map(upload, small), strict=True))
+    whys |= {source: upload(source) for source in loras}
+    return Staged(staged_renders, staged_assemblies, {source: why for source, why in whys.items() if why})
 
 
 def _path(source: Source) -> str:
     return f"inputs/{source.digest}"
 
 
-def _upload(workspace: Store, source: Source, allowed: Allowed | None) -> None:
-    if workspace.stat(_path(source)) is None:
-        try:
-            # the limit of its kind was looked at while planning; these are the same bytes
-            workspace.create(_path(source), read_source(source, max_bytes=MAX_LORA_BYTES, allowed=allowed))
-        except Conflict:
-            return  # another run uploaded the same bytes
+def _upload(workspace: Store, source: Source, reader: Reader) -> str | None:
+    """Bring ``source`` there unless it is; why it cannot be read."""
+    if workspace.stat(_path(source)) is not None:
+        return None
+    try:
+        # the limit of its kind was looked at while planning; these are the same bytes
+        data = same_bytes(source, reader.read(source.url, MAX_LORA_BYTES))
+    except InputError as error:
+        return str(error)
+    with suppress(Conflict):  # another run uploaded the same bytes
+        workspace.create(_path(source), data)
+    return None
 
 
 def _clip(clip: Clip, moved: Callable[[Source], Source]) -> Clip:

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.inputs.conftest import Case
 from wanflow.allowed import locate
 from wanflow.assemble.fonts import packaged
-from wanflow.errors import InputError
+from wanflow.errors import InputError, StoreError
 from wanflow.inputs import Inputs, read_source
 from wanflow.model import Source
 
@@ -157,21 +157,8 @@ def test_a_source_that_changed_since_planning_is_noticed(case: Case) -> None:
     case.picture("a.png", (9, 9))
     with pytest.raises(InputError, match="has changed since it was planned with"):
         read_source(source)
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(StoreError, match="cannot be read any more"):
         read_source(Source(str(case.folder / "gone.png"), "0" * 64))
-
-
-def test_a_local_input_is_read_from_the_workspace_on_another_node(case: Case) -> None:
-    """The driver uploads local inputs once by hash; a node without that disk reads them there."""
-    from wanflow.storage import Store
-
-    path = case.picture("a.png")
-    source = Inputs(case.folder).image("a.png")
-    store = Store(str(case.folder / "space"))
-    store.create(f"inputs/{source.digest}", path)
-    data = path.read_bytes()
-    path.unlink()
-    assert read_source(source, store) == data
 
 
 def test_an_image_is_read_from_an_object_store(case: Case, s3_url: str) -> None:

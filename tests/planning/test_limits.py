@@ -11,6 +11,7 @@ from tests.planning.published import pretend_run, stores
 from tests.run.jobs import ROWS, job_dict, make_job, write_rows
 from wanflow import Job, keys, plan, run
 from wanflow.errors import JobError, Refused
+from wanflow.lease import Lease
 from wanflow.planning.cost import cost_of
 from wanflow.planning.limits import check_limits
 from wanflow.testing import load_fake_engine
@@ -125,3 +126,24 @@ def test_upgrade_that_renders_differently_says_so_and_waits(
         check_limits(job, made, stores(job)[0], made.plan_id)
     finally:
         keys.stages.cache_clear()
+
+
+def test_limits_hold_after_a_wait_for_another_run(
+    tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The id of last month's accepted plan stands in the cron job; while it waits, the export breaks off."""
+    job = make_job(tmp_path, checkpoint, limits={"max_changed": "20%"})
+    pretend_run(job)
+    accept = "000000000000"
+    write_rows(tmp_path, [*ROWS, ROWS[0] | {"variant_id": "dee"}])
+
+    class Waiting(Lease):
+        def __enter__(self) -> Lease:
+            held = super().__enter__()
+            write_rows(tmp_path, [row | {"headline": "?"} for row in ROWS])
+            self.waited = True
+            return held
+
+    monkeypatch.setattr("wanflow.driver.Lease", Waiting)
+    with pytest.raises(Refused, match="3 of 3 published variants would change"):
+        run(job, inline=True, load_engine=load_fake_engine, accept=accept)

@@ -10,7 +10,7 @@ import pytest
 from tests.planning.published import pretend_run, stores
 from tests.run.jobs import ROWS, job_dict, make_job, write_rows
 from wanflow import Job, plan, run
-from wanflow.errors import JobError, Refused
+from wanflow.errors import AssembleError, JobError, Refused
 from wanflow.planning.limits import check_limits
 from wanflow.report.catalog import read_catalog
 from wanflow.testing import load_fake_engine
@@ -116,3 +116,44 @@ def test_more_than_half_is_not_taken_away_unasked(job: Job, where: str, num_left
     outcome = run(trusting, inline=True, load_engine=load_fake_engine, accept=accept)
     assert outcome.num_unpublished == 3 - num_left
     assert not (job.directory / "out/cem/square.mp4").exists()
+
+
+MOVED = {"url": "out", "path": "{{ segment }}/{{ variant_id }}/{{ output }}.mp4", "carry": ["segment"]}
+
+
+def test_a_video_that_moves_is_there_until_the_new_one_is_up(
+    tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A customer changes the segment, and the segment is in the path: hours without a video would be an outage."""
+    job = make_job(tmp_path, checkpoint)
+    assert run(job, inline=True, load_engine=load_fake_engine).exit_code == 0
+    write_rows(tmp_path, ROWS[:2])
+    moving = like(job, publish=MOVED | {"unpublish": True}, limits={"max_changed": "100%"})
+
+    def no_pool(*_: object, **__: object) -> Any:
+        raise RuntimeError("no Ray today")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("wanflow.driver._open_pool", no_pool)
+        with pytest.raises(RuntimeError, match="no Ray today"):
+            run(moving, inline=True)
+    assert (job.directory / "out/ann/square.mp4").exists()
+    assert not (job.directory / "out/cem/square.mp4").exists(), "that one has left"
+    outcome = run(moving, inline=True, load_engine=load_fake_engine)
+    assert (outcome.exit_code, outcome.num_unpublished) == (0, 2)
+    assert (job.directory / "out/gold/ann/square.mp4").exists()
+    assert not (job.directory / "out/ann/square.mp4").exists()
+
+
+def test_a_video_that_moves_stays_where_its_successor_fails(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moving = like(job, publish=MOVED | {"unpublish": True}, limits={"max_changed": "100%"})
+    monkeypatch.setattr("wanflow.pool.assembler.publish", _refuse)
+    outcome = run(moving, inline=True, load_engine=load_fake_engine)
+    assert outcome.counts["failed"] == 2
+    assert (job.directory / "out/ann/square.mp4").exists()
+
+
+def _refuse(*_: object, **__: object) -> Any:
+    raise AssembleError("the picture stands still")

@@ -88,7 +88,7 @@ def test_every_stage_gets_both_images_and_they_are_fetched_once(
 def test_both_images_go_to_the_workspace_and_are_pinned_there(tmp_path: Path, clip: Clip) -> None:
     """Other nodes do not see the planner's disk; and gc must not take what clips start from, or end at."""
     workspace = Store(str(tmp_path / "store"))
-    renders, _ = stage_inputs(workspace, [RenderClip(clip, (Stage("master", "k"),))], [])
+    renders = stage_inputs(workspace, [RenderClip(clip, (Stage("master", "k"),))], []).renders
     staged = renders["k"].clip
     assert staged == clip, "where they lie is no part of it"
     for image, data in zip(staged.images, (FIRST, LAST), strict=True):

@@ -129,7 +129,7 @@ def test_a_local_lora_goes_to_the_workspace_and_is_pinned_there(tmp_path: Path) 
     workspace = Store(str(tmp_path / "store"))
     lora = Lora(_source(tmp_path, b"ink" * 100))
     clip: Clip = replace(CLIP, loras=(lora,))
-    renders, _ = stage_inputs(workspace, [RenderClip(clip, (Stage("master", "k"),))], [])
+    renders = stage_inputs(workspace, [RenderClip(clip, (Stage("master", "k"),))], []).renders
     [staged] = renders["k"].clip.loras
     assert staged == lora, "where it lies is no part of it"
     assert staged.source.url.endswith(f"inputs/{lora.source.digest}")
@@ -143,15 +143,15 @@ def test_one_lora_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
     loras = [Lora(_source(tmp_path, b"ink" * n, f"{n}.safetensors")) for n in range(1, 5)]
     held, most = 0, 0
 
-    def read(source: Source, **limits: object) -> bytes:
+    def read(self: object, place: str, max_bytes: int) -> bytes:
         nonlocal held, most
         held += 1
         most = max(most, held)
         time.sleep(0.02)
         held -= 1
-        return Path(source.url).read_bytes()
+        return Path(place).read_bytes()
 
-    monkeypatch.setattr(staging, "read_source", read)
+    monkeypatch.setattr(staging.Reader, "read", read)
     stage_inputs(workspace, [_task(n, *loras[:n]) for n in range(1, 5)], [])
     assert most == 1
     for lora in loras:

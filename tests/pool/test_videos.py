@@ -148,7 +148,7 @@ def test_a_video_stays_on_the_node_while_a_clip_begins_from_it(
 def test_a_video_goes_to_the_workspace_and_is_pinned_there(tmp_path: Path, clip: Clip) -> None:
     """Other nodes do not see the planner's disk; and gc must not take what clips are made from."""
     workspace = Store(str(tmp_path / "store"))
-    renders, _ = stage_inputs(workspace, [RenderClip(clip, (Stage("master", "k"),))], [])
+    renders = stage_inputs(workspace, [RenderClip(clip, (Stage("master", "k"),))], []).renders
     staged = renders["k"].clip
     assert staged == clip, "where it lies is no part of it"
     assert staged.video is not None

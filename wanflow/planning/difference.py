@@ -11,7 +11,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import starmap
 
 from wanflow.engines.spec import read_spec
@@ -25,6 +24,7 @@ from wanflow.model import Clip, EngineSpec, Mode, OutputFile, Record, RenderClip
 from wanflow.pins import pins_of
 from wanflow.planning.branching import share_trunks
 from wanflow.planning.cost import shapes_of
+from wanflow.planning.failing import fail_with_clips
 from wanflow.planning.force import forced_stages, open_request
 from wanflow.planning.plan import ClipPlan, Forced, Gap, Lint, Plan, PlannedClip, PlannedVariant
 from wanflow.planning.retired import find_retired
@@ -104,8 +104,7 @@ def make_plan(
     clips, held = _plan_clips(workspace, variants, timings, forced)
     failed = {c.task.key: c.reason for c in clips if c.decision is ClipPlan.FAILED_BEFORE}
     if failed:
-        variants = [_fail_with_clips(v, failed) for v in variants]
-        clips = _still_needed(clips, variants)
+        variants, clips = fail_with_clips(variants, clips, failed)
     # Rows that were left out, or could not be read, are no rows that were taken away.
     whole = only is None and limit is None and not bad_rows and job.manifest.mode == "snapshot"
     return Plan(
@@ -243,22 +242,3 @@ def _undo(
         for key in keys:
             held.pop(key, None)
     return [clip for clip in clips if master_key(clip) not in held], undone
-
-
-def _still_needed(clips: Sequence[PlannedClip], variants: Sequence[PlannedVariant]) -> list[PlannedClip]:
-    """What is left to render once the variants of failed clips are out; failed clips stay, for the report."""
-    users = Counter(key for v in variants for key in {master for file in v.files for master in file.masters})
-    return [
-        replace(clip, num_variants=users[clip.task.key])
-        if clip.decision is not ClipPlan.FAILED_BEFORE
-        else clip
-        for clip in clips
-        if clip.decision is ClipPlan.FAILED_BEFORE or users[clip.task.key]
-    ]
-
-
-def _fail_with_clips(planned: PlannedVariant, failed: Mapping[str, str]) -> PlannedVariant:
-    reasons = [failed[key] for file in planned.files for key in file.masters if key in failed]
-    if not reasons:
-        return planned
-    return PlannedVariant(planned.variant, (), Status.FAILED, reasons[0])

@@ -6,6 +6,9 @@ some rows only (``--only``, ``--limit``), or one with bad rows retires nothing.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
+from wanflow.model import Status
 from wanflow.planning.plan import Plan, Retired
 from wanflow.publish import Published, unpublish
 from wanflow.records import in_parallel
@@ -25,8 +28,26 @@ def find_retired(published: Published, asked: bytearray, job_name: str) -> tuple
     return tuple(sorted(found, key=lambda each: each.path))
 
 
-def take_away(workspace: Store, target: Store, plan: Plan) -> None:
-    """Un-publish what ``plan`` says; the caller holds the lease. What is done already stays done."""
-    in_parallel(lambda retired: unpublish(target, workspace, retired.record), plan.to_unpublish)
-    for retired in plan.to_unpublish:
-        plan.published.drop(retired.record)
+def leaving(plan: Plan) -> list[Retired]:
+    """What to un-publish at once. A variant whose video only moves keeps the old one until the new one is up."""
+    to_make = _to_make(plan)
+    return [each for each in plan.to_unpublish if each.variant_id not in to_make]
+
+
+def replaced(plan: Plan, made: Collection[str]) -> list[Retired]:
+    """What to un-publish now that the variants in ``made`` are published anew."""
+    moved = _to_make(plan).intersection(made)
+    return [each for each in plan.to_unpublish if each.variant_id in moved]
+
+
+def take_away(workspace: Store, target: Store, plan: Plan, retired: Sequence[Retired]) -> int:
+    """Un-publish ``retired`` and return how many they were; the caller holds the lease. What is done already stays
+    done."""
+    in_parallel(lambda each: unpublish(target, workspace, each.record), retired)
+    for each in retired:
+        plan.published.drop(each.record)
+    return len(retired)
+
+
+def _to_make(plan: Plan) -> frozenset[str]:
+    return frozenset(v.variant.variant_id for v in plan.variants if v.status is not Status.UNCHANGED)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 from wanflow.keys import assembled_key, master_key
-from wanflow.model import Clip, ImageLayer, OutputFile, TextLayer, Variant
+from wanflow.model import Clip, OutputFile, Variant
 
 
 class WantedClips:
@@ -31,11 +31,7 @@ class WantedClips:
             ({a: self.key_of(clip) for a, clip in scene.clips}, scene.layers) for scene in variant.scenes
         ]
         for scene in variant.scenes:
-            for layer in scene.layers:
-                if isinstance(layer, ImageLayer):
-                    self.inputs.add(layer.image.digest)
-                elif isinstance(layer, TextLayer) and layer.font:
-                    self.inputs.add(layer.font.digest)
+            self.inputs.update(source.digest for source in scene.sources)
         for key in {key for masters, _ in scenes for key in masters.values()}:
             self.num_uses[key] += 1
         files = []

@@ -94,6 +94,22 @@ def test_a_source_video_is_its_bytes_the_steps_from_it_and_how_it_is_fitted(
     assert keys.base_key(CLIP) == before[1]
 
 
+def test_how_pictures_are_read_is_in_the_keys_of_what_has_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clips of text alone, and videos that show no picture, are not made again because pictures are read otherwise."""
+    first, last = replace(CLIP, branch=Branch("waves", 6)), replace(CLIP, image=None, last_image=CLIP.image)
+    text = replace(CLIP, image=None, mode=Mode.T2V)
+    plain = [("a" * 64, (HEADLINE,))]
+    over = [("a" * 64, (HEADLINE,)), ("b" * 64, (HEADLINE, LOGO))]
+
+    def found() -> list[str]:
+        clips = [keys.base_key(clip) for clip in (first, last, text)]
+        return [*clips, *(keys.assembled_key(scenes, OUTPUT) for scenes in (over, plain))]
+
+    before = found()
+    monkeypatch.setattr(keys, "VERSIONS", dict(keys.VERSIONS) | {"picture": 99})
+    assert [a == b for a, b in zip(found(), before, strict=True)] == [False, False, True, False, True]
+
+
 def test_cascade_changes_leave_the_base_alone() -> None:
     """Tuning the upscale must not pay for the diffusion again."""
     base, step, master = keys.stages(CLIP)

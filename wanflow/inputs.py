@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,13 +20,12 @@ from urllib.parse import urlsplit
 from wanflow.allowed import Allowed, locate
 from wanflow.errors import InputError, StoreError
 from wanflow.model import Source
+from wanflow.pictures import FORMATS
 
 if TYPE_CHECKING:
     from wanflow.engines.lora_names import Dimensions
     from wanflow.memo import InputMemo
 
-#: what ffmpeg and Pillow both decode
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 MAX_BYTES = 64 * 2**20
 #: low-rank weights; those of rank 128 for every layer of one 14B expert take 0.6 GiB
 MAX_LORA_BYTES = 2 * 2**30
@@ -47,7 +46,7 @@ _READERS = 4
 #: a web server that failed for so many files in a row is not asked for more
 MAX_FAILED = 5
 #: what a file has passed that a memo knows
-RULES = f"2 {','.join(FORMATS)} {MAX_BYTES} {MAX_PIXELS}"
+RULES = f"3 {','.join(FORMATS)} {MAX_BYTES} {MAX_PIXELS}"
 
 
 class Inputs:
@@ -58,18 +57,15 @@ class Inputs:
         directory: str | Path,
         max_bytes: int = MAX_BYTES,
         max_pixels: int = MAX_PIXELS,
-        verified: Collection[str] = (),
         memo: InputMemo | None = None,
         allowed: Allowed | None = None,
     ) -> None:
-        """``allowed`` decides what may be read; None: what a job in ``directory`` allows by default. ``verified`` are
-        digests that an earlier run has checked: such files are read, but not decoded again. ``memo`` knows files that
-        an earlier run has read and that are unchanged: those are not read at all.
+        """``allowed`` decides what may be read; None: what a job in ``directory`` allows by default. ``memo`` knows
+        what earlier runs have checked: files that are unchanged are not read, and known bytes not decoded again.
         """
         self.directory = Path(directory).absolute()
         self.max_bytes = max_bytes
         self.max_pixels = max_pixels
-        self._verified = frozenset(verified)
         self._memo = memo
         self._allowed = allowed or Allowed.by_default(self.directory)
         self._reader = Reader(self._allowed)
@@ -148,7 +144,8 @@ class Inputs:
             raise InputError(f"{place}: is an empty file")
         digest = hashlib.sha256(data).hexdigest()
         # checked as what it is used for
-        if sort not in _MAGIC or digest not in self._verified or not data.startswith(_MAGIC[sort]):
+        is_known = self._memo is not None and self._memo.has_passed(digest)
+        if sort not in _MAGIC or not is_known or not data.startswith(_MAGIC[sort]):
             check(place, data)
         if self._memo is not None:
             self._memo.note(kind, place, digest)
@@ -175,6 +172,8 @@ class Inputs:
             case "pixels", size:
                 is_large = f"{size} is" if size else "has far"
                 raise InputError(f"{place}: {is_large} more than {self.max_pixels:,} pixels; make it smaller")
+            case "unusable", words:
+                raise InputError(f"{place}: {words}")
             case word, details:
                 raise InputError(f"{place}: {_BAD.get(word, _BAD['broken']).format(details)}; save it again")
 

@@ -22,8 +22,11 @@ from typing import Any
 
 from wanflow.model import Branch, Clip, ImageLayer, Layer, Output, Placement, Source, Stage, Variant
 
-#: of every stage, a cascade step's under the name of its method; and of how a source ``video`` is fitted to a clip
-VERSIONS: Mapping[str, int] = {"trunk": 1, "base": 1, "refine": 2, "master": 2, "output": 1, "video": 2}
+#: of every stage, a cascade step's under the name of its method; of how a source ``video`` is fitted to a clip; and of
+#: how a ``picture`` is read, for clips that are made from one and outputs that show one
+VERSIONS: Mapping[str, int] = {
+    "trunk": 1, "base": 1, "refine": 2, "master": 2, "output": 1, "video": 2, "picture": 1
+}  # fmt: skip
 
 
 def canonical(value: object) -> bytes:
@@ -143,6 +146,7 @@ def _denoised(clip: Clip, prompt: str) -> tuple[object, ...]:
         *([("loras", clip.loras)] if clip.loras else ()),
         *([("last_image", clip.last_image)] if clip.last_image else ()),
         # the frame rate says which of its frames are taken
+        *([("picture", VERSIONS["picture"])] if clip.images else ()),
         *([("video", VERSIONS["video"], clip.video, clip.fps)] if clip.video else ()),
     )
 
@@ -172,8 +176,11 @@ def output_key(variant: Variant, output: Output) -> str:
 
 def assembled_key(scenes: Sequence[tuple[str, tuple[Layer, ...]]], output: Output) -> str:
     """:func:`output_key` from the master's key and the layers of each scene."""
+    version: object = VERSIONS["output"]
+    if any(isinstance(layer, ImageLayer) for _, layers in scenes for layer in layers):
+        version = (version, VERSIONS["picture"])
     return hashlib.sha256(
-        b"l4:%b%b%b%b" % (_OUTPUT, canonical(VERSIONS["output"]), canonical(scenes), _form(output))
+        b"l4:%b%b%b%b" % (_OUTPUT, canonical(version), canonical(scenes), _form(output))
     ).hexdigest()
 
 

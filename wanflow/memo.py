@@ -1,8 +1,9 @@
 """Which input files are known by their bytes already, so that unchanged ones are listed and not read.
 
-``<workspace>/inputs-memo.parquet``: digest of kind and URL, what the store said about the file (``Validators``), digest
-of its bytes. An entry counts only while the store says the same, and only files that passed all checks have one. It is
-a cache: without it every file is read. URLs are not kept, because they may carry credentials.
+``<workspace>/inputs-memo.parquet``: digest of kind and URL, what the store said about the file (``Validators``; empty:
+nothing), digest of its bytes. Only files that passed all checks have an entry. It says what a file is as long as the
+store says the same, and that these bytes are good wherever they are. It is a cache: without it every file is read. URLs
+are not kept, because they may carry credentials.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class InputMemo:
         self._rules = rules
         #: short digest of kind and URL -> (validator, digest of the bytes)
         self._known: dict[bytes, tuple[str, bytes]] = {}
+        #: digests of bytes that passed
+        self._passed: set[bytes] = set()
         self._used: set[bytes] = set()
         self._changed = False
         self._validators = Validators()
@@ -49,6 +52,7 @@ class InputMemo:
                 memo._known = {
                     file: (validator, digest) for file, validator, digest in zip(*columns, strict=True)
                 }
+                memo._passed = {digest for _, digest in memo._known.values()}
         return memo
 
     def look(self, urls: Iterable[str], gate: Gate | None = None) -> None:
@@ -67,12 +71,17 @@ class InputMemo:
         self._used.add(name)
         return noted[1].hex()
 
+    def has_passed(self, digest: str) -> bool:
+        """Whether a file of these bytes was noted as good, whatever its kind and wherever it was."""
+        return bytes.fromhex(digest) in self._passed
+
     def note(self, kind: str, url: str, digest: str) -> None:
         """The file at ``url`` was read after :meth:`known` was asked, and is good."""
-        if now := self._now.get(url):
-            name = _name(kind, url)
-            self._known[name] = (now, bytes.fromhex(digest))
-            self._used.add(name)
+        name, noted = _name(kind, url), (self._now.get(url, ""), bytes.fromhex(digest))
+        self._used.add(name)
+        if self._known.get(name) != noted:
+            self._known[name] = noted
+            self._passed.add(noted[1])
             self._changed = True
 
     def seen(self) -> dict[str, str] | None:

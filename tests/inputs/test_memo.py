@@ -12,6 +12,7 @@ from PIL import Image
 
 from wanflow import inputs as inputs_module
 from wanflow.allowed import Allowed
+from wanflow.decoder import decoder
 from wanflow.errors import InputError
 from wanflow.inputs import RULES, Inputs
 from wanflow.memo import InputMemo
@@ -28,6 +29,20 @@ def picture(path: Path, colour: int, age_s: float = 10.0) -> None:
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of a test are young; only one test is about that."""
     monkeypatch.setattr(validators, "SETTLED_NS", 0)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What is opened."""
+    found: list[bytes] = []
+    real = decoder.problem
+
+    def counted(kind: str, data: bytes, max_pixels: int = 0) -> tuple[str, str] | None:
+        found.append(data)
+        return real(kind, data, max_pixels)
+
+    monkeypatch.setattr(decoder, "problem", counted)
+    return found
 
 
 @pytest.fixture
@@ -91,6 +106,33 @@ def test_file_that_is_still_warm_is_not_trusted(
     look_at(tmp_path, ["a.png"], workspace)
     look_at(tmp_path, ["a.png"], workspace)
     assert len(reads) == 2
+
+
+def test_bytes_that_have_passed_are_not_opened_again(
+    tmp_path: Path, reads: list[str], decoded: list[bytes]
+) -> None:
+    """An export that writes twenty thousand equal logos anew every night: hashing them is quick, decoding is not."""
+    workspace = Store(str(tmp_path / "work"))
+    picture(tmp_path / "a.png", 1)
+    look_at(tmp_path, ["a.png"], workspace)
+    picture(tmp_path / "a.png", 1, age_s=5.0)
+    picture(tmp_path / "b.png", 1)
+    look_at(tmp_path, ["a.png", "b.png"], workspace)
+    assert (len(reads), len(decoded)) == (3, 1)
+    look_at(tmp_path, ["a.png"], workspace, rules="tighter")
+    assert len(decoded) == 2, "what older rules let pass is looked at again"
+
+
+def test_bytes_of_a_store_that_says_nothing_are_not_opened_again(
+    tmp_path: Path, reads: list[str], decoded: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that nobody can vouch for is read every night."""
+    monkeypatch.setattr(validators, "SETTLED_NS", 3_600 * 10**9)
+    workspace = Store(str(tmp_path / "work"))
+    picture(tmp_path / "a.png", 1)
+    look_at(tmp_path, ["a.png"], workspace)
+    look_at(tmp_path, ["a.png"], workspace)
+    assert (len(reads), len(decoded)) == (2, 1)
 
 
 def test_bad_image_is_never_remembered_as_good(tmp_path: Path, reads: list[str]) -> None:

@@ -15,7 +15,7 @@ from tests.run.jobs import ROWS, job_dict, make_job, write_rows
 from wanflow import Job, keys, plan
 from wanflow.cli import main
 from wanflow.model import Cause
-from wanflow.planning.changes import Reason
+from wanflow.planning.changes import Reason, compare_versions
 from wanflow.planning.why import Why, explain, explain_against
 from wanflow.records import forget_clip, remember_failure
 
@@ -160,6 +160,30 @@ def test_raised_stage_version_is_a_reason(job: Job, monkeypatch: pytest.MonkeyPa
         assert set(whys(job).values()) == {"stage version base: 1 -> 2"}
     finally:
         keys.stages.cache_clear()
+
+
+def test_pictures_that_are_read_otherwise_are_a_reason(
+    tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a clip's image and in a layer; plans of before pictures had a version say so too."""
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(tmp_path / "shot.png")
+    rows = [{**ROWS[0], "image": "shot.png", "logo": ""}, {**ROWS[1], "image": "", "logo": "shot.png"}]
+    rows.append({**ROWS[2], "image": "", "logo": ""})
+    layers = [{"image": {"url": "{{ logo }}", "at": "top", "height": "8%"}}]
+    job = make_job(tmp_path, checkpoint, rows, layers=layers)
+    pretend_run(job)
+    raised = dict(keys.VERSIONS) | {"picture": keys.VERSIONS["picture"] + 1}
+    monkeypatch.setattr("wanflow.keys.VERSIONS", raised)
+    monkeypatch.setattr("wanflow.planning.changes.VERSIONS", raised)
+    keys.stages.cache_clear()
+    try:
+        assert whys(job) == dict.fromkeys(("ann", "bob"), "stage version picture: 1 -> 2")
+        assert list(whys(job, "clip").values()) == ["stage version picture: 1 -> 2"]
+    finally:
+        keys.stages.cache_clear()
+    first = {name: version for name, version in raised.items() if name != "picture"}
+    assert [*map(str, compare_versions(first, ["base", "picture"]))] == ["stage version picture: 0 -> 2"]
+    assert compare_versions({}, ["picture"]) == [], "not known"
 
 
 def test_reason_reaches_back_over_quiet_nights(job: Job) -> None:

@@ -198,11 +198,14 @@ def test_a_picture_that_is_a_font_too_is_checked_as_what_it_is_used_for(target: 
 
     from wanflow.errors import InputError
     from wanflow.inputs import Inputs
+    from wanflow.memo import InputMemo
 
     data = b"\0\1\0\0 a font, it says"
     (target.folder / "a.png").write_bytes(data)
+    memo = InputMemo()
+    memo.note("font", str(target.folder / "a.ttf"), hashlib.sha256(data).hexdigest())
     with pytest.raises(InputError, match="not an image"):
-        Inputs(target.folder, verified={hashlib.sha256(data).hexdigest()}).image("a.png")
+        Inputs(target.folder, memo=memo).image("a.png")
 
 
 def test_damaged_pictures_of_every_format_are_refused_in_words(target: Target) -> None:

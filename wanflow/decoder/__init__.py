@@ -27,6 +27,8 @@ from pathlib import Path
 from queue import Empty, LifoQueue
 from typing import IO
 
+import wanflow
+
 #: children at once; more pictures wait
 MAX_CHILDREN = 4
 #: processor time of one file; a clock's time would blame files for a busy machine
@@ -97,7 +99,8 @@ class Decoder:
         ``fit``: a word and the details; None: it can be used.
 
         Words: ``unknown`` (format), ``pixels`` (details: ``9000x9000``), ``broken``, ``memory``, ``time``, ``crash``;
-        of a video also ``hdr`` and ``short`` (details: its seconds).
+        of an image also ``unusable`` (details: why, and what to do); of a video ``hdr`` and ``short`` (details: its
+        seconds).
         """
         head = _HEAD.pack(_KINDS[kind], MAX_VIDEO_PIXELS if fit else max_pixels, len(data))
         head += _fit(fit) if fit else b""
@@ -163,6 +166,7 @@ class _Child:
                 str(cpu_s),
                 str(video_cpu_s),
                 str(MEMORY_BYTES),
+                str(Path(wanflow.__file__).parents[1]),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,4 +1,5 @@
-"""The process that opens strangers' files. Run by path, with nothing of wanflow in it; reads its orders from stdin.
+"""The process that opens strangers' files. Run by path, with nothing of wanflow in it but ``pictures.py``: a picture is
+checked by what will show it. Reads its orders from stdin.
 
 An order is a byte (``i`` image, ``f`` font, ``p`` the footer of a Parquet file, ``v`` video), the most pixels, the
 length, the bytes; an answer a length and JSON: null, or a word and its details. Before the bytes of a video come the
@@ -21,7 +22,6 @@ from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 _HEAD = struct.Struct("!cQQ")
 _FIT = struct.Struct("!IIId")
 #: what a video may be made of
@@ -42,7 +42,11 @@ _MAX_GLYPHS = 200_000
 
 def main() -> None:
     cpu_s, video_cpu_s, memory_bytes = float(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
-    from PIL import Image
+    sys.path.insert(0, sys.argv[4])  # this wanflow and no other
+    import wanflow.pictures  # noqa: F401
+
+    del sys.path[0]
+    from PIL import Image, ImageCms, ImageOps  # noqa: F401 - before there are limits
 
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     Image.preinit()
@@ -89,12 +93,16 @@ def _limit(memory_bytes: int) -> None:
 def _image(data: bytes, max_pixels: int) -> tuple[str, str] | None:
     from PIL import Image, UnidentifiedImageError
 
+    from wanflow.pictures import FORMATS, Unusable, upright_srgb
+
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:  # before a single pixel is decoded
                 return "pixels", f"{width}x{height}"
-            image.load()
+            upright_srgb(image)
+    except Unusable as exc:
+        return "unusable", str(exc)
     except UnidentifiedImageError:
         return "unknown", ""
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -1,7 +1,7 @@
 """A source image's bytes to the pixels that a clip is conditioned on.
 
-The image is turned upright (EXIF), laid on white where it is transparent, scaled so that it covers the clip's
-size with its proportions kept (Lanczos), and cropped about its centre.
+What its colours are, ``wanflow/pictures.py`` says. The image is laid on white where it is transparent, scaled so that
+it covers the clip's size with its proportions kept (Lanczos), and cropped about its centre.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import io
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from wanflow.errors import RenderError
 from wanflow.model import Cause
+from wanflow.pictures import upright_srgb
 
 
 def open_cover(data: bytes, width: int, height: int) -> Image.Image:
     """The image in RGB at exactly (width, height); RenderError (bad input) when it cannot be read."""
     try:
-        image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
+        image = upright_srgb(Image.open(io.BytesIO(data)))
+        if image.mode == "RGBA":
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RenderError(f"the source image cannot be read: {error}", Cause.BAD_INPUT) from error
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from wanflow.keys import VERSIONS
 
+#: versions of what had none yet in the first plans, but was there
+_FIRST = {"picture": 0}
 #: characters of a value that are shown
 _SHOWN = 60
 
@@ -130,6 +132,8 @@ def compare_layers(old: list[Mapping[str, Any]], new: list[dict[str, Any]]) -> I
 
 
 def compare_versions(then: Mapping[str, int], names: Iterable[str]) -> list[Change]:
+    """What was raised since ``then``; nothing where that is empty, because it is not known."""
+    then = {**_FIRST, **then} if then else {}
     return [
         Change(Reason.VERSION, name, str(then[name]), str(VERSIONS[name]))
         for name in dict.fromkeys(names)

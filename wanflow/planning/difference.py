@@ -75,10 +75,8 @@ def make_plan(
     #: of each record: whether its video is asked for
     asked = bytearray(published.records.table.num_rows)
     plan_id = hashlib.sha256(repr(forced and (forced.stage, forced.selection)).encode())
-    # What is in the workspace was looked at when it came there: its bytes need not be decoded again.
-    verified = {stat.path.rpartition("/")[2] for stat in workspace.list("inputs")}
     memo = InputMemo.load(workspace, RULES)
-    inputs = Inputs(job.directory, verified=verified, memo=memo, allowed=job.allowed())
+    inputs = Inputs(job.directory, memo=memo, allowed=job.allowed())
     for item in read_variants(job, engines, inputs, only, limit, notes):
         if isinstance(item, BadRow):
             bad_rows.append(item)

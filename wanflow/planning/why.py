@@ -15,7 +15,7 @@ from typing import Any
 from wanflow import __version__
 from wanflow.errors import StoreError
 from wanflow.ledger import Ledger
-from wanflow.model import Clip, OutputFile, Status, Variant
+from wanflow.model import Clip, ImageLayer, OutputFile, Status, Variant
 from wanflow.planning.changes import (
     Change,
     Reason,
@@ -233,7 +233,8 @@ def _clip_changes(
 
 def _latents(clip: Clip) -> tuple[str, ...]:
     """What has a version of its own and decides a clip's base latents."""
-    return ("base", *(["trunk"] if clip.branch else []), *(["video"] if clip.video else []))
+    given = {"trunk": clip.branch, "picture": clip.images, "video": clip.video}
+    return ("base", *(name for name, value in given.items() if value))
 
 
 def _differences(
@@ -251,6 +252,7 @@ def _differences(
         used += [*_latents(clip), *(step.method for step in clip.cascade)]
         found += compare_clips(was, describe_clip(clip)) if was else [Change(Reason.CHANGED)]
     for scene, layers in zip(variant.scenes, old.layers, strict=False):
+        used += ["picture" for layer in scene.layers if isinstance(layer, ImageLayer)]
         found += compare_layers(layers, [describe_layer(layer) for layer in scene.layers])
     now = describe_output(file.output)
     found += [change(Reason.OUTPUT, n, old.output, now) for n in differing(old.output, now) if n != "name"]

@@ -4,9 +4,10 @@ The packaged fonts are Poppins (the look) and Rubik (Cyrillic, Hebrew, Arabic), 
 the wheels ``fontpkg-poppins`` and ``fontpkg-rubik``. What they lack (CJK, Thai, Greek, ...) is looked for in the
 system's fonts; what nobody has is reported, never drawn as an empty box.
 
-Variable fonts are turned into a static file of the wanted weight once a machine, because libass draws a variable font
-at its default weight only. Knows nothing of video. Limits: colour emoji fonts are not used, because libass cannot draw
-them; Han characters take the first system font that has them, whatever the language.
+A layer's own font, and any variable one, is turned into a static file of the wanted weight once a machine, because
+libass draws a variable font at its default weight only, and another font in place of one that has no name, or that of
+another. Knows nothing of video. Limits: colour emoji fonts are not used, because libass cannot draw them; Han
+characters take the first system font that has them, whatever the language.
 """
 
 from __future__ import annotations
@@ -112,15 +113,15 @@ def packaged(name: str) -> Path:
 
 @lru_cache(maxsize=64)
 def static(path: Path, weight: int) -> Path:
-    """``path`` itself, or for a variable font a file with this weight fixed, made once and kept in the user's cache."""
+    """The first face of ``path``, at this weight where it is variable, in a file of its own, made once and kept in the
+    user's cache. Its name is that of no other font: libass finds fonts by it, and a web font's may be empty.
+    """
     from fontTools.ttLib import TTFont, TTLibError
     from fontTools.varLib import instancer
 
     try:
         with TTFont(path, lazy=True, fontNumber=0) as font:
             axes = {axis.axisTag: axis for axis in font["fvar"].axes} if "fvar" in font else {}
-        if not axes:
-            return path
         limits = {tag: axis.defaultValue for tag, axis in axes.items()}
         if "wght" in axes:
             limits["wght"] = max(axes["wght"].minValue, min(weight, axes["wght"].maxValue))
@@ -128,11 +129,14 @@ def static(path: Path, weight: int) -> Path:
         target = cache_dir() / f"{digest}.ttf"
         if target.exists():
             return target
-        font = instancer.instantiateVariableFont(TTFont(path, recalcTimestamp=False), limits, inplace=True)
-        for name_id in (1, 4, 6, 16):
-            font["name"].setName(f"wanflow-{digest}", name_id, 3, 1, 0x409)
-        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as part:
-            font.save(part)
+        with TTFont(path, fontNumber=0, recalcTimestamp=False) as font:
+            if axes:
+                instancer.instantiateVariableFont(font, limits, inplace=True)
+            for name_id in (1, 4, 6, 16):
+                font["name"].removeNames(nameID=name_id)  # in any language
+                font["name"].setName(f"wanflow-{digest}", name_id, 3, 1, 0x409)
+            with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as part:
+                font.save(part)
         os.replace(part.name, target)
         return target
     except (TTLibError, KeyError, ValueError) as error:
@@ -183,7 +187,7 @@ def system_font(code: int, weight: int) -> FontFile | None:
             font = load(path, index)
         except AssembleError:
             continue  # a broken font on the system is not the user's business
-        if code in font.codepoints:
+        if font.name and code in font.codepoints:
             return font
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from tests.fuzz.conftest import count
 from tests.inputs.conftest import ENGINES
@@ -26,6 +27,7 @@ from wanflow.inputs import Inputs
 from wanflow.job import Job
 from wanflow.job.text import apply_sets, parse_yaml, substitute
 from wanflow.manifest import read_variants
+from wanflow.pictures import upright_srgb
 from wanflow.storage import check_publish_path
 from wanflow.templates import MAX_CHARS, Template
 from wanflow.where import parse_where
@@ -337,10 +339,22 @@ def test_any_condition_is_parsed_or_refused(text: str) -> None:
 
 
 def _pictures() -> list[bytes]:
+    """Of every format, with a colour profile and lying on its side where it can; a palette and 16 bits too."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    noise = Image.effect_noise((24, 24), 80)
+    made: list[tuple[Image.Image, str, dict[str, Any]]] = [
+        (noise.convert("RGB"), kind, {}) for kind in ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+    ]
+    made += [
+        (noise.convert("P"), "PNG", {"transparency": 0}),
+        (noise.convert("I;16"), "PNG", {"transparency": 9}),
+    ]
     found = []
-    for kind in ("PNG", "JPEG", "WEBP", "BMP", "TIFF"):
+    for picture, kind, options in made:
         file = io.BytesIO()
-        Image.effect_noise((24, 24), 80).convert("RGB").save(file, kind)
+        picture.save(file, kind, icc_profile=profile, exif=exif, **options)
         found.append(file.getvalue())
     return found
 
@@ -359,6 +373,8 @@ def test_damaged_pictures_are_taken_or_refused(folder: Path, data: st.DataObject
     try:
         Inputs(folder).image("a.png")
         count("image", "taken")
+        with warnings.catch_warnings(action="ignore"), Image.open(folder / "a.png") as opened:
+            assert upright_srgb(opened).mode in ("RGB", "RGBA"), "what planning takes can be shown"
     except InputError:
         count("image", "refused")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import zlib
 from pathlib import Path
@@ -187,6 +188,20 @@ def test_a_profile_that_does_not_fit_is_left_out(tmp_path: Path, damaged: bytes)
     (tmp_path / "a.png").write_bytes(data)
     Inputs(tmp_path).image("a.png")
     assert shown(data)[0, 0].tolist() == list(GREEN)
+
+
+def test_print_colours_are_those_of_their_profile(tmp_path: Path) -> None:
+    """Of a press whose inks are all grey, so that nobody guesses the numbers."""
+    inks = itertools.product((0, 1), repeat=4)
+    table = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + struct.pack("!9i", *np.eye(3, dtype=int).ravel() * 65536)
+    table += bytes(range(256)) * 4 + b"".join(bytes([255 - 60 * sum(ink), 128, 128]) for ink in inks)
+    made = profile(b"CMYK", {b"wtpt": xyz(0.9642, 1.0, 0.8249), b"A2B0": table + bytes(range(256)) * 3})
+    press = made[:12] + b"prtrCMYKLab " + made[24:]
+    data = saved(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), "JPEG", icc_profile=press)
+    layer, cover = as_layer(data, tmp_path, 16)[8, 8, :3], np.asarray(open_cover(data, 16, 16))[8, 8]
+    assert layer.tolist() == cover.tolist()
+    assert np.ptp(layer) == 0
+    assert 150 < layer[0] < 220
 
 
 def test_print_colours_and_lab_are_turned() -> None:

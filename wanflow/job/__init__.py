@@ -38,6 +38,9 @@ from wanflow.job.text import MAX_BYTES, apply_sets, parse_yaml, substitute
 from wanflow.model import CascadeStep
 from wanflow.templates import compile_template, is_template
 
+#: fields of ``clip`` that are a text, and whose place a column of the same name takes where the job says nothing
+CLIP_TEXTS = ("prompt", "negative_prompt", "image", "last_image", "video")
+
 
 class Job(Section):
     """What to make, of what, with which model, and where it goes."""
@@ -148,16 +151,7 @@ class Job(Section):
         return (
             {
                 f"clip.{name}": value
-                for name in (
-                    "prompt",
-                    "negative_prompt",
-                    "image",
-                    "last_image",
-                    "video",
-                    "strength",
-                    "seconds",
-                    "seed",
-                )
+                for name in (*CLIP_TEXTS, "strength", "seconds", "seed")
                 if isinstance(value := getattr(self.clip, name), str)
             }
             | {f"clip.aspect.{i}": aspect for i, aspect in enumerate(self.clip.aspect)}
@@ -234,4 +228,4 @@ def _inconsistencies(job: Job) -> Iterator[str]:
         yield f"workspace: is the same as publish.url ({url}); leave it out, or give it a place of its own"
 
 
-__all__ = ["BUILT_INS", "Job", "job_schema", "load_job"]
+__all__ = ["BUILT_INS", "CLIP_TEXTS", "Job", "job_schema", "load_job"]

@@ -15,7 +15,7 @@ from wanflow.engines import branch_steps, last_steps
 from wanflow.engines.spec import check_frames, check_last_image, check_size, frames_for, size_for
 from wanflow.errors import EngineError, InputError, JobError
 from wanflow.inputs import Inputs
-from wanflow.job import Job
+from wanflow.job import CLIP_TEXTS, Job
 from wanflow.job.fields import check_size_text, parse_seconds, parse_seed, parse_strength
 from wanflow.manifest.loras import LoraMaker
 from wanflow.manifest.prompts import clean_prompt
@@ -25,8 +25,6 @@ from wanflow.templates import Template, compile_template
 
 #: distinct clips that are remembered; a job with more is slower, not wrong
 MAX_REMEMBERED = 100_000
-
-_TEXTS = ("prompt", "negative_prompt", "image", "last_image", "video")
 
 
 def _engine_error(attempt: Callable[[Mode], object], mode: Mode) -> str:
@@ -39,7 +37,7 @@ def _engine_error(attempt: Callable[[Mode], object], mode: Mode) -> str:
 
 def default_templates(columns: frozenset[str]) -> dict[str, str]:
     """What the job's clip says where it says nothing: the row's own column, or nothing."""
-    return {f"clip.{name}": f"{{{{ {name} }}}}" if name in columns else "" for name in _TEXTS}
+    return {f"clip.{name}": f"{{{{ {name} }}}}" if name in columns else "" for name in CLIP_TEXTS}
 
 
 class ClipMaker:
@@ -68,7 +66,7 @@ class ClipMaker:
         }
         self._loras = LoraMaker(job, self._engines, inputs)
         given = {**default_templates(columns), **job.clip_templates()}
-        texts = (*_TEXTS, "branch.on") if job.clip.branch else _TEXTS
+        texts = (*CLIP_TEXTS, "branch.on") if job.clip.branch else CLIP_TEXTS
         self._templates = {name: compile_template(given[f"clip.{name}"]) for name in texts}
         self._seed, self._seconds, self._strength = (
             compile_template(value) if isinstance(value, str) else value

@@ -15,7 +15,7 @@ from itertools import islice
 
 from wanflow.errors import BadRow, JobError, ManifestError
 from wanflow.inputs import Inputs
-from wanflow.job import BUILT_INS, Job
+from wanflow.job import BUILT_INS, CLIP_TEXTS, Job
 from wanflow.manifest.clips import ClipMaker, default_templates
 from wanflow.manifest.layers import LayerMaker
 from wanflow.manifest.notes import Notes
@@ -58,24 +58,10 @@ def read_variants(
 
 def template_columns(job: Job) -> dict[str, frozenset[str]]:
     """Place (``clip.prompt``) to the names whose values decide a clip there; the manifest need not have them all."""
-    found = {
-        f"clip.{name}": {name}
-        for name in (
-            "prompt",
-            "negative_prompt",
-            "image",
-            "last_image",
-            "video",
-            "seed",
-            "aspect",
-            "seconds",
-        )
-    }
     given = job.clip_templates()
+    found = {f"clip.{name}": {name} for name in (*CLIP_TEXTS, "seed", "aspect", "seconds")}
     # a template stands in for the column
-    for place in ("clip.prompt", "clip.negative_prompt", "clip.image", "clip.last_image", "clip.video"):
-        if place in given:
-            found[place] = set()
+    found.update({f"clip.{name}": set() for name in CLIP_TEXTS if f"clip.{name}" in given})
     for place, text in given.items():
         section = next((name for name in ("clip.aspect", "clip.lora") if place.startswith(name)), place)
         names = compile_template(text).names - ({"aspect"} if section != "clip.aspect" else set())

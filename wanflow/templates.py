@@ -3,7 +3,9 @@
 What may be written: ``{{ column }}``, expressions with filters, ``{% if %}`` and ``{% set %}``. There are no loops,
 macros, includes or attributes; every text on the way to the result has at most :data:`MAX_CHARS`, every number is of
 moderate size, and nesting ends at :data:`MAX_DEPTH`, so a template can neither reach into Python nor exhaust the
-driver. Nothing is escaped: the result is text, not HTML. A null (and a NaN) is the empty text.
+driver. Nothing is escaped: the result is text, not HTML.
+
+How a row's values stand in a text, ``wanflow.written`` says.
 
 A template made of text and plain names alone, or with filters of :data:`DIRECT` on texts, is joined directly, without
 Jinja2's own machinery. What a row's values mean is not known here.
@@ -11,8 +13,8 @@ Jinja2's own machinery. What a row's values mean is not known here.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from decimal import Decimal
 from functools import lru_cache, update_wrapper
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -23,6 +25,7 @@ from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import SandboxedEnvironment
 
 from wanflow.suggest import did_you_mean
+from wanflow.written import plain, written
 
 T = TypeVar("T")
 
@@ -44,6 +47,10 @@ FILTERS = (
 )  # fmt: skip
 #: filters that take a text and nothing else
 DIRECT = frozenset({"capitalize", "lower", "string", "title", "trim", "upper"})
+#: filters that make a text of what they are given
+_OF_TEXT = DIRECT | {"replace", "truncate"}
+#: filters that look into a list or struct
+_OF_LISTS = frozenset({"first", "join", "last", "length", "urlencode"})
 _ALLOWED = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.Assign, nodes.Expr, nodes.Helper, nodes.Keyword,
 )  # fmt: skip
@@ -56,7 +63,7 @@ class _Environment(SandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(
-            undefined=StrictUndefined, autoescape=False, finalize=_shown, keep_trailing_newline=True
+            undefined=StrictUndefined, autoescape=False, finalize=written, keep_trailing_newline=True
         )
         self.globals.clear()
         self.filters = {name: _bounded(name, self.filters[name]) for name in FILTERS}
@@ -78,8 +85,14 @@ class _Environment(SandboxedEnvironment):
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "+" and isinstance(left, str) and isinstance(right, str):
             return _within(left + right)
+        if isinstance(left, Decimal) and isinstance(right, float):
+            left = float(left)
+        if isinstance(right, Decimal) and isinstance(left, float):
+            right = float(right)
         if operator in ("*", "**"):
-            small = all(isinstance(side, int | float) and abs(side) < 1e9 for side in (left, right))
+            small = all(
+                isinstance(side, int | float | Decimal) and -1e9 < side < 1e9 for side in (left, right)
+            )
             if not small or (operator == "**" and right > 16):
                 raise SecurityError(f"`{operator}` is for numbers of moderate size")
         if any(isinstance(side, str | bytes | list | tuple | dict) for side in (left, right)):
@@ -92,7 +105,7 @@ _TOGETHER = "~"
 
 
 def _together(parts: list[Any]) -> str:
-    return _limited("".join([_limited(str(part)) for part in parts]))
+    return _limited("".join([_limited(written(part)) for part in parts]))
 
 
 def _within(value: Any) -> Any:
@@ -108,30 +121,31 @@ def _within(value: Any) -> Any:
 def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A filter that takes and gives small values only; what would be large is seen before it is made."""
 
-    def bounded(value: Any, *more: Any, **named: Any) -> Any:
-        arguments = [*(more[1:] if name in _WITH_ENVIRONMENT else more), *named.values()]
-        _within(more[0] if name in _WITH_ENVIRONMENT else value)
-        for argument in arguments:
-            _within(argument)
-        if name == "round" and any(isinstance(a, int | float) and abs(a) > MAX_DIGITS for a in arguments):
+    at = int(name in _WITH_ENVIRONMENT)
+
+    def bounded(*given: Any, **named: Any) -> Any:
+        environment, value, arguments = given[:at], _within(given[at]), given[at + 1 :]
+        if name in _OF_TEXT:
+            value = written(value)
+        elif name == "join" and isinstance(value, list):
+            value = [written(_within(part)) for part in value]
+        options = [*arguments, *named.values()]
+        for option in options:
+            _within(option)
+        if name == "round" and any(isinstance(o, int | float) and abs(o) > MAX_DIGITS for o in options):
             raise SecurityError(f"round() has at most {MAX_DIGITS} digits")
-        if name == "replace" and len(arguments) > 1:
-            old, new = str(arguments[0]), str(arguments[1])
-            text = str(more[0])
-            if len(text) + (text.count(old) if old else len(text) + 1) * len(new) > 4 * MAX_CHARS:
+        if name == "replace" and len(options) > 1:
+            old, new = str(options[0]), str(options[1])
+            if len(value) + (value.count(old) if old else len(value) + 1) * len(new) > 4 * MAX_CHARS:
                 raise ValueError(_TOO_LONG)
-        if name == "join" and isinstance(more[0], list | tuple):
-            glue = max([len(a) for a in arguments if isinstance(a, str)], default=0)
-            if sum(len(str(_within(part))) + glue for part in more[0]) > 2 * MAX_CHARS:
+        if name == "join" and isinstance(value, list):
+            glue = max([len(o) for o in options if isinstance(o, str)], default=0)
+            if sum(len(part) + glue for part in value) > 2 * MAX_CHARS:
                 raise ValueError(_TOO_LONG)
-        return _within(function(value, *more, **named))
+        return _within(function(*environment, value, *arguments, **named))
 
     # how Jinja2 knows that a filter wants its environment or context first
     return update_wrapper(bounded, function)
-
-
-def _shown(value: Any) -> Any:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
 
 
 #: filters whose first argument is Jinja2's environment or context
@@ -147,12 +161,16 @@ class Template:
     ``constant`` is its text when it needs none, else None.
     """
 
-    __slots__ = ("_name", "_parts", "_remembered", "_template", "constant", "embedded_names", "names", "text")
+    __slots__ = (
+        "_name", "_parts", "_remembered", "_template", "bare_names", "constant", "embedded_names", "names", "text",
+    )  # fmt: skip
 
     def __init__(self, text: str) -> None:
         tree = _parse(text)
         self.text = text
         self.names = frozenset(_guarded(text, lambda: find_undeclared_variables(tree)))
+        #: columns whose whole value is shown, not something in it
+        self.bare_names = _bare_names(tree)
         self.constant: str | None = None
         self._parts = _plain_parts(tree)
         is_plain = self._parts is not None and not any(filters for _, _, filters in self._parts)
@@ -188,10 +206,10 @@ class Template:
         else:
             if self._parts is not None:
                 return _limited("".join(texts))
-        shown = [_shown(values[name]) for name in self.names]
+        found = [plain(values[name]) for name in self.names]
         key = tuple(
-            [(value.__class__, value) for value in shown]
-        )  # 1, 1.0 and true are equal, and read differently
+            [(value.__class__, value) for value in found]
+        )  # 1 and true are equal, and read differently
         try:
             known = self._remembered.get(key)
         except TypeError:  # a list or struct column cannot be remembered
@@ -205,7 +223,7 @@ class Template:
 
     def _evaluate(self, values: Mapping[str, Any]) -> str:
         assert self._template is not None
-        context = {name: _shown(values[name]) for name in self.names}
+        context = {name: plain(values[name]) for name in self.names}
         pieces, length = [], 0
         try:
             for piece in self._template.generate(context):
@@ -237,25 +255,35 @@ def check_template(text: str) -> str:
     return text
 
 
-def unknown_names(templates: Mapping[str, str], names: Callable[[str], Iterable[str]]) -> list[str]:
-    """One line for every name that a template uses and that its place does not have.
+def unknown_names(templates: Mapping[str, str], names: Collection[str]) -> list[str]:
+    """One line for every name that a template uses and that is not among ``names``.
 
-    ``templates`` is place (``clip.prompt``) to text; ``names`` gives the names that exist at a place.
+    ``templates`` is place (``clip.prompt``) to text.
+    """
+    return [
+        f"{place}: there is no column `{name}`; {did_you_mean(name, names)}"
+        for place, text in templates.items()
+        for name in sorted(compile_template(text).names.difference(names))
+    ]
+
+
+def opaque_names(templates: Mapping[str, str], ways: Mapping[str, str]) -> list[str]:
+    """One line for every list or struct that a template shows whole.
+
+    ``templates`` is place to text; ``ways`` gives, of each column of lists or structs, how to get a value of it.
     """
     problems = []
     for place, text in templates.items():
-        known = set(names(place))
-        problems += [
-            f"{place}: there is no column `{name}`; {did_you_mean(name, known)}"
-            for name in sorted(compile_template(text).names - known)
-        ]
+        for name in sorted(compile_template(text).bare_names & ways.keys()):
+            is_flat = ways[name] == f"{name}[0]"
+            joined = f"join them, as in `{{{{ {name}|join(', ') }}}}`, or " if is_flat else ""
+            one = f"take one, as in `{{{{ {ways[name]} }}}}`"
+            problems.append(f"{place}: the column `{name}` has several values a row; {joined}{one}")
     return problems
 
 
 def _text(value: Any) -> str:
-    if value.__class__ is str:
-        return value
-    return str(_shown(value))
+    return value if value.__class__ is str else written(value)
 
 
 def _limited(text: str) -> str:
@@ -369,6 +397,24 @@ def _plain_parts(
     return tuple(parts) or ((None, "", ()),)
 
 
+def _bare_names(tree: nodes.Template) -> frozenset[str]:
+    set_here = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "store"}
+    shown = (node for output in tree.find_all(nodes.Output) for node in output.nodes)
+    return frozenset(name for node in shown for name in _bare(node)) - set_here
+
+
+def _bare(node: nodes.Node) -> Iterator[str]:
+    """The names whose values an expression gives as they are, or as the text of them."""
+    match node:
+        case nodes.Name():
+            yield node.name
+        case nodes.Filter() if node.node is not None and node.name not in _OF_LISTS:
+            yield from _bare(node.node)
+        case nodes.CondExpr() | nodes.And() | nodes.Or() | nodes.List():
+            for inner in node.iter_child_nodes(exclude=("test",)):
+                yield from _bare(inner)
+
+
 def _short(text: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -380,5 +426,6 @@ __all__ = [
     "check_template",
     "compile_template",
     "is_template",
+    "opaque_names",
     "unknown_names",
 ]

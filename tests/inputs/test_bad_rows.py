@@ -34,7 +34,7 @@ GOOD = {"variant_id": "good", "prompt": "x"}
         ({"variant_id": None}, "variant_id: is empty; every row needs one"),
         ({"variant_id": "x" * 201}, "variant_id: has 201 characters"),
         ({"variant_id": "../up"}, "unsafe path '../up/wide.mp4': it contains '..'"),
-        ({"priority": 0.5}, "priority: 0.5 is not a whole number"),
+        ({"priority": 0.5}, "priority: `0.5` is not a whole number"),
     ],
 )
 def test_a_wrong_value_is_told_with_number_id_and_reason(
@@ -192,3 +192,41 @@ def test_all_bad_rows_of_a_large_manifest_are_listed(case: Case) -> None:
     """The list is complete: a second run must not find what the first could have said."""
     case.rows([{"variant_id": i, "prompt": "x", "seed": -1 if i % 10 == 0 else 1} for i in range(3000)])
     assert [bad.row for bad in case.bad()] == list(range(1, 3001, 10))
+
+
+def test_a_csv_tells_every_bad_number_with_its_row(case: Case) -> None:
+    """One ``high`` in 20,000 rows is that row's mistake, told beside its others."""
+    (case.folder / "rows.csv").write_text(
+        "variant_id,prompt,seed,seconds,priority\n"
+        "a,x,5.0,1.5,2.0\n"
+        "b,x,five,long,high\n"
+        "c,x,1.5,nan,1e3\n"
+        'd,x,-1,"1,5",1.5\n'
+        "e,x,,,\n"
+    )
+    found = case.read(manifest="rows.csv")
+    assert [str(item) for item in found if isinstance(item, BadRow)] == [
+        "row 2 (b): seed: `five` is not a whole number",
+        "row 2 (b): seconds: `long` is not a number of seconds",
+        "row 2 (b): priority: `high` is not a whole number",
+        "row 3 (c): seed: `1.5` is not a whole number",
+        "row 4 (d): seed: -1 is negative; a seed is 0 or more",
+        "row 4 (d): priority: `1.5` is not a whole number",
+    ]
+    first, last = (item for item in found if isinstance(item, Variant))
+    assert (first.scenes[0].clip("16x9").seed, first.priority, first.scenes[0].clip("16x9").num_frames) == (
+        5,
+        2,
+        13,
+    )
+    assert (last.scenes[0].clip("16x9").seed, last.priority) == (0, 0)
+
+
+def test_bytes_that_are_no_text_are_their_rows_trouble(case: Case) -> None:
+    case.rows(
+        pa.table({"variant_id": ["a", "b"], "prompt": ["x", "x"], "headline": [b"Sommer", b"f\xfcr Sie"]})
+    )
+    good, bad = case.read(layers=[{"text": {"value": "{{ headline }}"}}])
+    assert isinstance(good, Variant)
+    assert good.scenes[0].layers[0].text == "Sommer"  # type: ignore[union-attr]
+    assert str(bad) == "row 2 (b): headline: `f\ufffdr Sie` is not UTF-8 text"

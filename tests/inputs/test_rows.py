@@ -244,6 +244,45 @@ def test_only_and_limit_choose_rows(case: Case) -> None:
     assert [v.row for v in found] == [12, 14, 16]
 
 
+def test_decimals_are_numbers_where_numbers_belong(case: Case) -> None:
+    """A number of Snowflake or Oracle is a decimal, whole or not."""
+    table = pa.table({"variant_id": ["a", "b"], "prompt": ["x", "x"]})
+    for name, kind in (("seed", (38, 0)), ("seconds", (10, 2)), ("priority", (12, 2))):
+        table = table.append_column(name, pa.array(["1", None]).cast(pa.decimal128(*kind)))
+    case.rows(table)
+    a, b = case.variants()
+    assert (a.scenes[0].clip("16x9").seed, a.scenes[0].clip("16x9").num_frames, a.priority) == (1, 9, 1)
+    assert (b.scenes[0].clip("16x9").seed, b.priority) == (0, 0)
+    case.rows(table.set_column(2, "seed", pa.array(["1.5", None]).cast(pa.decimal128(10, 1))))
+    (bad,) = case.bad()
+    assert str(bad) == "row 1 (a): seed: `1.5` is not a whole number"
+
+
+def test_a_list_or_struct_in_a_template_is_one_error_and_aspects_are_none(case: Case) -> None:
+    """``['a', 'b']`` is on no picture, and twenty thousand rows of it are one mistake."""
+    row = {"variant_id": "a", "prompt": "x", "tags": ["a", "b"], "shop": {"city": "Ulm"}, "aspect": ["16x9"]}
+    case.rows([row] * 3)
+    with pytest.raises(ManifestError) as caught:
+        case.read(
+            clip={"prompt": "{{ prompt }} {{ tags|upper }} {{ aspect }}"},
+            layers=[{"text": {"value": "{{ shop }} {{ aspect }}"}}],
+            publish={"url": "o", "path": "{{ tags }}/{{ variant_id }}-{{ aspect }}.mp4"},
+        )
+    assert caught.value.bad_rows == ()
+    assert [line.strip().split(" has several")[0] for line in str(caught.value).splitlines()[1:]] == [
+        "clip.prompt: the column `tags`",
+        "layers.0.text.value: the column `aspect`",
+        "layers.0.text.value: the column `shop`",
+        "publish.path: the column `tags`",
+    ]
+    case.rows([row])
+    (variant,) = case.variants(
+        clip={"prompt": "{{ tags|join(', ') }} in {{ shop.city }}"},
+        layers=[{"text": {"value": "{{ tags[0] }}"}}],
+    )
+    assert variant.scenes[0].clip("16x9").prompt == "a, b in Ulm"
+
+
 def test_priority_is_a_whole_number_or_nothing(case: Case) -> None:
     """pandas turns a column with gaps into floats."""
     case.rows(pa.table({"variant_id": ["a", "b"], "prompt": ["x", "x"], "priority": pa.array([3.0, None])}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ def read(
     url: Any, needed: tuple[str, ...] = ("variant_id", "prompt"), **options: Any
 ) -> list[tuple[int, dict[str, Any]]]:
     table = Table(str(url), options.pop("rename", None))
-    return list(table.rows(needed, **options))
+    found = list(table.rows(needed, **options))
+    assert [problems for _, _, problems in found if problems] == []
+    return [(number, values) for number, values, _ in found]
 
 
 def test_a_parquet_file_gives_its_rows_numbered_from_one(case: Case) -> None:
@@ -131,11 +134,9 @@ def test_a_manifest_is_read_from_an_object_store(case: Case, s3_url: str) -> Non
 def test_renamed_columns_have_our_names_everywhere(case: Case) -> None:
     """The warehouse says CUSTOMER_ID, and will not change it for us."""
     path = case.rows([{"CUSTOMER_ID": 7, "TEXT": "x", "prompt": "old"}])
-    table = Table(str(path), {"variant_id": "CUSTOMER_ID", "prompt": "TEXT"})
-    assert set(table.columns) == {"variant_id", "prompt"}
-    assert list(table.rows(["variant_id", "prompt"], ["variant_id = 7"])) == [
-        (1, {"variant_id": 7, "prompt": "x"})
-    ]
+    rename = {"variant_id": "CUSTOMER_ID", "prompt": "TEXT"}
+    assert set(Table(str(path), rename).columns) == {"variant_id", "prompt"}
+    assert read(path, conditions=["variant_id = 7"], rename=rename) == [(1, {"variant_id": 7, "prompt": "x"})]
     with pytest.raises(
         ManifestError, match=r"rename\.variant_id: .* has no column `CUSTOMERID`; did you mean `CUSTOMER_ID`"
     ):
@@ -248,7 +249,6 @@ def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
         ("m.csv", b"variant_id,prompt\na,caf\xe9\n", "save it as UTF-8"),
         ("m.csv", "variant_id,prompt\na,x\n".encode("utf-16"), "it is UTF-16; save it as UTF-8"),
         ("m.csv", b"variant_id,prompt\na,b,c\n", "is not a readable csv file|cannot be read"),
-        ("m.csv", b"variant_id,seed\na,five\n", "cannot be read: .*seed|conversion error to int64"),
         ("m.csv", b"variant_id,a,a\n1,2,3\n", "two columns are called `a`"),
         ("m.jsonl", b"[1, 2]", "one object a line"),
         ("m.jsonl", b'{"variant_id": "a"}\n{"variant_id": \n', "one object a line"),
@@ -289,7 +289,7 @@ def test_every_column_of_a_wrong_type_is_told_once(case: Case) -> None:
     """Twenty thousand rows with a seed of text are one mistake."""
     path = case.rows(
         pa.table({
-            "id": ["a"], "prompt": [1], "image": [b"x"], "negative_prompt": [1.5], "seed": ["1"], "aspect": [16],
+            "id": ["a"], "prompt": [1], "image": [True], "negative_prompt": [1.5], "seed": ["1"], "aspect": [16],
             "seconds": ["2"], "priority": [True], "anything": [None],
         })
     )  # fmt: skip
@@ -298,7 +298,7 @@ def test_every_column_of_a_wrong_type_is_told_once(case: Case) -> None:
     for words in (
         "there is no column variant_id",
         "the column prompt is int64; it must be text",
-        "the column image is binary; it must be text",
+        "the column image is bool; it must be text",
         "the column negative_prompt is double; it must be text",
         "the column seed is string; it must be whole numbers",
         "the column aspect is int64; it must be text or a list of texts",
@@ -325,6 +325,107 @@ def test_types_that_other_programs_write_are_taken(case: Case) -> None:
     assert read(path, ("variant_id", "prompt", "seed", "aspect"))[0] == (
         1, {"variant_id": 1, "prompt": "x", "seed": 1.0, "aspect": ["9x16"]},
     )  # fmt: skip
+
+
+def test_decimals_without_places_are_ids(case: Case) -> None:
+    """Every whole number of Snowflake and Oracle is NUMBER(38, 0)."""
+    path = case.rows(pa.table({"variant_id": pa.array([7], pa.decimal128(38, 0)), "prompt": ["x"]}))
+    assert [n for n, _ in read(path, conditions=["variant_id = 7"])] == [1]
+    case.rows(pa.table({"variant_id": pa.array([7], pa.decimal128(38, 2))}))
+    with pytest.raises(ManifestError, match=r"the column variant_id is decimal128\(38, 2\)"):
+        Table(str(path))
+
+
+def test_bytes_are_text(case: Case) -> None:
+    """Impala, Hive and older Spark write texts without saying so, yesterday's file and today's may differ in it."""
+    kinds = (pa.binary(), pa.large_binary(), pa.binary(6), pa.string())
+    for i, kind in enumerate(kinds):
+        words = pa.array([b"Sommer", None], pa.binary()).cast(kind)
+        case.rows(pa.table({"variant_id": [f"{i}a", f"{i}b"], "prompt": words}), f"{i}.parquet")
+        assert [row["prompt"] for _, row in read(case.folder / f"{i}.parquet")] == ["Sommer", None]
+        assert [n for n, _ in read(case.folder / f"{i}.parquet", conditions=["prompt = 'Sommer'"])] == [1]
+    assert len(read(case.folder / "*.parquet")) == 2 * len(kinds)
+
+
+def test_what_cannot_be_read_is_told_with_its_row(case: Case) -> None:
+    """One customer whose name came as Latin-1 must not keep the others from their ads."""
+    long = b"\xfc" * 100_000
+    path = case.rows(
+        pa.table({
+            "variant_id": ["a", "b", "c", "d"], "prompt": [b"M\xfcller", b"M\xc3\xbcller", long, b"x" * 30_000],
+            "day": pa.array([0, 100_000_000, 0, 0], pa.int32()).cast(pa.date32()),
+        })
+    )  # fmt: skip
+    found = [
+        (n, len(row["prompt"]), problems) for n, row, problems in Table(str(path)).rows(["prompt", "day"])
+    ]
+    assert found[0] == (1, 6, ["prompt: `M\ufffdller` is not UTF-8 text"])
+    assert found[1][:2] == (2, 6)
+    assert found[1][2][0].startswith("day: has a value that cannot be read: ")
+    assert found[2][1] < 4 * 21_000
+    assert found[2][2] == [f"prompt: `{40 * chr(0xFFFD)}` is not UTF-8 text"]
+    assert found[3][1] > 20_000
+    assert [n for n, _ in read(path, ("prompt",), conditions=["variant_id = 'b'"])] == [2]
+
+
+def test_short_floats_are_the_numbers_that_were_written(case: Case) -> None:
+    """A FLOAT column of 19.9 is no 19.899999618530273."""
+    path = case.rows(
+        pa.table({"variant_id": ["a", "b", "c"], "price": pa.array([19.9, None, 20], pa.float32())})
+    )
+    assert [row["price"] for _, row in read(path, ("price",))] == [19.9, None, 20.0]
+    assert [n for n, _ in read(path, ("price",), conditions=["price = 19.9"])] == [1]
+
+
+def test_times_do_not_depend_on_what_is_installed(case: Case) -> None:
+    """Nanoseconds come as pandas' own type where pandas is there, and are an error where it is not."""
+    times = pa.array([1_769_884_200_000_000_001, None], pa.timestamp("ns", "UTC"))
+    path = case.rows(pa.table({"variant_id": ["a", "b"], "at": times}))
+    ((_, first), _) = read(path, ("at",))
+    assert type(first["at"]) is datetime
+    assert str(first["at"]) == "2026-01-31 18:30:00+00:00"
+    assert [n for n, _ in read(path, ("at",), conditions=["at >= '2026-01-31'"])] == [1]
+
+
+def test_known_numbers_of_a_csv_are_numbers_where_they_read_so(tmp_path: Path) -> None:
+    """pandas writes ``5.0``, a German Excel ``1,5``; a word is for its row to tell. Any other column is its text."""
+    (tmp_path / "m.csv").write_text("variant_id;seed;LEN;priority\n1.0;5.0;1,5; 7 \n2;high;;1,500\n", "utf-8")
+    columns = ("variant_id", "seed", "seconds", "priority")
+    found = read(tmp_path / "m.csv", columns, rename={"seconds": "LEN"})
+    values = [tuple(row[name] for name in columns) for _, row in found]
+    assert values == [("1.0", 5, 1.5, 7), ("2", "high", None, "1,500")]
+    assert type(found[0][1]["seed"]) is int
+    assert [n for n, _ in read(tmp_path / "m.csv", columns, conditions=["seed = 'high'"])] == [2]
+    with pytest.raises(ManifestError, match=r"the condition `seed > 4` cannot be tried: .*'high'"):
+        read(tmp_path / "m.csv", conditions=["seed > 4"])
+
+
+def test_a_known_number_may_be_a_folder(case: Case) -> None:
+    """``seed=5/`` is text as every folder's value, and a seed all the same."""
+    case.rows([{"variant_id": "a", "prompt": "x"}], "data/seed=5/a.parquet")
+    assert read(case.folder / "data", ("seed",), conditions=["seed < 10"]) == [(1, {"seed": 5})]
+
+
+def test_lists_and_structs_say_how_one_gets_into_them(case: Case) -> None:
+    path = case.rows(
+        pa.table({
+            "variant_id": ["a"], "tags": [["x"]], "shop": [{"city": "Ulm"}], "offers": [[{"the price": 1}]],
+            "words": pa.array([[("de", "Hallo")]], pa.map_(pa.string(), pa.string())), "none": pa.nulls(1),
+        })
+    )  # fmt: skip
+    assert Table(str(path), {"laden": "shop"}).ways_inside() == {
+        "tags": "tags[0]", "laden": "laden.city", "offers": "offers[0]['the price']", "words": "words[0][1]",
+    }  # fmt: skip
+
+
+def test_columns_that_cannot_be_compared_are_told(case: Case) -> None:
+    path = case.rows(
+        pa.table({
+            "variant_id": ["a"], "h": pa.array([1], pa.time64("us")), "t": pa.array([1], pa.timestamp("us")),
+        })
+    )  # fmt: skip
+    with pytest.raises(ManifestError, match="the condition `h < t` cannot be tried"):
+        read(path, ("variant_id",), conditions=["h < t"])
 
 
 def test_files_of_two_formats_are_refused(case: Case) -> None:

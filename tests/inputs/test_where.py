@@ -138,6 +138,64 @@ def test_text_of_a_csv_is_compared_as_what_it_is_compared_with() -> None:
     assert rows("n = '07'", table, ("n",)) == [1]
 
 
+def test_numbers_of_a_csv_are_compared_as_its_rows_read_them() -> None:
+    """A comma of a spreadsheet, and the spaces that a column was lined up with. ``1,500`` may be either number."""
+    table = pa.table({"seconds": ["1,5", " 10 ", "9.0", None], "most": ["2", "9", "9", "9"]})
+    loose = ("seconds", "most")
+    assert rows("seconds > 1.4 and seconds < 9.5", table, loose) == [0, 2]
+    assert rows("most >= 9 and seconds in (9, 10)", table, loose) == [1, 2]
+    assert rows("seconds <= most", table, loose) == [0, 2]
+    assert rows("seconds is null", table, loose) == [3]
+    with pytest.raises(pa.ArrowInvalid, match="1,500"):
+        rows("seconds > 2", pa.table({"seconds": ["1,500"]}), loose)
+
+
+UTC_AND_BERLIN = pa.table(
+    {
+        "u": pa.array(["2026-01-30T23:30:00Z", "2026-01-31T00:00:00Z", None]).cast(pa.timestamp("us", "UTC")),
+        "b": pa.array(["2026-01-30T23:30:00Z", "2026-01-30T22:30:00Z", None]).cast(
+            pa.timestamp("ms", "Europe/Berlin")
+        ),
+        "h": pa.array([datetime.time(18, 30), None, None]),
+        "local": pa.array([datetime.datetime(2026, 1, 31, 18, 30), None, None]),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("u >= '2026-01-31'", [1]),
+        ("u < '2026-01-31'", [0]),
+        ("u = '2026-01-31 00:00:00'", [1]),
+        ("u in ('2026-01-31', '2026-01-30 23:30')", [0, 1]),
+        ("b >= '2026-01-31'", [0]),
+        ("b >= '2026-01-30 23:30'", [0, 1]),
+        ("b >= '2026-01-31 00:00:00+00:00'", []),
+        ("u >= '2026-01-31T00:00:00+01:00'", [0, 1]),
+        ("b >= '2026-03-29 02:30:00'", []),
+        ("local >= '2026-01-31'", [0]),
+    ],
+)
+def test_a_day_is_one_of_the_columns_time_zone(text: str, expected: list[int]) -> None:
+    """Spark writes every time as UTC; pandas keeps Europe/Berlin. An hour that summer time leaves out is no error."""
+    assert rows(text, UTC_AND_BERLIN) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("u > 'soon'", r"write '2026-01-31' or '2026-01-31 18:30:00\+02:00'"),
+        ("local > '2026-01-31 18:30:00Z'", "write '2026-01-31' or '2026-01-31 18:30:00' "),
+        ("h > '18:30'", "`h` is time64.*; it cannot be compared with a text"),
+    ],
+)
+def test_a_moment_that_cannot_be_read_is_answered_with_one_that_can(text: str, words: str) -> None:
+    """The answer must not be what was written."""
+    with pytest.raises(ManifestError, match=words):
+        rows(text, UTC_AND_BERLIN)
+
+
 def test_many_values_in_a_list_are_no_deep_tree() -> None:
     """A list of a thousand customers is pasted into --only now and then."""
     assert rows("n in (" + ", ".join(map(str, range(1, 1500))) + ")") == [0, 1]

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
@@ -194,6 +195,30 @@ def test_skip_bad_rows_renders_the_rest(bench: Workbench) -> None:
     assert code == 3
     assert bench.last["counts"]["published"] == 2
     assert bench.last["counts"]["failed"] == 1
+
+
+@pytest.mark.parametrize("flags", [(), ("--skip-bad-rows",)])
+def test_one_bad_number_of_a_csv_costs_its_row_alone_skip(bench: Workbench, flags: tuple[str, ...]) -> None:
+    """A word in a column of numbers is found in its row, as in Parquet."""
+    lines = ["variant_id;prompt;headline;image;segment;seed;priority"]
+    lines += [
+        f"{row['variant_id']};{row['prompt']};{row['headline']};;{row['segment']};5.0;{priority}"
+        for row, priority in zip(ROWS, ("1.0", "high", ""), strict=True)
+    ]
+    (bench.folder / "rows.csv").write_text("\n".join(lines))
+    bench.job["manifest"] = {"url": "rows.csv"}
+    code, words = bench.run(*flags)
+    reason = "priority: `high` is not a whole number"
+    if not flags:
+        assert code == 4
+        assert f"row 2 (bob): {reason}" in words
+        assert [bad["row"] for bad in bench.last["bad_rows"]] == [2]
+        return
+    assert code == 3
+    assert bench.last["counts"]["published"] == 2
+    (results,) = bench.folder.glob("out/.wanflow/runs/*/results.parquet")
+    failed = [row for row in pq.read_table(results).to_pylist() if row["status"] == "failed"]
+    assert [(row["row"], row["variant_id"], row["reason"]) for row in failed] == [(2, "bob", reason)]
 
 
 def test_wrong_flag_is_exit_2() -> None:

@@ -174,10 +174,13 @@ def test_too_many_columns_of_parquet_are_refused(target: Target) -> None:
         target.plan()
 
 
-def test_one_long_text_in_every_row_of_parquet_stays_one_text(target: Target) -> None:
+@pytest.mark.parametrize("kind", [pa.string(), pa.binary()])
+def test_one_long_text_in_every_row_of_parquet_stays_one_text(target: Target, kind: pa.DataType) -> None:
     """20 kB of file, 4,000 rows of 2 MB each: 8 GB for whoever spreads the dictionary out."""
     rows = 4000
-    texts = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * 2_000_000]))
+    texts = pa.DictionaryArray.from_arrays(
+        pa.array([0] * rows, pa.int32()), pa.array(["x" * 2_000_000], kind)
+    )
     table = pa.table(
         {
             "variant_id": [str(i) for i in range(rows)],
@@ -196,6 +199,18 @@ def test_one_long_text_in_every_row_of_parquet_stays_one_text(target: Target) ->
     assert "longer than 20,000 characters" in caught.value.bad_rows[0].reason
 
 
+def test_values_of_one_great_width_are_refused(target: Target) -> None:
+    """As above, with bytes of a fixed length, which pyarrow spreads out whatever it is told."""
+    texts = pa.array([b"x" * 100_000] * 4000, pa.binary(100_000))
+    pq.write_table(
+        pa.table({"variant_id": pa.array(range(4000)), "prompt": texts}), target.folder / "m.parquet"
+    )
+    assert (target.folder / "m.parquet").stat().st_size < 2_000_000
+    target.sections["manifest"] = {"url": "m.parquet"}
+    with pytest.raises(ManifestError, match="every value of the column `prompt` has 100,000 bytes"):
+        target.plan()
+
+
 def test_huge_cells_are_their_rows_trouble(target: Target) -> None:
     for column in ("prompt", "headline", "segment"):
         target.rows[1] = {**target.rows[0], "variant_id": "bob", column: "x" * 1_000_000}
@@ -203,12 +218,25 @@ def test_huge_cells_are_their_rows_trouble(target: Target) -> None:
 
 
 def test_bytes_that_are_no_text_are_told(target: Target) -> None:
-    column = pa.array([b"\xff\xfe"]).view(pa.binary())
-    text = pa.Array.from_buffers(pa.string(), 1, column.buffers())
-    pq.write_table(pa.table({"variant_id": text, "prompt": text}), target.folder / "m.parquet")
-    target.sections["manifest"] = {"url": "m.parquet"}
-    with pytest.raises(ManifestError, match=r"m\.parquet"):
-        target.plan()
+    """Ids, prompts and headlines, short and of a megabyte; the row beside them is fine."""
+    broken, long = pa.array([b"\xff\xfe", b"bob"]), pa.array([b"\xff" * 1_000_000, b"waves"])
+    table = pa.table(
+        {"variant_id": broken, "prompt": broken, "headline": long, "image": ["", ""], "segment": ["s", "s"]}
+    )
+    as_text = [
+        pa.Array.from_buffers(pa.string(), 2, column.chunk(0).buffers()) for column in table.columns[:3]
+    ]
+    for kind in (table, pa.table([*as_text, *table.columns[3:]], names=table.column_names)):
+        pq.write_table(kind, target.folder / "m.parquet")
+        target.sections["manifest"] = {"url": "m.parquet"}
+        with pytest.raises(ManifestError) as caught:
+            target.plan()
+        assert {bad.row for bad in caught.value.bad_rows} == {1}
+        reasons = [bad.reason for bad in caught.value.bad_rows]
+        for name in ("variant_id", "prompt"):
+            assert f"{name}: `\ufffd\ufffd` is not UTF-8 text" in reasons
+        assert any(reason.startswith("headline: `\ufffd") for reason in reasons)
+        assert max(map(len, reasons)) < 500
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ Checks raise ValueError in the user's words; ``problems`` adds the place. Number
 
 from __future__ import annotations
 
+import math
 import re
 from contextlib import suppress
 from datetime import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,6 +42,9 @@ _RATIO = re.compile(r"[1-9]\d{0,3}x[1-9]\d{0,3}")
 _SIZE = re.compile(r"[1-9]\d{1,4}x[1-9]\d{1,4}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHARE = re.compile(r"\d{1,3}(\.\d+)?%")
+#: the ``1,5`` of a country of decimal commas, to be replaced with :data:`DECIMAL_POINT`; ``1,500`` may be either number
+DECIMAL_COMMA = r"^([+-]?[0-9]+),([0-9]{1,2}|[0-9]{4,})$"
+DECIMAL_POINT = r"\1.\2"
 
 
 def check_ratio(text: str) -> str:
@@ -66,12 +71,9 @@ def parse_seed(value: object) -> int:
     """
     if value == "":
         raise ValueError("is empty; give a whole number, 0 or more")
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    number = to_whole(value)
+    if number is None:
         raise ValueError(f"`{value}` is not a whole number")
-    try:
-        number = int(value) if not isinstance(value, float) else _whole(value)
-    except ValueError:
-        raise ValueError(f"`{value}` is not a whole number") from None
     if number < 0:
         raise ValueError(f"{number} is negative; a seed is 0 or more")
     if number >= 2**32:
@@ -81,11 +83,24 @@ def parse_seed(value: object) -> int:
 
 def to_number(value: object) -> float | None:
     """A number or its text as a number; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, str):
+        value = re.sub(DECIMAL_COMMA, DECIMAL_POINT, value.strip())
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
         return None
-    with suppress(ValueError):
+    with suppress(ValueError, OverflowError):
         return float(value)
     return None
+
+
+def to_whole(value: object) -> int | None:
+    """A whole number or its text (``5``, and the ``5.0`` of other programs) as an int; None for anything else."""
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        with suppress(ValueError):
+            return int(value)
+    number = value if isinstance(value, Decimal) else to_number(value)
+    if number is None or not math.isfinite(number) or number != int(number):
+        return None
+    return int(number)
 
 
 def parse_seconds(value: object) -> float:
@@ -122,12 +137,6 @@ def parse_branch_point(value: object) -> float | Literal["boundary"]:
     if not 0 < share < 1:
         raise ValueError(f"`{value}` of the steps is out of range; a share is above 0 and below 1")
     return share
-
-
-def _whole(value: float) -> int:
-    if not value.is_integer():
-        raise ValueError
-    return int(value)
 
 
 def or_template(parse: Any) -> BeforeValidator:

@@ -16,6 +16,7 @@ import json
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from wanflow.manifest.cells import converted, read_type
 from wanflow.templates import MAX_CHARS
 
 if TYPE_CHECKING:
@@ -38,6 +39,17 @@ def check_width(num_columns: int) -> None:
         raise ValueError(
             f"it has more than {MAX_COLUMNS:,} columns (nested ones counted); leave out what is not needed"
         )
+
+
+def check_types(schema: pa.Schema) -> None:
+    """ValueError for a column whose every value has more bytes than any text."""
+    import pyarrow as pa
+
+    for field in schema:
+        if pa.types.is_fixed_size_binary(field.type) and field.type.byte_width > 4 * MAX_CELL_CHARS:
+            raise ValueError(
+                f"every value of the column `{field.name}` has {field.type.byte_width:,} bytes; leave it out"
+            )
 
 
 def check_parquet(handle: Any) -> None:
@@ -143,10 +155,9 @@ def bounded(column: Any, kind: pa.DataType) -> Any:
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     if pa.types.is_dictionary(column.type):
-        column = pa.DictionaryArray.from_arrays(column.indices, _cut(column.dictionary))
-    else:
-        column = _cut(column)
-    return column if column.type == kind else column.cast(kind)
+        texts = converted(column.dictionary, read_type(column.dictionary.type))
+        return converted(pa.DictionaryArray.from_arrays(column.indices, _cut(texts)), kind)
+    return _cut(converted(column, kind))
 
 
 def _cut(texts: Any) -> Any:
@@ -156,4 +167,13 @@ def _cut(texts: Any) -> Any:
     if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
         return texts
     longest = pc.max(pc.binary_length(texts)).as_py() or 0
-    return pc.utf8_slice_codeunits(texts, 0, MAX_CELL_CHARS) if longest > MAX_CELL_CHARS else texts
+    if longest <= MAX_CELL_CHARS:
+        return texts
+    try:
+        return pc.utf8_slice_codeunits(texts, 0, MAX_CELL_CHARS)
+    except (
+        pa.ArrowInvalid
+    ):  # some are no UTF-8, which their rows will tell; a character has four bytes at most
+        is_large = pa.types.is_large_string(texts.type)
+        data = texts.view(pa.large_binary() if is_large else pa.binary())
+        return converted(pc.binary_slice(data, 0, 4 * MAX_CELL_CHARS), texts.type)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +63,9 @@ COLUMNS: dict[str, Known] = {
     "priority": Known("Higher is rendered first; empty: 0.", {"type": ["integer", "null"]}, "whole"),
 }
 
+#: columns that are numbers even where everything is text (CSV)
+NUMBERS = frozenset(name for name, known in COLUMNS.items() if known.kind in ("number", "whole"))
+
 
 def manifest_schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of one row of a manifest, for other programs."""
@@ -79,7 +81,7 @@ def manifest_schema() -> dict[str, Any]:
 
 
 def wrong_type(name: str, kind: pa.DataType) -> str:
-    """What is wrong with the type of a known column, or nothing."""
+    """What is wrong with the type of a known column, as it is read, or nothing."""
     import pyarrow as pa
 
     types = pa.types
@@ -95,6 +97,7 @@ def wrong_type(name: str, kind: pa.DataType) -> str:
     match COLUMNS[name].kind:
         case "id":
             hint = " (pandas writes whole numbers with gaps so)" if types.is_floating(kind) else ""
+            whole = whole or (types.is_decimal(kind) and kind.scale == 0)
             return "" if text or whole else f"is {kind}{hint}; it must be text or whole numbers"
         case "text":
             return "" if text else f"is {kind}; it must be text"
@@ -106,19 +109,3 @@ def wrong_type(name: str, kind: pa.DataType) -> str:
             wanted = "whole numbers" if COLUMNS[name].kind == "whole" else "numbers"
             # whole numbers with gaps come as floats from pandas; a fraction is found in its row
             return "" if number else f"is {kind}; it must be {wanted}"
-
-
-def _int64() -> Any:
-    import pyarrow as pa
-
-    return pa.int64()
-
-
-def _float64() -> Any:
-    import pyarrow as pa
-
-    return pa.float64()
-
-
-#: columns that are numbers even where everything is text (CSV)
-TYPED_IN_TEXT: dict[str, Callable[[], Any]] = {"seed": _int64, "priority": _int64, "seconds": _float64}

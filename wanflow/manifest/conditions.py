@@ -5,10 +5,13 @@ checked.
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from wanflow.errors import ManifestError
+from wanflow.job.fields import DECIMAL_COMMA, DECIMAL_POINT
+from wanflow.manifest.columns import NUMBERS
 from wanflow.suggest import did_you_mean
 from wanflow.where import (
     And,
@@ -35,7 +38,8 @@ def compile_where(text: str, schema: pa.Schema, loose: Collection[str] = ()) -> 
     """``text`` as a pyarrow expression over ``schema``.
 
     ``loose`` names text columns whose text may stand for numbers and booleans (CSV, folders of a partitioned data
-    set): those are converted when they are compared with one. Raises ManifestError with the position in the text.
+    set): those are converted when they are compared with one, or with a column that is known to be numbers. A moment
+    without an offset is one of the column's time zone. Raises ManifestError with the position in the text.
     """
     try:
         return _Compiler(text, schema, frozenset(loose)).compile(parse_where(text))
@@ -108,6 +112,9 @@ class _Compiler:
         field, kind = self._field(left)
         if isinstance(right, Column):
             other, other_kind = self._field(right)
+            if {left.name, right.name} & self.loose & NUMBERS:
+                field, kind = self._as_number(left, field, kind)
+                other, other_kind = self._as_number(right, other, other_kind)
             if self._sort(kind) != self._sort(other_kind):
                 fail(
                     self.text,
@@ -125,10 +132,39 @@ class _Compiler:
         targets = [self._target(column, kind, literal) for literal in literals]
         if len(set(map(self._sort, targets))) > 1:
             fail(self.text, column.at, f"`{column.name}` is compared with values of different kinds")
+        if self._sort(kind) == "time":
+            return field, self.pa.array([self._moment(column, kind, literal) for literal in literals])
         target = self.pa.float64() if self.pa.float64() in targets else targets[0]
         plain = [float(x.value) if target == self.pa.float64() else x.value for x in literals]
-        values = self.pa.array(plain)
-        return (field if target == kind else field.cast(target, safe=False)), values.cast(target)
+        values = self.pa.array(plain).cast(target)
+        if target == self.pa.float64():
+            field, kind = self._as_number(column, field, kind)
+        return (field if target == kind else field.cast(target, safe=False)), values
+
+    def _as_number(self, column: Column, field: Any, kind: Any) -> tuple[Any, Any]:
+        """A loose column's text as numbers, with a decimal comma too; any other column as it is."""
+        if column.name not in self.loose or self._sort(kind) != "text":
+            return field, kind
+        written = self.pc.replace_substring_regex(
+            self.pc.utf8_trim_whitespace(field), pattern=DECIMAL_COMMA, replacement=DECIMAL_POINT
+        )
+        return written.cast(self.pa.float64()), self.pa.float64()
+
+    def _moment(self, column: Column, kind: Any, literal: Literal) -> Any:
+        """The date or time that a text says, as a scalar of ``kind``."""
+        text, zone = self.pa.scalar(literal.value), getattr(kind, "tz", None)
+        with suppress(self.pa.ArrowInvalid, self.pa.ArrowNotImplementedError):
+            return text.cast(kind)
+        with suppress(self.pa.ArrowInvalid):
+            if zone:
+                local = text.cast(self.pa.timestamp(kind.unit))
+                return self.pc.assume_timezone(local, zone, ambiguous="earliest", nonexistent="earliest")
+        advice = "it cannot be compared with a text"
+        if self.pa.types.is_timestamp(kind):
+            advice = f"write '2026-01-31' or '2026-01-31 18:30:00{'+02:00' if zone else ''}'"
+        elif self.pa.types.is_date(kind):
+            advice = "write a date as '2026-01-31'"
+        return fail(self.text, literal.at, f"`{column.name}` is {kind}; {advice}")
 
     def _target(self, column: Column, kind: Any, literal: Literal) -> Any:
         """The type in which a column of ``kind`` and ``literal`` are compared."""
@@ -136,10 +172,6 @@ class _Compiler:
         if wanted == "text" and given != "text" and column.name in self.loose:
             return self.pa.bool_() if given == "boolean" else self.pa.float64()
         if wanted == "time" and given == "text":
-            try:
-                self.pa.scalar(literal.value).cast(kind)
-            except self.pa.ArrowInvalid:
-                fail(self.text, literal.at, f"`{column.name}` is {kind}; write a date as '2026-01-31'")
             return kind
         if wanted != given:
             shown = f"'{literal.value}'" if given == "text" else str(literal.value).lower()

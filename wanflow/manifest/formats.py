@@ -17,9 +17,9 @@ from wanflow.manifest.bombs import (
     check_footer,
     check_json,
     check_parquet,
+    check_types,
     check_width,
 )
-from wanflow.manifest.columns import TYPED_IN_TEXT
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,6 +37,7 @@ def _parquet_schema(handle: Any) -> pa.Schema:
     check_parquet(handle)
     file = pq.ParquetFile(handle)
     check_width(file.metadata.num_columns)
+    check_types(file.schema_arrow)
     return file.schema_arrow
 
 
@@ -76,11 +77,10 @@ def _csv_reader(handle: Any, types: Mapping[str, Any], names: list[str] | None) 
 
 
 def _csv_schema(handle: Any) -> pa.Schema:
-    """Everything is text, but the columns that are known to be numbers."""
+    """Everything is text."""
     import pyarrow as pa
 
-    names = _csv_reader(handle, {}, None).schema.names
-    return pa.schema([(name, TYPED_IN_TEXT.get(name, pa.string)()) for name in names])
+    return pa.schema([(name, pa.string()) for name in _csv_reader(handle, {}, None).schema.names])
 
 
 def _csv_batches(handle: Any, schema: pa.Schema) -> Iterator[Any]:

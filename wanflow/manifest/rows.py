@@ -10,7 +10,7 @@ Nothing is rendered or published here, and the store is not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 
 from wanflow.errors import BadRow, JobError, ManifestError
@@ -25,7 +25,7 @@ from wanflow.manifest.values import aspects_of, carried, identity, is_null, prio
 from wanflow.model import EngineSpec, Layer, Mode, Output, Scalar, Scene, Variant
 from wanflow.storage.paths import shown
 from wanflow.suggest import did_you_mean
-from wanflow.templates import compile_template, unknown_names
+from wanflow.templates import compile_template, opaque_names, unknown_names
 
 #: rows whose images are read ahead together
 CHUNK_ROWS = 1024
@@ -47,7 +47,7 @@ def read_variants(
     """
     table = Table(job.manifest.url, job.manifest.rename)
     columns = frozenset(table.columns) | frozenset(job.matrix)
-    _check_names(job, table.columns, columns)
+    _check_names(job, table, columns)
     maker = _VariantMaker(job, engines, inputs, columns)
     conditions = [text for text in (job.manifest.where, only) if text]
     rows = table.rows(maker.needed | frozenset(job.publish.carry), conditions, job.matrix)
@@ -69,19 +69,21 @@ def template_columns(job: Job) -> dict[str, frozenset[str]]:
     return {place: frozenset(names) for place, names in found.items()}
 
 
-def _check_names(job: Job, table_columns: tuple[str, ...], columns: frozenset[str]) -> None:
-    """ManifestError that lists every name which neither the table nor the matrix has."""
-    both = sorted(set(job.matrix) & set(table_columns))
+def _check_names(job: Job, table: Table, columns: frozenset[str]) -> None:
+    """ManifestError that lists every name which neither the table nor the matrix has, or no template can show."""
+    both = sorted(set(job.matrix) & set(table.columns))
     problems = [
         f"matrix.{name}: the manifest has a column of this name; choose another, or rename the column"
         for name in both
     ]
-    row = columns | {"variant_id", "row"}
-    problems += unknown_names(
-        {**default_templates(columns), **job.clip_templates()}, lambda place: row | {"aspect"}
-    )
-    problems += unknown_names(job.layer_templates(), lambda place: row)
-    problems += unknown_names({"publish.path": job.publish.path}, lambda place: row | set(BUILT_INS))
+    ways = table.ways_inside()
+    for templates, built_ins in (
+        ({**default_templates(columns), **job.clip_templates()}, {"variant_id", "row", "aspect"}),
+        (job.layer_templates(), {"variant_id", "row"}),
+        ({"publish.path": job.publish.path}, set(BUILT_INS)),
+    ):
+        problems += unknown_names(templates, columns | built_ins)
+        problems += opaque_names(templates, {n: way for n, way in ways.items() if n not in built_ins})
     problems += [
         f"publish.carry: there is no column `{name}`; {did_you_mean(name, columns)}"
         for name in job.publish.carry
@@ -142,13 +144,13 @@ class _VariantMaker:
         self._clips.check_constants(dict.fromkeys(output.aspect for output in outputs), columns)
 
     def variants(
-        self, rows: Iterator[tuple[int, dict[str, object]]], notes: Notes | None
+        self, rows: Iterator[tuple[int, dict[str, object], Sequence[str]]], notes: Notes | None
     ) -> Iterator[Variant | BadRow]:
         told: tuple[int, set[str]] = (0, set())
         while chunk := list(islice(rows, CHUNK_ROWS)):
-            self._prefetch([values for _, values in chunk])
-            for row, values in chunk:
-                made = self._make(row, values, notes)
+            self._prefetch([values for _, values, _ in chunk])
+            for row, values, problems in chunk:
+                made = self._make(row, values, problems, notes)
                 if isinstance(made, Variant):
                     yield made
                     continue
@@ -159,10 +161,12 @@ class _VariantMaker:
                 told[1].update(bad.reason for bad in new)
                 yield from new
 
-    def _make(self, row: int, values: dict[str, object], notes: Notes | None) -> Variant | list[BadRow]:
+    def _make(
+        self, row: int, values: dict[str, object], problems: Sequence[str], notes: Notes | None
+    ) -> Variant | list[BadRow]:
         self._num_variants += 1
         variant = self._num_variants
-        reasons: list[str] = []
+        reasons = list(problems)
         variant_id, priority = "", 0
         outputs: tuple[Output, ...] = ()
         carry: tuple[tuple[str, Scalar], ...] = ()

@@ -5,7 +5,8 @@ is one error and not one a row. :meth:`Table.rows` gives the rows that a conditi
 count them (1-based, over all files in order of their names), multiplied by ``matrix:``.
 
 In CSV, and in the folder names of a partitioned data set (``country=DE/``), a value is the text that is written:
-``007`` stays ``007``. Only seed, priority and seconds are numbers there. What a row means is not known here.
+``007`` stays ``007``. Only seed, priority and seconds are numbers there, where their text is one. What a row means is
+not known here.
 
 Limits: nested columns are read whole; all files have one format; the columns of all files are looked at before the
 first row is read (for Parquet that is one footer a file).
@@ -13,17 +14,19 @@ first row is read (for Parquet that is one footer a file).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
-from wanflow.errors import ManifestError, StoreError, WanflowError
+from wanflow.errors import ManifestError
+from wanflow.job.fields import to_number, to_whole
 from wanflow.manifest.bombs import bounded
-from wanflow.manifest.columns import COLUMNS, wrong_type
+from wanflow.manifest.cells import read_type, values_of, way_inside
+from wanflow.manifest.columns import COLUMNS, NUMBERS, wrong_type
 from wanflow.manifest.conditions import compile_where
+from wanflow.manifest.files import find_files, first_line, folders_of, opened, trouble
 from wanflow.manifest.formats import READERS, SCHEMAS
 from wanflow.suggest import did_you_mean
 from wanflow.where import columns_of, parse_where
@@ -31,12 +34,7 @@ from wanflow.where import columns_of, parse_where
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_FORMATS = {
-    ".parquet": "parquet", ".parq": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json",
-    ".ndjson": "json", ".json": "json",
-}  # fmt: skip
 _POSITION = "\0position"
-_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,8 @@ class _Choice:
     """One combination of ``matrix:`` values, and the conditions that a row with them must fulfil."""
 
     setting: Mapping[str, Any]
-    conditions: Sequence[Any]
+    #: (text, expression)
+    conditions: Sequence[tuple[str, Any]]
 
     def kept(self, table: pa.Table) -> frozenset[int] | None:
         """Positions of the rows that fulfil all conditions; None: every one."""
@@ -62,15 +61,15 @@ class _Choice:
         if not self.conditions:
             return None
         numbered = _with(table, self.setting).append_column(_POSITION, pa.array(range(table.num_rows)))
-        try:
-            for condition in self.conditions:
-                numbered = numbered.filter(condition)
-        except pa.ArrowInvalid as exc:
-            text = " ".join(str(exc).split())
-            raise ManifestError(
-                f"the condition on the rows cannot be tried: {text}; a column of text can be compared with a number, "
-                "or with true and false, only where all of it reads so; else put that side in quotes, as in = 'yes'"
-            ) from None
+        for condition, expression in self.conditions:
+            try:
+                numbered = numbered.filter(expression)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as exc:
+                raise ManifestError(
+                    f"the condition `{condition}` cannot be tried: {first_line(exc)}; a column of text can be "
+                    "compared with a number, or with true and false, only where all of it reads so; else put that "
+                    "side in quotes, as in = 'yes'"
+                ) from None
         return frozenset(numbered.column(_POSITION).to_pylist())
 
 
@@ -80,20 +79,27 @@ class Table:
     def __init__(self, url: str, rename: Mapping[str, str] | None = None) -> None:
         """Raises ManifestError when it cannot be read or a known column has a wrong type (all of them are listed)."""
         self.url = url
-        names, self._format = _find_files(url)
-        self._files = [_File(name, _folders(name), self._schema_of(name)) for name in names]
+        names, self._format = find_files(url)
+        self._files = [_File(name, folders_of(name), self._schema_of(name)) for name in names]
         self._schema, self._loose = self._unite()
         self._theirs = self._rename(rename or {})
         self.columns = tuple(self._theirs)
         self._check_columns()
+
+    def ways_inside(self) -> dict[str, str]:
+        """Of each column of lists or structs, what a template writes to get a value of it."""
+        ways = {name: way_inside(name, self._schema.field(self._theirs[name]).type) for name in self.columns}
+        return {name: way for name, way in ways.items() if way}
 
     def rows(
         self,
         needed: Collection[str],
         conditions: Sequence[str] = (),
         matrix: Mapping[str, Sequence[Any]] | None = None,
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(row number, values) of the columns ``needed`` that exist and of ``matrix``, where all ``conditions`` hold.
+    ) -> Iterator[tuple[int, dict[str, Any], Sequence[str]]]:
+        """(row number, values, what of them could not be read) of each row where all ``conditions`` hold.
+
+        Values are those of the columns ``needed`` that exist, and of ``matrix``.
 
         Raises ManifestError for a condition that does not fit the columns, at once; for a file that turns out broken or
         a table without any row, while reading.
@@ -111,7 +117,10 @@ class Table:
         choices = [
             _Choice(
                 setting,
-                [compile_where(text, _with(empty, setting).schema, self._loose) for text in conditions],
+                [
+                    (text, compile_where(text, _with(empty, setting).schema, self._loose))
+                    for text in conditions
+                ],
             )
             for setting in settings
         ]
@@ -119,27 +128,24 @@ class Table:
 
     def _rows(
         self, names: list[str], needed: list[str], choices: list[_Choice]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        before = 0
+    ) -> Iterator[tuple[int, dict[str, Any], Sequence[str]]]:
+        before, numbers = 0, self._loose & NUMBERS
         for table in self._batches(names):
             kept = [(choice.setting, choice.kept(table)) for choice in choices]
-            columns = [self._values(table, name) for name in needed]
+            columns, broken = [], dict[int, list[str]]()
+            for name in needed:
+                values, problems = values_of(table.column(name))
+                columns.append([*map(_number, values)] if name in numbers else values)
+                for i, problem in problems.items():
+                    broken.setdefault(i, []).append(f"{name}: {problem}")
             for i, row in enumerate(zip(*columns, strict=True) if columns else [()] * table.num_rows):
                 for setting, rows in kept:
                     if rows is None or i in rows:
-                        yield before + i + 1, {**dict(zip(needed, row, strict=True)), **setting}
+                        values_by_name = {**dict(zip(needed, row, strict=True)), **setting}
+                        yield before + i + 1, values_by_name, broken.get(i, ())
             before += table.num_rows
         if before == 0:
             raise ManifestError(f"{self.url}: the manifest has no rows; is it the right file?")
-
-    def _values(self, table: pa.Table, name: str) -> list[Any]:
-        try:
-            return table.column(name).to_pylist()  # type: ignore[no-any-return]
-        except (ValueError, OverflowError) as exc:  # bytes that are no UTF-8, a date in the year 300000
-            problem = "is not UTF-8 text" if isinstance(exc, UnicodeDecodeError) else _first_line(exc)
-            raise ManifestError(
-                f"{self.url}: the column `{name}` has a value that cannot be read: {problem}"
-            ) from None
 
     def _batches(self, names: list[str]) -> Iterator[pa.Table]:
         import pyarrow as pa
@@ -149,24 +155,24 @@ class Table:
             inside = [name for name in theirs if name in file.schema.names]
             wanted = pa.schema([self._schema.field(name) for name in inside])
             try:
-                with _opened(file.url) as handle:
+                with opened(file.url) as handle:
                     for batch in READERS[self._format](handle, wanted):
                         yield _fitted(batch, file, theirs, names, self._schema)
             except (pa.ArrowException, OSError, ValueError, KeyError) as exc:
-                raise _trouble(f"{file.url}: cannot be read", exc, self._advice(exc)) from exc
+                raise trouble(f"{file.url}: cannot be read", exc, self._advice(exc)) from exc
 
     def _schema_of(self, url: str) -> pa.Schema:
         import pyarrow as pa
 
         try:
-            with _opened(url) as handle:
+            with opened(url) as handle:
                 schema = SCHEMAS[self._format](handle)
         except (pa.ArrowException, OSError, ValueError, KeyError) as exc:
-            raise _trouble(f"{url}: is not a readable {self._format} file", exc, self._advice(exc)) from exc
+            raise trouble(f"{url}: is not a readable {self._format} file", exc, self._advice(exc)) from exc
         twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
         if twice:
             raise ManifestError(f"{url}: two columns are called `{twice[0]}`; rename one of them")
-        return pa.schema([_plain(field) for field in schema])
+        return pa.schema([(field.name, read_type(field.type)) for field in schema])
 
     def _advice(self, exc: Exception) -> str:
         text = str(exc)
@@ -225,7 +231,9 @@ class Table:
         problems = [
             f"the column {name} {problem}"
             for name in self.columns
-            if name in COLUMNS and (problem := wrong_type(name, self._schema.field(self._theirs[name]).type))
+            if name in COLUMNS
+            and name not in self._loose
+            and (problem := wrong_type(name, self._schema.field(self._theirs[name]).type))
         ]
         if "variant_id" not in self.columns:
             near = did_you_mean("variant_id", self.columns) or "it has no columns"
@@ -236,11 +244,12 @@ class Table:
             raise ManifestError("\n  ".join([f"{self.url}: the manifest cannot be used", *problems]))
 
 
-def _plain(field: pa.Field) -> pa.Field:
-    """Dictionary-encoded values are a way to store values; files differ in it."""
-    import pyarrow as pa
-
-    return pa.field(field.name, field.type.value_type if pa.types.is_dictionary(field.type) else field.type)
+@lru_cache(maxsize=4096)
+def _number(value: Any) -> Any:
+    """A text that is a number as one; any other value as it is."""
+    whole = to_whole(value)
+    number = to_number(value) if whole is None else whole
+    return value if number is None else number
 
 
 def _columns_of(text: str) -> frozenset[str]:
@@ -274,75 +283,3 @@ def _fitted(batch: Any, file: _File, theirs: list[str], names: list[str], schema
     if not columns:  # a table without columns would forget how many rows it has
         return pa.table({"\0none": pa.nulls(batch.num_rows)})
     return pa.table(columns, names=names)
-
-
-def _find_files(url: str) -> tuple[list[str], str]:
-    """The manifest's files, sorted, and their format."""
-    from wanflow.storage import list_url
-
-    try:
-        found = list_url(url)
-    except FileNotFoundError:
-        found = []
-    except StoreError as exc:
-        raise _trouble(f"manifest {url}", exc) from exc
-    if not found:
-        what = (
-            "no file matches"
-            if any(c in url for c in "*?[")
-            else "there is no such file or directory, or it is empty"
-        )
-        raise ManifestError(f"manifest {url}: {what}")
-    if len(found) == 1 and url.endswith(found[0]) and not _suffix(url):
-        return found, "parquet"
-    tables = [name for name in found if _suffix(name)]
-    formats = {_suffix(name) for name in tables}
-    if not tables:
-        raise ManifestError(
-            f"manifest {url}: none of its {len(found)} files is a {', '.join(sorted(_FORMATS))} file"
-        )
-    if len(formats) > 1:
-        raise ManifestError(
-            f"manifest {url}: has files of several formats ({', '.join(sorted(formats))}); keep one of them"
-        )
-    return tables, formats.pop()
-
-
-def _suffix(url: str) -> str:
-    """The format that a name's ending says, or nothing."""
-    match = re.search(r"\.[A-Za-z]+$", url.split("?")[0])
-    return _FORMATS.get(match[0].lower(), "") if match else ""
-
-
-def _folders(url: str) -> tuple[tuple[str, str | None], ...]:
-    pairs = (part.partition("=") for part in url.split("/")[:-1] if "=" in part)
-    return tuple((name, None if value == _NO_VALUE else unquote(value)) for name, _, value in pairs if name)
-
-
-def _opened(url: str) -> Any:
-    from wanflow.storage import open_url
-
-    try:
-        return open_url(url)
-    except FileNotFoundError:
-        raise ManifestError(f"manifest {url}: does not exist") from None
-    except StoreError as exc:
-        raise _trouble(f"manifest {url}", exc) from exc
-
-
-def _trouble(what: str, exc: Exception, advice: str = "") -> WanflowError:
-    """A StoreError for what may pass (a retry helps), else a ManifestError."""
-    from wanflow.storage.retry import diagnose
-
-    cause = exc.__cause__ if isinstance(exc, StoreError) and exc.__cause__ else exc
-    if diagnose(cause).transient:
-        return (
-            exc
-            if isinstance(exc, StoreError)
-            else StoreError(f"{what}: {_first_line(exc)}; a later run may succeed")
-        )
-    return ManifestError(f"{what}: {_first_line(exc)}{advice}")
-
-
-def _first_line(exc: Exception) -> str:
-    return (str(exc).strip() or type(exc).__name__).splitlines()[0]

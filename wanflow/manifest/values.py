@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from wanflow.job.fields import check_ratio
+from wanflow.job.fields import check_ratio, to_whole
 from wanflow.model import Scalar
 from wanflow.storage.paths import control_character, shown
 from wanflow.templates import MAX_CHARS
@@ -56,13 +56,12 @@ def _ratios(texts: tuple[str, ...]) -> tuple[str, ...]:
 def priority_of(value: object) -> int:
     if is_null(value):
         return 0
-    try:
-        number = float(str(value))
-    except ValueError:
-        number = math.nan
-    if not number.is_integer() or abs(number) > MAX_PRIORITY:
-        raise ValueError(f"priority: {value} is not a whole number")
-    return int(number)
+    number = to_whole(value)
+    if number is None:
+        raise ValueError(f"priority: `{value}` is not a whole number")
+    if abs(number) > MAX_PRIORITY:
+        raise ValueError(f"priority: {number} is out of range; it is at most 2**53")
+    return number
 
 
 def carried(names: Sequence[str], values: Mapping[str, object]) -> tuple[tuple[str, Scalar], ...]:

@@ -246,16 +246,17 @@ def test_only_and_limit_choose_rows(case: Case) -> None:
 
 def test_decimals_are_numbers_where_numbers_belong(case: Case) -> None:
     """A number of Snowflake or Oracle is a decimal, whole or not."""
-    table = pa.table({"variant_id": ["a", "b"], "prompt": ["x", "x"]})
+    table = pa.table({"variant_id": pa.array([7, 10**20], pa.decimal128(38, 0)), "prompt": ["x", "x"]})
     for name, kind in (("seed", (38, 0)), ("seconds", (10, 2)), ("priority", (12, 2))):
         table = table.append_column(name, pa.array(["1", None]).cast(pa.decimal128(*kind)))
     case.rows(table)
     a, b = case.variants()
+    assert (a.variant_id, b.variant_id) == ("7", "100000000000000000000")
     assert (a.scenes[0].clip("16x9").seed, a.scenes[0].clip("16x9").num_frames, a.priority) == (1, 9, 1)
     assert (b.scenes[0].clip("16x9").seed, b.priority) == (0, 0)
     case.rows(table.set_column(2, "seed", pa.array(["1.5", None]).cast(pa.decimal128(10, 1))))
     (bad,) = case.bad()
-    assert str(bad) == "row 1 (a): seed: `1.5` is not a whole number"
+    assert str(bad) == "row 1 (7): seed: `1.5` is not a whole number"
 
 
 def test_a_list_or_struct_in_a_template_is_one_error_and_aspects_are_none(case: Case) -> None:

@@ -244,7 +244,7 @@ class Table:
             raise ManifestError("\n  ".join([f"{self.url}: the manifest cannot be used", *problems]))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _number(value: Any) -> Any:
     """A text that is a number as one; any other value as it is."""
     whole = to_whole(value)

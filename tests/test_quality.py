@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from tests.assemble.conftest import FPS, NUM_FRAMES, Studio, moving, still
+from tests.assemble.conftest import FPS, NUM_FRAMES, Frames, Studio, moving, still
 from wanflow.assemble import ffmpeg
 from wanflow.errors import AssembleError
-from wanflow.model import Output, Placement, TextLayer
+from wanflow.model import BoxLayer, ImageLayer, Output, Placement, TextLayer
 from wanflow.quality import check_file, index_in_front
 
 SECONDS = NUM_FRAMES / FPS
@@ -28,6 +30,17 @@ def studio(tmp_path: Path) -> Studio:
     made = Studio(tmp_path)
     made.film("m", moving(72, 128))
     return made
+
+
+def disc(width: int, height: int, middle: float = 0.5) -> Frames:
+    """A disc of a third of the shorter side that goes to and fro about ``middle`` of the width, on a still ground."""
+    frames = still(width, height)
+    y, x = np.mgrid[:height, :width]
+    side = min(width, height)
+    for i, frame in enumerate(frames):
+        left = middle * width + 0.1 * side * np.sin(i)
+        frame[(x - left) ** 2 + (y - height / 2) ** 2 < (side / 6) ** 2] = (230, 220, 120)
+    return frames
 
 
 def again(path: Path, *options: str) -> Path:
@@ -85,6 +98,58 @@ def test_file_that_stands_still_while_its_clip_moves_is_caught(studio: Studio, s
         check_file(frozen, story, SECONDS, [studio.masters["m"]])
 
 
+@pytest.mark.parametrize("kind", ["image", "box", "text"])
+def test_a_clip_that_moves_under_a_layer_only_is_let_through(studio: Studio, kind: str) -> None:
+    """A calm backdrop stirs in the middle, the product stands before it: not one variant could be published."""
+    square = Output("square", "1x1", 256, 256, 8.0)
+    studio.film("m", disc(128, 128))
+    packshot = studio.picture("p.png", Image.new("RGB", (60, 60), (200, 40, 40)))
+    layer = {
+        "image": ImageLayer(packshot, Placement("center", width=0.6)),
+        "box": BoxLayer("#102030", Placement("center", width=0.6, height=0.6)),
+        "text": TextLayer("SALE", Placement("center", height=0.6), background="#102030", size=0.3),
+    }[kind]
+    made = studio.finish([layer], square)
+    facts = check_file(made.files["video"], square, SECONDS, [studio.masters["m"]], made.covered)
+    assert facts["motion"] == pytest.approx(0, abs=0.2)
+
+
+def test_layers_do_not_hide_that_a_file_stands_still(studio: Studio, story: Output) -> None:
+    """Words that fade in are no movement of the clip."""
+    studio.film("frozen", still(72, 128))
+    layers = [
+        BoxLayer("#c03020", Placement("bottom", width=1.0, height=0.4, margin=0.0)),
+        TextLayer("Run lighter", Placement("upper-third", start_s=0.3, fade_s=0.5), background="#ffffff"),
+    ]
+    made = studio.finish(layers, story, ["frozen"])
+    with pytest.raises(AssembleError, match="it stands still although its clips move"):
+        check_file(made.files["video"], story, SECONDS, [studio.masters["m"]], made.covered)
+
+
+def test_where_layers_leave_little_of_the_clip_there_is_no_verdict(studio: Studio, story: Output) -> None:
+    studio.film("frozen", still(72, 128))
+    for height, is_caught in ((0.6, True), (0.95, False)):
+        box = BoxLayer("#c03020", Placement("bottom", width=1.0, height=height, margin=0.0))
+        made = studio.finish([box], story, ["frozen"])
+        with pytest.raises(AssembleError, match="stands still") if is_caught else nullcontext():
+            check_file(made.files["video"], story, SECONDS, [studio.masters["m"]], made.covered)
+
+
+def test_movement_that_the_output_cuts_off_is_not_missed(studio: Studio) -> None:
+    """A wide clip that stirs at its left edge, in a tall file."""
+    tall = Output("tall", "16x9", 144, 256, 8.0)
+    studio.film("m", disc(256, 144, middle=0.15))
+    studio.film("frozen", disc(256, 144)[:1].repeat(NUM_FRAMES, axis=0))
+    check_file(studio.make([], tall)["video"], tall, SECONDS, [studio.masters["m"]])
+    whole = replace(tall, fit="contain")
+    check_file(studio.make([], whole)["video"], whole, SECONDS, [studio.masters["m"]])
+    studio.film("m", disc(256, 144))
+    for output in (tall, whole):
+        frozen = studio.make([], output, ["frozen"])["video"]
+        with pytest.raises(AssembleError, match="it stands still although its clips move"):
+            check_file(frozen, output, SECONDS, [studio.masters["m"]])
+
+
 def test_truncated_file_is_caught(studio: Studio, story: Output) -> None:
     """A full disk leaves half a file behind."""
     video = studio.make([], story)["video"]
@@ -122,7 +187,6 @@ def test_sound_without_a_picture_is_caught(studio: Studio, story: Output, tmp_pa
 def test_small_masters_with_padded_lines_are_read_right(tmp_path: Path) -> None:
     """A decoder pads lines to its own alignment; a 64 pixel wide master once looked like 16-bit noise."""
     import av
-    import numpy as np
 
     from wanflow import master, quality
 
@@ -139,8 +203,6 @@ def test_a_master_is_looked_at_once_and_a_new_one_anew(
     studio: Studio, story: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twenty thousand customers share twelve clips: decoding those for each would cost as much as the ads."""
-    import numpy as np
-
     from wanflow import master, quality
 
     looked: list[Path] = []

@@ -167,7 +167,7 @@ def _trial_encode() -> Check:
     with tempfile.TemporaryDirectory(prefix="wanflow-doctor-") as folder:
         master_file = Path(folder) / "master.mp4"
         master.encode(_frames(), FPS, master_file)
-        made = assemble(variant, file, {"doctor": master_file}, {}, Path(folder) / "out")
+        made = assemble(variant, file, {"doctor": master_file}, {}, Path(folder) / "out").files
         shapes = [frame.shape for frame in master.decode(made["video"])]
         found = (
             f"{len(shapes)} frames of {output.width}x{output.height}, {made['video'].stat().st_size} bytes"

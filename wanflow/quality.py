@@ -2,7 +2,8 @@
 And on a clip's frames, as they are made: what is wrong with those no assembly can mend.
 
 Size, frame rate, length, pixel format, index in front, not black, and not standing still although its masters
-move. Knows nothing of how the file was made. Limits: pictures are compared, not judged; sound is not looked at yet.
+move. Knows nothing of how the file was made but which parts of it layers cover. Limits: pictures are compared, not
+judged; sound is not looked at yet.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from wanflow.model import Cause, Output, Scalar
 if TYPE_CHECKING:
     import numpy as np
 
+    from wanflow.assemble.layout import Area
+
 #: Luma (limited range: black is 16) up to which a pixel is black, and the share of pixels that must be above it.
 _BLACK = 24
 _LIT_SHARE = 0.001
 #: Mean change of luma between two frames that counts as movement in a master, and the share of it a file must keep.
 _MOVES = 1.0
 _KEPT = 0.1
+#: Share of the picture that must show nothing but the master, for a verdict whether it moves.
+_LEAST_SEEN = 0.1
 _THUMB = 64
 #: BT.709
 _LUMA = [0.2126, 0.7152, 0.0722]
@@ -33,12 +38,12 @@ _FROZEN = 0.01
 
 
 def check_file(
-    path: Path, output: Output, expect_s: float, masters: Sequence[Path] = ()
+    path: Path, output: Output, expect_s: float, masters: Sequence[Path] = (), covered: Sequence[Area] = ()
 ) -> dict[str, Scalar]:
     """Facts of the finished file ``path``: ``width height fps num_frames seconds size_bytes luma motion``.
 
-    ``expect_s`` is the length that its scenes add up to, seconds; with ``masters`` the file must move when they do.
-    Raises :class:`AssembleError` that names what is wrong.
+    ``expect_s`` is the length that its scenes add up to, seconds; with ``masters`` the file must move when they do,
+    where nothing is ``covered`` by layers. Raises :class:`AssembleError` that names what is wrong.
     """
     import av
 
@@ -69,10 +74,8 @@ def check_file(
         wrong.append("its index is at the end, so players must load it all before they start")
     if max((float((thumb > _BLACK).mean()) for thumb in thumbs), default=0.0) < _LIT_SHARE:
         wrong.append("every frame is black")
-    if masters:
-        moving = max(map(_motion_of_master, masters))
-        if moving > _MOVES and motion < _KEPT * moving:
-            wrong.append("it stands still although its clips move")
+    if not wrong and any(_stands_still(thumbs, output, master, covered) for master in masters):
+        wrong.append("it stands still although its clips move")
     if wrong:
         raise AssembleError(f"{path.name} is not what was asked for: {'; '.join(wrong)}")
     return {
@@ -143,25 +146,61 @@ def _thumbs(container: Any) -> Iterator[np.ndarray]:
                 :, : plane.width
             ]
             luma = luma >> (frame.format.components[0].bits - 8) if deep else luma
-        steps = [max(1, side // _THUMB) for side in luma.shape]
-        yield luma[:: steps[0], :: steps[1]].astype(np.int16)
+        yield luma[:: _step(luma.shape[0]), :: _step(luma.shape[1])].astype(np.int16)
 
 
-def _motion_of_master(master: Path) -> float:
+def _step(side: int) -> int:
+    """Pixels between two of a thumb's."""
+    return max(1, side // _THUMB)
+
+
+def _stands_still(
+    thumbs: Sequence[np.ndarray], output: Output, master: Path, covered: Sequence[Area]
+) -> bool:
+    """Whether the file does not move where the master does, as far as that is seen: not cut off, and under no layer.
+
+    ``thumbs`` are those of a file of the output's size. Little that is seen is no reason for a verdict.
+    """
+    import numpy as np
+
+    change, width, height = _change_of_master(master)
+    scale = (max if output.fit == "cover" else min)(output.width / width, output.height / height)
+    step_y, step_x = _step(output.height), _step(output.width)
+    y, x = np.mgrid[: output.height : step_y, : output.width : step_x]
+    # the same places in the master, whose middle is the file's
+    from_y, from_x = (y - output.height / 2) / scale + height / 2, (x - output.width / 2) / scale + width / 2
+    seen = (from_y >= 0) & (from_y < height) & (from_x >= 0) & (from_x < width)
+    for area in covered:  # and what is next to it: thumbs are coarse, and edges blur
+        rows = (y > area.top - 2 * step_y) & (y < area.bottom + 2 * step_y)
+        seen &= ~(rows & (x > area.left - 2 * step_x) & (x < area.right + 2 * step_x))
+    if seen.mean() < _LEAST_SEEN:
+        return False
+    moving = change[
+        from_y[seen].astype(int) // _step(height), from_x[seen].astype(int) // _step(width)
+    ].mean()
+    return bool(moving > _MOVES and _motion([thumb[seen] for thumb in thumbs]) < _KEPT * moving)
+
+
+def _change_of_master(master: Path) -> tuple[np.ndarray, int, int]:
     """Many variants share a master: a process decodes it once."""
     stat = master.stat()
-    return _decoded_motion(str(master), stat.st_mtime_ns, stat.st_size)
+    return _decoded_change(str(master), stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=1024)
-def _decoded_motion(path: str, mtime_ns: int, size_bytes: int) -> float:
+def _decoded_change(path: str, mtime_ns: int, size_bytes: int) -> tuple[np.ndarray, int, int]:
+    """Change of luma from the first frame to the one that is farthest from it, thinned, and the frames' size."""
     import av
+    import numpy as np
 
     try:
         with av.open(path) as container:
-            return _motion(list(_thumbs(container)))
+            thumbs = list(_thumbs(container))
+            context = container.streams.video[0].codec_context
     except (av.error.FFmpegError, OSError) as error:
         raise AssembleError(f"the master {Path(path).name} cannot be decoded: {error}; run again") from None
+    farthest = max((abs(thumb - thumbs[0]) for thumb in thumbs), key=np.mean)
+    return farthest.astype(np.uint8), context.width, context.height
 
 
 def _motion(thumbs: Sequence[np.ndarray]) -> float:

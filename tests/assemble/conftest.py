@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from wanflow import master
-from wanflow.assemble import assemble, presets
+from wanflow.assemble import Finished, assemble, presets
 from wanflow.model import Clip, Layer, Mode, Output, OutputFile, Sampling, Scene, Source, Variant
 
 Frames = np.ndarray[Any, Any]
@@ -73,6 +73,11 @@ class Studio:
     def make(
         self, layers: Sequence[Layer], output: Output, keys: Sequence[str] = ("m",), name: str = "out"
     ) -> dict[str, Path]:
+        return self.finish(layers, output, keys, name).files
+
+    def finish(
+        self, layers: Sequence[Layer], output: Output, keys: Sequence[str] = ("m",), name: str = "out"
+    ) -> Finished:
         scenes = tuple(Scene(((output.aspect, self.clip(key)),), tuple(layers)) for key in keys)
         file = OutputFile(output, "v.mp4", "key", tuple(keys))
         variant = Variant("anna", 1, scenes, ((output, "v.mp4"),))

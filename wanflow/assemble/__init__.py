@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,21 @@ from wanflow.model import ImageLayer, Layer, Output, OutputFile, Scene, Variant
 
 if TYPE_CHECKING:
     from wanflow.assemble import graph
+    from wanflow.assemble.layout import Area
 
 #: An assembly that takes longer than this times the video's length (at 1080p) is stuck.
 _TIMEOUT_BASE_S = 120.0
 _TIMEOUT_PER_SECOND = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What an assembly made."""
+
+    #: ``video`` and, if wanted, ``poster``
+    files: dict[str, Path]
+    #: the parts of the picture that a layer lies over, at whatever time and however transparent
+    covered: tuple[Area, ...]
 
 
 def assemble(
@@ -33,8 +45,8 @@ def assemble(
     masters: Mapping[str, Path],
     sources: Mapping[str, Path],
     out_dir: Path,
-) -> dict[str, Path]:
-    """Makes one file of ``variant`` in ``out_dir``: ``{"video": ..., "poster": ...}`` (poster only if wanted).
+) -> Finished:
+    """Makes one file of ``variant`` in ``out_dir``, and its poster if wanted.
 
     ``masters`` maps the keys in ``file.masters`` to local files, ``sources`` digests of images and fonts. Raises
     :class:`AssembleError`, whose message names the variant and the output.
@@ -45,10 +57,11 @@ def assemble(
     video, poster = out_dir / "video.mp4", out_dir / "poster.jpg"
     work = Path(tempfile.mkdtemp(prefix="wanflow-assemble-"))
     try:
-        shots = tuple(
+        prepared = [
             _shot(scene, output, _master(masters, key), sources, work / str(i))
             for i, (scene, key) in enumerate(zip(variant.scenes, file.masters, strict=True))
-        )
+        ]
+        shots = tuple(shot for shot, _ in prepared)
         out_dir.mkdir(parents=True, exist_ok=True)
         arguments = graph.build(shots, output, video, poster if output.poster else None)
         seconds = sum(shot.seconds for shot in shots)
@@ -63,7 +76,8 @@ def assemble(
         ) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return {"video": video, "poster": poster} if output.poster else {"video": video}
+    files = {"video": video, "poster": poster} if output.poster else {"video": video}
+    return Finished(files, tuple(area for _, covered in prepared for area in covered))
 
 
 def _master(masters: Mapping[str, Path], key: str) -> Path:
@@ -75,25 +89,33 @@ def _master(masters: Mapping[str, Path], key: str) -> Path:
     return path
 
 
-def _shot(scene: Scene, output: Output, master: Path, sources: Mapping[str, Path], work: Path) -> graph.Shot:
+def _shot(
+    scene: Scene, output: Output, master: Path, sources: Mapping[str, Path], work: Path
+) -> tuple[graph.Shot, list[Area]]:
     from wanflow.assemble import graph
 
     clip = scene.clip(output.aspect)
     work.mkdir(parents=True)
-    layers = _layers(scene.layers, clip.seconds, output, sources, work)
+    layers, covered = _layers(scene.layers, clip.seconds, output, sources, work)
     link = work / "master"
     link.symlink_to(master.absolute())  # two scenes may show the same clip; the graph wants a path for each
-    return graph.Shot(link, clip.seconds, clip.fps, layers)
+    return graph.Shot(link, clip.seconds, clip.fps, layers), covered
 
 
 def _layers(
     layers: tuple[Layer, ...], seconds: float, output: Output, sources: Mapping[str, Path], work: Path
-) -> tuple[graph.Picture | graph.Words, ...]:
-    """Pictures scaled and words scripted into ``work``; text and boxes that lie next to each other share a script."""
+) -> tuple[tuple[graph.Picture | graph.Words, ...], list[Area]]:
+    """Pictures scaled and words scripted into ``work``, and where they lie; text and boxes that lie next to each other
+    share a script.
+    """
+    from PIL import Image
+
     from wanflow.assemble import ass, fonts, graph, images, text
+    from wanflow.assemble.layout import Area
 
     width, height = output.width, output.height
     blocks = text.lay_out(layers, sources, width, height, seconds)
+    covered = [Area(b.x, b.y, b.x + b.width, b.y + b.height) for b in blocks.values()]
     ready: list[graph.Picture | graph.Words] = []
     waiting: list[text.Block] = []
 
@@ -122,5 +144,7 @@ def _layers(
         target, place = work / f"{len(ready)}.png", layer.place
         x, y = images.prepare(layer, source, target, width, height)
         ready.append(graph.Picture(target, x, y, place.start_s, place.end_s, place.fade_s))
+        with Image.open(target) as picture:
+            covered.append(Area(x, y, x + picture.width, y + picture.height))
     flush()
-    return tuple(ready)
+    return tuple(ready), covered

@@ -26,7 +26,7 @@ SAFE_BOTTOM = 340 / 1920
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """The part of a picture that a layer may use, pixels."""
+    """A part of a picture, pixels."""
 
     left: float
     top: float
@@ -43,7 +43,9 @@ class Area:
 
 
 def free_area(width: int, height: int, margin: float) -> Area:
-    """The picture minus ``margin`` (share of the shorter side) and, on tall outputs, minus the player's own buttons."""
+    """What a layer may use: the picture minus ``margin`` (share of the shorter side) and, on tall outputs,
+    minus the player's own buttons.
+    """
     edge = margin * min(width, height)
     top = bottom = edge
     if margin > 0 and height / width >= TALL:

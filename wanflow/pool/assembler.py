@@ -106,10 +106,11 @@ def _publish_files(
     for file in task.files:
         with tempfile.TemporaryDirectory(prefix="wanflow-") as folder:
             since_s = time.perf_counter()
-            local = assemble.assemble(task.variant, file, masters, sources, Path(folder))
+            finished = assemble.assemble(task.variant, file, masters, sources, Path(folder))
+            local = finished.files
             expect_s = sum(scene.clip(file.output.aspect).seconds for scene in task.variant.scenes)
             shown = [masters[key] for key in file.masters]
-            facts = quality.check_file(local["video"], file.output, expect_s, shown)
+            facts = quality.check_file(local["video"], file.output, expect_s, shown, finished.covered)
             facts["job"] = context.job
             facts["reason"] = context.reasons.get(file.path, "")
             facts |= _gpu_facts(context, [rendered[key] for key in file.masters])

@@ -330,6 +330,7 @@ def plan_facts(plan: Plan, whys: Sequence[Why] | None = None, cost: Cost | None 
         "plan_id": plan.plan_id,
         "variants": plan.num_variants,
         "variants_to_assemble": len(plan.to_assemble),
+        "files_to_assemble": dict(plan.num_files),
         "clips_wanted": plan.num_clips_wanted,
         "clips_shared": plan.num_clips_shared,
         "clips_held": len(plan.held),
@@ -361,7 +362,8 @@ def _print_plan(plan: Plan, whys: Sequence[Why] | None, cost: Cost | None) -> No
             f"branching    {plan.num_trunks:,} trunks to make; {plan.num_steps:,} base steps to take, "
             f"{plan.num_steps_shared:,} shared"
         )
-    print(f"to assemble  {len(plan.to_assemble):,} variants")
+    files = ", ".join(f"{num:,} {name}" for name, num in plan.num_files.items())
+    print(f"to assemble  {len(plan.to_assemble):,} variants" + (f": {files}" if files else ""))
     if plan.retired:
         what = "to unpublish" if plan.unpublish else "retired     "
         print(f"{what} {len(plan.retired):,} videos that the manifest no longer asks for")

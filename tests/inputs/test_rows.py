@@ -350,6 +350,27 @@ def test_a_row_that_the_matrix_repeats_has_one_gap(case: Case) -> None:
     assert list(notes.gaps()) == [("name", "clip.prompt", 2, 1)]
 
 
+@pytest.mark.parametrize(
+    ("aspects", "only", "unmade"),
+    [
+        (["9x16", None], None, (("wide", "16x9"),)),
+        (["9x16", "16x9"], None, ()),
+        (["9x16", "9x16,16x9"], None, ()),
+        (["9x16", "16x9"], "variant_id = 0", (("wide", "16x9"),)),
+        (["9x16", "16x9"], "variant_id = 9", ()),
+    ],
+)
+def test_an_output_that_no_row_has_is_noted(
+    case: Case, aspects: list[str | None], only: str | None, unmade: tuple[tuple[str, str], ...]
+) -> None:
+    """One aspect a row and one file a row is what many want; a file that nobody ever gets is not."""
+    case.rows([{"variant_id": i, "prompt": "x", "aspect": aspect} for i, aspect in enumerate(aspects)])
+    job = case.job(clip={"aspect": "9x16"}, outputs=BOTH)
+    notes = Notes()
+    list(read_variants(job, ENGINES, Inputs(case.folder), only, notes=notes))
+    assert notes.unmade == unmade
+
+
 def test_the_prompt_is_cleaned_as_the_pipelines_clean_it() -> None:
     """Mojibake and entities reach the text encoder as the model was trained to see them."""
     assert clean_prompt("  caf\u00c3\u00a9 &amp;amp;  on\n\ta\u00a0table ") == "caf\u00e9 & on a table"
@@ -413,7 +434,17 @@ def test_a_cascade_that_the_engine_cannot_do_ends_before_the_rows(case: Case) ->
             EngineError,
             "four times as long",
         ),
-        ({"clip": {"aspect": "1x1"}}, JobError, "no output is made from 1x1"),
+        (
+            {"clip": {"aspect": "1x1"}},
+            JobError,
+            "outputs: wide needs 16x9, but clip.aspect is 1x1, for every row",
+        ),
+        ({"outputs": BOTH}, JobError, "outputs: tall needs 9x16, but clip.aspect is 16x9, for every row"),
+        (
+            {"clip": {"aspect": "9x16"}, "outputs": [*BOTH, {"name": "any"}]},
+            JobError,
+            r"outputs: wide needs 16x9, .*; set `clip\.aspect: \[9x16, 16x9\]`, change the output's `from`, or leave",
+        ),
     ],
 )
 def test_what_is_wrong_with_every_row_is_told_once(

@@ -102,6 +102,14 @@ def test_all_bad_rows_are_listed_at_once(bench: Workbench) -> None:
     assert "no-such-image.png" in words
 
 
+def test_an_output_that_no_clip_can_feed(bench: Workbench) -> None:
+    """Every variant would lack that file, and every night's exit code would say that all is well."""
+    bench.job["outputs"] = [*bench.job["outputs"], {"name": "story", "preset": "instagram-story"}]
+    code, words = bench.run()
+    assert code == 4
+    assert "outputs: story needs 9x16, but clip.aspect is 1x1, for every row" in words
+
+
 def test_no_row_is_asked_for(bench: Workbench) -> None:
     """``where`` that takes nothing is no error (a quiet night), but nobody should have to guess why nothing came."""
     code, _ = bench.run("--only", "segment = 'platinum'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import pytest
 from tests.checkpoints import make
 from tests.run.jobs import ROWS, make_job, write_rows
 from wanflow import Job, Outcome, driver, plan, run
+from wanflow.cli import main
 from wanflow.engines import Keep, OnStep
 from wanflow.errors import Stopped
 from wanflow.lease import Lease
@@ -319,6 +321,27 @@ def test_plan_names_the_column_that_breaks_sharing(tmp_path: Path, checkpoint: s
     )
     made = plan(job)
     assert [str(lint) for lint in made.lints] == ["first_name in clip.prompt: 30 clips; without it 1"]
+
+
+def test_plan_tells_of_each_output_how_many_rows_get_it(
+    tmp_path: Path, checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The table says which format a row is; nobody may find out from the platform that a format was never made."""
+    outputs = [
+        {"name": name, "preset": "web", "from": aspect, "width": 256}
+        for name, aspect in (("square", "1x1"), ("wide", "16x9"), ("tall", "9x16"))
+    ]
+    rows = [row | {"aspect": aspect} for row, aspect in zip(ROWS, ("1x1", "16x9", ""), strict=True)]
+    job = make_job(tmp_path, checkpoint, rows, outputs=outputs)
+    (tmp_path / "job.json").write_text(job.text)
+    assert main(["plan", str(tmp_path / "job.json"), "--json"]) == 0
+    words = capsys.readouterr().out
+    note = "no row gets the output tall: it is made from 9x16, which no row has as its aspect"
+    assert f"note: {note}\n" in words
+    assert "to assemble  3 variants: 2 square, 1 wide\n" in words
+    facts = json.loads(words.splitlines()[-1])
+    assert facts["lints"] == [note]
+    assert facts["files_to_assemble"] == {"square": 2, "wide": 1}
 
 
 def test_plan_names_cells_whose_emptiness_shows(tmp_path: Path, checkpoint: str) -> None:

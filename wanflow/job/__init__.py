@@ -59,7 +59,8 @@ class Job(Section):
     )
     layers: tuple[LayerEntry, ...] = Field(default=(), description="What lies over the clip, lowest first.")
     outputs: Annotated[tuple[OutputSection, ...], Field(min_length=1)] = Field(
-        default=(OutputSection(name="video"),), description="The files that every variant gets."
+        default=(OutputSection(name="video"),),
+        description="The files of a variant: those that are made from its aspects.",
     )
     inputs: InputsSection = Field(
         default=InputsSection(), description="Where images, videos, fonts and LoRAs may come from."

@@ -255,7 +255,7 @@ Cascade = Annotated[
 
 
 class OutputSection(Section):
-    """One file that every variant gets. What is given beside the preset overrides it."""
+    """One file of every variant with clips of its aspect. What is given beside the preset overrides it."""
 
     name: Name = Field(description="What `{{ output }}` says in publish.path.")
     preset: str = Field(default="preview", description="A preset's name, such as instagram-story.")

@@ -1,5 +1,5 @@
-"""What the plan notes of the rows, counted while they go by: columns that multiply clips, and empty cells that leave a
-gap in a sentence.
+"""What the plan notes of the rows, counted while they go by: columns that multiply clips, empty cells that leave a
+gap in a sentence, and outputs that no row has.
 
 A clip is shared by all rows that give the same values to the columns of the clip templates. For each such column
 this counts how many clips there would be without it. It keeps the clips and a 64-bit hash a column of each, not the
@@ -19,6 +19,8 @@ class Notes:
 
     def __init__(self) -> None:
         self.num_clips = 0
+        #: (output, aspect that it is made from) of the outputs that no row has; known when the rows are through
+        self.unmade: tuple[tuple[str, str], ...] = ()
         self._places: dict[str, list[str]] = {}
         self._clips: set[int] = set()
         #: equal rows get the same object back; it is kept, so that its id stays its own

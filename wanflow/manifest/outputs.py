@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from wanflow.errors import JobError
 from wanflow.job import Job
@@ -41,6 +41,30 @@ class OutputMaker:
         if isinstance(found, str):
             raise ValueError(found)
         return found
+
+    def applying_always(self, aspects: tuple[str, ...]) -> tuple[Output, ...]:
+        """The same where every row has ``aspects``. JobError that names each output which is made from none of them."""
+        needs = {section.name: section.source_aspect() or aspects[0] for section in self._sections}
+        if lacking := {name: aspect for name, aspect in needs.items() if aspect not in aspects}:
+            never = ", ".join(f"{name} needs {aspect}" for name, aspect in lacking.items())
+            all_aspects = ", ".join(dict.fromkeys([*aspects, *lacking.values()]))
+            raise JobError(
+                f"outputs: {never}, but clip.aspect is {', '.join(aspects)}, for every row; set `clip.aspect: "
+                f"[{all_aspects}]`, change the output's `from`, or leave the output out"
+            )
+        try:
+            return self.applying(aspects)
+        except ValueError as exc:
+            raise JobError(f"clip.aspect and outputs: {exc}") from None
+
+    def never_applied(self) -> Iterator[tuple[str, str]]:
+        """(name, aspect that it is made from) of the outputs that no row had so far; none where no row had any."""
+        applied = {
+            output.name for found in self._applying.values() if not isinstance(found, str) for output in found
+        }
+        for section in self._sections:
+            if applied and section.name not in applied and (aspect := section.source_aspect()):
+                yield section.name, aspect
 
     def path(self, output: Output, values: Mapping[str, object], row: int, variant: int) -> str:
         """Where the row's file of ``output`` is published; ValueError when it is unsafe or another one has it.

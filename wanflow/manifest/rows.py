@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 
-from wanflow.errors import BadRow, JobError, ManifestError
+from wanflow.errors import BadRow, ManifestError
 from wanflow.inputs import Inputs
 from wanflow.job import BUILT_INS, CLIP_TEXTS, Job
 from wanflow.manifest.clips import ClipMaker, default_templates
@@ -137,10 +137,7 @@ class _VariantMaker:
         outputs: tuple[Output, ...] = ()
         aspects = self._clips.constant_aspects
         if aspects is not None and "aspect" not in columns:
-            try:
-                outputs = self._outputs.applying(aspects)
-            except ValueError as exc:
-                raise JobError(f"clip.aspect and outputs: {exc}") from None
+            outputs = self._outputs.applying_always(aspects)
         self._clips.check_constants(dict.fromkeys(output.aspect for output in outputs), columns)
 
     def variants(
@@ -160,6 +157,8 @@ class _VariantMaker:
                 new = [bad for bad in made if bad.reason not in told[1]]
                 told[1].update(bad.reason for bad in new)
                 yield from new
+        if notes is not None:
+            notes.unmade = tuple(self._outputs.never_applied())
 
     def _make(
         self, row: int, values: dict[str, object], problems: Sequence[str], notes: Notes | None

@@ -26,7 +26,7 @@ from wanflow.planning.branching import share_trunks
 from wanflow.planning.cost import shapes_of
 from wanflow.planning.failing import fail_with_clips
 from wanflow.planning.force import forced_stages, open_request
-from wanflow.planning.plan import ClipPlan, Forced, Gap, Lint, Plan, PlannedClip, PlannedVariant
+from wanflow.planning.plan import ClipPlan, Forced, Gap, Lint, Plan, PlannedClip, PlannedVariant, Unmade
 from wanflow.planning.retired import find_retired
 from wanflow.planning.wanted import WantedClips
 from wanflow.publish import Published
@@ -132,12 +132,15 @@ def read_engines(job: Job) -> dict[Mode, EngineSpec]:
     return {mode: specs[url] for mode, url in job.engine.checkpoints().items() if mode in specs[url].modes}
 
 
-def _lints(notes: Notes) -> Iterator[Lint | Gap]:
-    """Columns that at least double the clips (prompt, image and the like are meant to: they are left out), and gaps."""
+def _lints(notes: Notes) -> Iterator[Lint | Gap | Unmade]:
+    """Columns that at least double the clips (prompt, image and the like are meant to: they are left out), gaps, and
+    outputs that no row has.
+    """
     for column, where, num_clips, num_without in notes.multipliers():
         if column not in COLUMNS and num_clips >= 2 * num_without:
             yield Lint(column, where, num_clips, num_without)
     yield from starmap(Gap, notes.gaps())
+    yield from starmap(Unmade, notes.unmade)
 
 
 def _compare(

@@ -116,6 +116,17 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class Unmade:
+    """An output of the job that no row has."""
+
+    output: str
+    aspect: str
+
+    def __str__(self) -> str:
+        return f"no row gets the output {self.output}: it is made from {self.aspect}, which no row has as its aspect"
+
+
+@dataclass(frozen=True, slots=True)
 class Undrawable:
     """Characters of texts to lay over clips that no font of the planning machine has."""
 
@@ -151,7 +162,7 @@ class Plan:
     variants: tuple[PlannedVariant, ...]
     clips: tuple[PlannedClip, ...]
     bad_rows: tuple[BadRow, ...]
-    lints: tuple[Lint | Gap | Undrawable, ...]
+    lints: tuple[Lint | Gap | Unmade | Undrawable, ...]
     #: clips that the whole manifest asks for, changed or not
     num_clips_wanted: int
     #: clips saved by sharing: one a variant and aspect, minus ``num_clips_wanted``
@@ -202,6 +213,11 @@ class Plan:
     @property
     def to_assemble(self) -> tuple[PlannedVariant, ...]:
         return tuple(v for v in self.variants if v.status is Status.LEFT)
+
+    @property
+    def num_files(self) -> Mapping[str, int]:
+        """Files to assemble, by output."""
+        return Counter(file.output.name for planned in self.to_assemble for file in planned.files)
 
     @property
     def to_unpublish(self) -> tuple[Retired, ...]:

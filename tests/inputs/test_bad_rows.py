@@ -34,6 +34,7 @@ GOOD = {"variant_id": "good", "prompt": "x"}
         ({"variant_id": None}, "variant_id: is empty; every row needs one"),
         ({"variant_id": "x" * 201}, "variant_id: has 201 characters"),
         ({"variant_id": "../up"}, "unsafe path '../up/wide.mp4': it contains '..'"),
+        ({"seconds": 1.0}, "layers.0.text.start: 1.5 s is not before the end of the clip (1.125 s)"),
         ({"priority": 0.5}, "priority: `0.5` is not a whole number"),
     ],
 )
@@ -51,7 +52,7 @@ def test_a_wrong_value_is_told_with_number_id_and_reason(
             GOOD | {"variant_id": "also"},
         ]
     )
-    first, bad, third = case.read()
+    first, bad, third = case.read(layers=[{"text": {"value": "late", "start": 1.5}}])
     assert isinstance(first, Variant)
     assert isinstance(third, Variant)
     assert isinstance(bad, BadRow)
@@ -68,6 +69,19 @@ def test_a_wrong_value_is_told_with_number_id_and_reason(
         ({"layers": [{"image": {"url": "{{ a }}"}}]}, "", "gone.png", "layers.0.image.url: "),
         ({"layers": [{"text": {"value": "{{ a }}"}}]}, "x", "x" * 2001, "layers.0.text.value: has 2,001 characters"),
         ({"layers": [{"text": {"value": "x", "start": 2, "end": "{{ a }}"}}]}, "3", "1", "1 s is not after start"),
+        ({"layers": [{"text": {"value": "x", "start": "{{ a }}"}}]}, "2.1", "3", "start: 3 s is not before the end of"),
+        (
+            {"layers": [{"box": {"color": "#fff", "start": 1.2}}], "clip": {"prompt": "x", "seconds": "{{ a }}"}},
+            "2", "1", "layers.0.box.start: 1.2 s is not before the end of the clip (1.125 s)",
+        ),
+        (
+            {
+                "layers": [{"box": {"color": "#fff", "start": 1.2}}],
+                "clip": {"aspect": ["16x9", "9x16"], "seconds": "{{ a if aspect == '9x16' else 2 }}"},
+                "outputs": [{"name": "tall", "preset": "tiktok"}, {"name": "wide", "preset": "linkedin"}],
+            },
+            "2", "1", "start: 1.2 s is not before the end of the clip (1.125 s)",
+        ),
         ({"clip": {"prompt": "x", "seed": "{{ a }}"}}, "4", "z", "seed: `z` is not a whole number"),
         ({"clip": {"prompt": "x", "seed": "{{ a }}"}}, "4", "", "seed: is empty; give a whole number"),
         ({"clip": {"prompt": "{{ a ~ a }}"}}, "x", "y" * 19_000, "clip: the text is longer than"),

@@ -371,6 +371,23 @@ def test_an_output_that_no_row_has_is_noted(
     assert notes.unmade == unmade
 
 
+def test_a_layer_may_begin_late_and_end_after_its_clip(case: Case) -> None:
+    """It is there for as long as the clip lasts; a job that says 3600 for "to the end" is right."""
+    case.rows([{"variant_id": "a", "prompt": "x"}])
+    (variant,) = case.variants(layers=[{"text": {"value": "x", "start": 2.1, "end": 3600}}])
+    assert len(variant.scenes[0].layers) == 1
+
+
+def test_a_layer_that_one_of_the_jobs_engines_has_time_for_is_the_rows_matter(case: Case) -> None:
+    """Clips of images last longer here than those of words."""
+    case.picture("a.png")
+    case.rows([{"variant_id": "a", "prompt": "x", "image": "a.png"}, {"variant_id": "b", "prompt": "x"}])
+    engines = {Mode.T2V: SPEC, Mode.I2V: dataclasses.replace(SPEC, num_frames=33, weights="v" * 8)}
+    good, bad = case.read(engines=engines, layers=[{"text": {"value": "x", "start": 3}}])
+    assert isinstance(good, Variant)
+    assert "layers.0.text.start: 3 s is not before the end of the clip (2.125 s)" in str(bad)
+
+
 def test_the_prompt_is_cleaned_as_the_pipelines_clean_it() -> None:
     """Mojibake and entities reach the text encoder as the model was trained to see them."""
     assert clean_prompt("  caf\u00c3\u00a9 &amp;amp;  on\n\ta\u00a0table ") == "caf\u00e9 & on a table"
@@ -444,6 +461,19 @@ def test_a_cascade_that_the_engine_cannot_do_ends_before_the_rows(case: Case) ->
             {"clip": {"aspect": "9x16"}, "outputs": [*BOTH, {"name": "any"}]},
             JobError,
             r"outputs: wide needs 16x9, .*; set `clip\.aspect: \[9x16, 16x9\]`, change the output's `from`, or leave",
+        ),
+        (
+            {
+                "clip": {"seconds": 2},
+                "layers": [{"box": {"color": "#fff"}}, {"text": {"value": "x", "start": 3}}],
+            },
+            JobError,
+            r"layers\.1\.text\.start: 3 s is not before the end of the clip \(2\.125 s\)",
+        ),
+        (
+            {"layers": [{"text": {"value": "x", "start": 2.125}}]},
+            JobError,
+            "is not before the end of the clip",
         ),
     ],
 )

@@ -110,6 +110,16 @@ def test_an_output_that_no_clip_can_feed(bench: Workbench) -> None:
     assert "outputs: story needs 9x16, but clip.aspect is 1x1, for every row" in words
 
 
+def test_a_layer_that_begins_after_the_clip_has_ended(bench: Workbench) -> None:
+    """A row of the table shortens its clip: its headline would never be seen."""
+    bench.job["layers"] = [{"text": {"value": "{{ headline }}", "start": 1.5}}]
+    bench.rows = [row | {"seconds": seconds} for row, seconds in zip(ROWS, (2, 1, 2), strict=True)]
+    code, words = bench.run()
+    assert code == 4
+    assert {row["row"] for row in bench.last["bad_rows"]} == {2}
+    assert "layers.0.text.start: 1.5 s is not before the end of the clip (1.25 s)" in words
+
+
 def test_no_row_is_asked_for(bench: Workbench) -> None:
     """``where`` that takes nothing is no error (a quiet night), but nobody should have to guess why nothing came."""
     code, _ = bench.run("--only", "segment = 'platinum'")

@@ -116,7 +116,9 @@ class LayerSection(Section):
     width: Text | None = Field(default=None, description="Share of the picture's width: 30%.")
     margin: Text = Field(default="5%", description="Distance from the edges, share of the shorter side.")
     opacity: Text = Field(default="1", description="0 to 1, or a percentage.")
-    start: Text = Field(default="0", description="Seconds from the start at which it appears.")
+    start: Text = Field(
+        default="0", description="Seconds from the start at which it appears; less than the clip lasts."
+    )
     end: Text | None = Field(
         default=None, description="Seconds from the start at which it goes. Default: it stays."
     )

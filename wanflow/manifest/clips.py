@@ -5,6 +5,7 @@ Sizes and lengths come from the engine's own rules (``wanflow.engines.spec``); e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -140,6 +141,17 @@ class ClipMaker:
                 raise EngineError(f"{place}: {problems[0]}")
         if Mode.T2V in self._engines:
             self._check_constant_video("" if "seconds" in columns else length)
+
+    def longest_s(self, columns: Collection[str]) -> float:
+        """Seconds of the longest clip that a row can have; infinite where rows decide the length."""
+        length = self._job.clip.seconds
+        if "seconds" in columns or isinstance(length, str):
+            return math.inf
+        found = []
+        for mode, spec in self._engines.items():
+            with suppress(EngineError):  # told with the rows of that mode
+                found.append(self._frames(mode, length) / spec.fps)
+        return max(found, default=math.inf)
 
     def videos(self, rows: Iterable[Mapping[str, object]]) -> Iterator[tuple[str, int, float]]:
         """What :meth:`wanflow.inputs.Inputs.video` will be asked for ``rows``, as far as it can be told before them."""

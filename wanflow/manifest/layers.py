@@ -45,8 +45,15 @@ class LayerMaker:
         #: template of a picture's place, for reading ahead
         self.image: Template | None = given["url"] if entry.kind == "image" else None
 
-    def make(self, values: Mapping[str, Any]) -> Layer | list[str] | None:
-        """The layer, None when this row has none, or every reason why it cannot be made."""
+    def check_start(self, clip_s: float) -> None:
+        """JobError when no row decides the start, and it is not before the end of a clip of ``clip_s`` seconds."""
+        if "start" in self._fixed and (reason := self._too_late(self._fixed["start"], clip_s)):
+            raise JobError(reason)
+
+    def make(self, values: Mapping[str, Any], clip_s: float) -> Layer | list[str] | None:
+        """The layer over clips of which the shortest lasts ``clip_s`` seconds, None when this row has none, or every
+        reason why it cannot be made.
+        """
         try:
             texts = tuple([template.render(values) for _, template in self._varying])
         except ValueError as exc:
@@ -55,7 +62,16 @@ class LayerMaker:
             if len(self._known) >= MAX_REMEMBERED:
                 self._known.clear()
             self._known[texts] = self._build({n: t for (n, _), t in zip(self._varying, texts, strict=True)})
-        return self._known[texts]
+        found = self._known[texts]
+        if found is None or isinstance(found, list):
+            return found
+        reason = self._too_late(found.place.start_s, clip_s)
+        return [reason] if reason else found
+
+    def _too_late(self, start_s: float, clip_s: float) -> str:
+        if start_s < clip_s:
+            return ""
+        return f"{self._place}.start: {start_s:g} s is not before the end of the clip ({clip_s:g} s)"
 
     def _parse(self, texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
         """Each field's value, and what is wrong with the others."""

@@ -10,6 +10,7 @@ Nothing is rendered or published here, and the store is not looked at.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 
@@ -139,6 +140,9 @@ class _VariantMaker:
         if aspects is not None and "aspect" not in columns:
             outputs = self._outputs.applying_always(aspects)
         self._clips.check_constants(dict.fromkeys(output.aspect for output in outputs), columns)
+        longest_s = self._clips.longest_s(columns)
+        for maker in self._layers:
+            maker.check_start(longest_s)
 
     def variants(
         self, rows: Iterator[tuple[int, dict[str, object], Sequence[str]]], notes: Notes | None
@@ -189,8 +193,9 @@ class _VariantMaker:
             else:
                 clips.append((aspect, clip))
         layers: list[Layer] = []
+        shortest_s = min((clip.seconds for _, clip in clips), default=math.inf)
         for maker in self._layers:
-            layer = maker.make(values)
+            layer = maker.make(values, shortest_s)
             if isinstance(layer, list):
                 reasons += layer
             elif layer is not None:

@@ -12,7 +12,7 @@ import pytest
 from tests.inputs.conftest import ENGINES, SPEC, Case
 from tests.videos import write_video
 from wanflow.errors import BadRow, EngineError, InputError, JobError, ManifestError
-from wanflow.inputs import Inputs
+from wanflow.inputs import Inputs, Reader
 from wanflow.memo import InputMemo
 from wanflow.model import Clip, Mode, Variant
 
@@ -172,11 +172,11 @@ def test_footage_is_read_once_for_all_its_rows_and_ahead_of_them(
 ) -> None:
     """It is the largest thing that a plan reads: not again for each aspect, prompt or strength."""
     reads: list[str] = []
-    load = Inputs._load
+    read = Reader.read
     monkeypatch.setattr(
-        Inputs,
-        "_load",
-        lambda self, place, most: (reads.append(Path(place).name), load(self, place, most))[1],
+        Reader,
+        "read",
+        lambda self, place, most: (reads.append(Path(place).name), read(self, place, most))[1],
     )
     rows = [ROW | {"variant_id": f"{i}", "prompt": f"x{i}", "video": name} for i, name in enumerate(
         ["two.mp4", "one.mp4"] * 3

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import pytest
 
 from wanflow.engines import read_spec  # noqa: F401 - the replica's first import, paid once here
+from wanflow.errors import StoreAway
 from wanflow.model import Attempt, Cause, Clip, EngineSpec, Mode, RenderClip, Sampling, Stage
-from wanflow.pool import RunContext
+from wanflow.pool import LoadEngine, RunContext
 from wanflow.pool.processes import is_running
 from wanflow.records import clip_record
 from wanflow.schedule.actions import (
@@ -39,6 +40,7 @@ from wanflow.schedule.events import (
 )
 from wanflow.steps import list_steps
 from wanflow.storage import Store
+from wanflow.storage.outage import outlast
 from wanflow.testing import FakeEngine
 
 ray = pytest.importorskip("ray")
@@ -62,6 +64,13 @@ class SteppingEngine(FakeEngine):
 
 def load_stepping_engine(spec: EngineSpec, device: str | None, num_threads: int | None) -> SteppingEngine:
     return SteppingEngine(spec)
+
+
+def load_from_a_store_that_is_away(spec: EngineSpec, device: str | None, num_threads: int | None) -> Any:
+    def ask() -> None:
+        raise StoreAway("503")
+
+    return outlast(ask)
 
 
 class Nodes:
@@ -123,7 +132,9 @@ def nodes() -> Iterator[Nodes]:
 class World:
     """A pool on the cluster, one clip after the other, and what came of it."""
 
-    def __init__(self, nodes: Nodes, folder: Path, gpus: float = 1) -> None:
+    def __init__(
+        self, nodes: Nodes, folder: Path, gpus: float = 1, load_engine: LoadEngine = load_stepping_engine
+    ) -> None:
         from wanflow.pool.ray_pool import RayPool
 
         self.nodes = nodes
@@ -133,7 +144,7 @@ class World:
         self.tasks: dict[str, RenderClip] = {}
         context = RunContext(
             "r", 1, self.store.url, str(folder), {"w": SPEC}, self.tasks, {}, ("nonce", "n"),
-            save_every_s=0.5, load_engine=load_stepping_engine,
+            save_every_s=0.5, load_engine=load_engine,
         )  # fmt: skip
         self.pool = RayPool(context, address=nodes.cluster.address, max_replicas=4, gpus_per_replica=gpus)
         self.seen: list[Event] = []
@@ -281,6 +292,24 @@ def test_a_replica_that_is_stopped_ends_when_it_is_killed(world: World) -> None:
     world.until_true(lambda: not is_running(process))
     assert world.count(ReplicaLost) == 0, "an order is no news"
     world.start("r2")
+
+
+def test_a_replica_that_waits_for_its_store_is_not_lost_and_ends_when_told_to(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    """The store is away while it loads: it waits, and a stop has its GPU back at once all the same."""
+    world = World(nodes, tmp_path, load_engine=load_from_a_store_that_is_away)
+    try:
+        world.pool.perform(StartReplica("r1", "w", Reason.BACKLOG))
+        world.until(ReplicaPlaced)
+        process, until_s = world.where("r1").process, time.monotonic() + 4.0
+        world.until_true(lambda: time.monotonic() > until_s)
+        assert world.count(ReplicaLost) == 0
+        assert is_running(process)
+        world.pool.perform(RetireReplica("r1", Reason.STOPPING))
+        world.until_true(lambda: not is_running(process))
+    finally:
+        world.pool.close()
 
 
 def test_a_replica_that_waits_for_gpus_is_not_said_to_load(nodes: Nodes, tmp_path: Path) -> None:

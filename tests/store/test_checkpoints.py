@@ -15,9 +15,10 @@ from tests.checkpoints import make
 from tests.store.conftest import Network
 from wanflow.engines import load_engine, read_spec
 from wanflow.engines.checkpoint import LocalFiles, local_copy
-from wanflow.errors import EngineError
+from wanflow.errors import EngineError, StoreAway
 from wanflow.model import EngineSpec
-from wanflow.storage import Store, fetch
+from wanflow.storage import Store, fetch, fetch_url, wait_out
+from wanflow.storage.retry import TRIES
 
 EXPERT = "transformer/diffusion_pytorch_model.safetensors"
 
@@ -107,6 +108,37 @@ def test_a_fetch_that_was_killed_is_gone_on_with(
     assert read_spec(str(copy.path)).weights == spec.weights
     assert not list(cache.glob(".tmp-*"))
     copy.release()
+
+
+def test_a_checkpoint_whose_store_is_away_is_waited_for(
+    network: Network, spec: EngineSpec, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Minutes without a store, before the fetch and in the middle of it, cost a replica minutes: no byte is fetched
+    twice. A row's own input fails within seconds."""
+    monkeypatch.setattr("wanflow.storage.outage.FIRST_ASK_S", 0.001)
+    monkeypatch.setattr("wanflow.storage.outage.ASK_EVERY_S", 0.002)
+    monkeypatch.setattr(fetch, "PIECE_BYTES", 100_000)
+    refused = {"list-type=2": 30, EXPERT: 60}
+
+    def rule(method: str, path: str) -> str:
+        for part, left in refused.items():
+            if left and part in path:
+                refused[part] -= 1
+                return "503"
+        served.append(path.partition("?")[0].split("/", 3)[-1])
+        return "pass"
+
+    served: list[str] = []
+    network.rule = rule
+    with wait_out():
+        local_copy(spec.url, spec.weights).release()
+    assert set(refused.values()) == {0}
+    assert served.count(EXPERT) == -(-(cache / spec.weights / EXPERT).stat().st_size // 100_000)
+    network.rule = lambda method, path: "503" if EXPERT in path and method == "GET" else "pass"
+    network.log.clear()
+    with wait_out(), pytest.raises(StoreAway):
+        fetch_url(f"{spec.url}/{EXPERT}", cache / "lora")
+    assert len(reads(network)) <= fetch.PIECES_AT_ONCE * TRIES
 
 
 def test_a_copy_that_was_damaged_is_fetched_again(network: Network, spec: EngineSpec, cache: Path) -> None:

@@ -13,6 +13,9 @@ from tests.run.jobs import make_job
 from wanflow import run
 from wanflow.errors import StoreAway, StoreError
 from wanflow.lease import SILENCE_S, Lease
+from wanflow.model import EngineSpec, Mode, Sampling
+from wanflow.pool import RunContext
+from wanflow.pool.replica import Replica
 from wanflow.report import results
 from wanflow.schedule.events import ClipRendered, Event
 from wanflow.storage import Store, at_once, wait_out
@@ -113,6 +116,21 @@ def test_one_asks_while_the_others_wait(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(task, range(8))) == ["back"] * 8
     assert most[0] == 1
+
+
+def test_a_replica_that_starts_in_an_outage_is_not_lost(network: Network, s3_url: str) -> None:
+    """Three that fail within seconds would end the run, with nothing rendered and nobody to blame."""
+    Store(s3_url).write("nonce", b"n")
+    sampling = Sampling(6, 1.0, None, 3.0, "unipc", None)
+    spec = EngineSpec(
+        "fake", "fake", "fake", "w", frozenset({Mode.T2V}), 8.0, 16, 4, ((32, 32),), 5, sampling
+    )
+    context = RunContext(
+        "r", 1, s3_url, "", {"w": spec}, {}, {}, ("nonce", "n"), load_engine=load_fake_engine
+    )
+    away_for(network, 40)
+    Replica(context, "w", None, None)
+    assert [method for method, _ in network.log].count("GET") == 41
 
 
 def test_an_outage_in_the_middle_of_a_run_fails_no_row_and_renders_nothing_twice(

@@ -22,10 +22,11 @@ class RemoteFiles:
     @cached_property
     def _sizes(self) -> Mapping[str, int]:
         from wanflow.storage import filesystem
+        from wanflow.storage.outage import outlast
         from wanflow.storage.retry import call
 
         fs, root = filesystem(self._root)
-        found = call(lambda: fs.find(root, detail=True), f"list {self.url}")
+        found = outlast(lambda: call(lambda: fs.find(root, detail=True), f"list {self.url}"))
         if not found:
             raise EngineError(f"checkpoint {self.url}: nothing is there, or it may not be listed")
         start = root.strip("/") + "/"

@@ -56,10 +56,11 @@ class Replica:
         self._num_rendered = 0
         self._store = Store(context.workspace)
         self._save_every_s = context.save_every_s
-        check_same_store(self._store, context)
-        if context.fp8:  # before minutes of loading
-            check_fp8(device)
-        self._engine: Engine = context.load_engine(context.engines[weights], device, num_threads)
+        with wait_out():  # a start says nothing about the run as long as the store is away
+            check_same_store(self._store, context)
+            if context.fp8:  # before minutes of loading
+                check_fp8(device)
+            self._engine: Engine = context.load_engine(context.engines[weights], device, num_threads)
         if context.compile is not None:
             self._engine.set_compile(context.compile)
         if prompts := context.prompts.get(weights):

@@ -13,9 +13,11 @@ import shutil
 import threading
 from collections.abc import Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from pathlib import Path
 
 from wanflow.storage.inputs import filesystem, is_web, open_input, read_range
+from wanflow.storage.outage import at_once
 from wanflow.storage.paths import TEMPORARY, is_local, redact
 from wanflow.storage.retry import call
 
@@ -35,10 +37,12 @@ def size_of(url: str) -> int | None:
 
 
 def fetch_url(url: str, local: Path) -> None:
-    """Copy the file behind ``url`` to ``local``. FileNotFoundError when there is none, else StoreError."""
+    """Copy the file behind ``url``, a row's input, to ``local``. FileNotFoundError when there is none, else StoreError.
+    """
     size_bytes = None if is_local(url) else size_of(url)
     if size_bytes is not None:
-        fetch_files([(url, local, size_bytes)])
+        with at_once():
+            fetch_files([(url, local, size_bytes)])
         return
     part = _part_of(local)
 
@@ -58,12 +62,15 @@ def fetch_url(url: str, local: Path) -> None:
 def fetch_files(files: Iterable[tuple[str, Path, int]]) -> None:
     """Copy (URL, local path, size in bytes) of an object store; their folders are there. Raises as :func:`fetch_url`.
 
-    Files that were whole before another one failed stay.
+    Within ``wait_out`` each piece waits for a store that is away. Files that were whole before another one failed stay.
     """
     copies = [_Copy(*file) for file in files]
     threads = ThreadPoolExecutor(PIECES_AT_ONCE, thread_name_prefix="wanflow-fetch")
     try:
-        pieces = [threads.submit(copy.fetch, start) for copy in copies for start in copy.starts]
+        # with the caller's patience
+        pieces = [
+            threads.submit(copy_context().run, copy.fetch, start) for copy in copies for start in copy.starts
+        ]
         for piece in wait(pieces, return_when=FIRST_EXCEPTION).done:
             piece.result()
     finally:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from wanflow.errors import InputError, StoreError
+from wanflow.storage.outage import outlast
 from wanflow.storage.paths import is_local, local_path, redact, scheme_of
 from wanflow.storage.retry import call
 from wanflow.storage.web import Gate, get
@@ -42,7 +43,9 @@ def read_url(url: str, max_bytes: int, gate: Gate | None = None) -> bytes:
 
 
 def read_range(url: str, start: int, end: int) -> bytes:
-    """Bytes ``start`` to ``end`` of a file of an object store, in one request."""
+    """Bytes ``start`` to ``end`` of a file of an object store, in one request. Within ``wait_out`` a store that is away
+    is waited for.
+    """
     fs, path = filesystem(url)
 
     def load() -> bytes:
@@ -51,7 +54,7 @@ def read_range(url: str, start: int, end: int) -> bytes:
             raise ConnectionResetError(f"got {len(data)} of {end - start} bytes")
         return data
 
-    return _do(f"read bytes {start} to {end} of", url, load)
+    return outlast(lambda: _do(f"read bytes {start} to {end} of", url, load))
 
 
 def open_url(url: str) -> BinaryIO:

@@ -2,9 +2,10 @@
 
 Away is also a store whose disk is full: what is read is there, and what is written waits for room.
 
-Within :func:`wait_out` a request of a :class:`~wanflow.storage.Store` that has used up its tries is tried again until
-the store answers or the patience is over. One request of a process asks at a time (the others wait for its answer), so
-that a service that comes back is not run over. Commands without the context, and inputs, fail within seconds as ever.
+Within :func:`wait_out` a request of a :class:`~wanflow.storage.Store`, or for a checkpoint, that has used up its tries
+is tried again until the store answers or the patience is over. One request of a process asks at a time (the others wait
+for its answer), so that a service that comes back is not run over. Commands without the context, and inputs of rows,
+fail within seconds as ever.
 """
 
 from __future__ import annotations

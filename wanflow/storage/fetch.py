@@ -37,8 +37,7 @@ def size_of(url: str) -> int | None:
 
 
 def fetch_url(url: str, local: Path) -> None:
-    """Copy the file behind ``url``, a row's input, to ``local``. FileNotFoundError when there is none, else StoreError.
-    """
+    """Copy what a row names by ``url`` to ``local``. FileNotFoundError when there is none, else StoreError."""
     size_bytes = None if is_local(url) else size_of(url)
     if size_bytes is not None:
         with at_once():

@@ -10,8 +10,8 @@ import torch
 
 from tests.engines.conftest import given, make_clip, silent
 from tests.engines.test_resume import STEPS, Interruption, _interrupted, _sampling
-from wanflow.engines import Engine, Unfinished, dump_unfinished, load_unfinished
-from wanflow.errors import Cancelled
+from wanflow.engines import Engine, Unfinished, dump_unfinished, load_fitting, load_unfinished
+from wanflow.errors import Cancelled, EngineError
 from wanflow.model import Branch, Clip, Mode
 
 LAYOUTS = [
@@ -60,7 +60,7 @@ def test_a_clip_branched_with_its_trunks_own_prompt_is_the_unbranched_clip(
         same = branched(clip, steps)
         trunk = stored(wan.trunk(same, given(source), silent))
         assert (trunk.step, trunk.num_steps) == (steps, STEPS)
-        assert wan.can_go_on(same, trunk)
+        assert trunk.maker == wan.maker(same)
         on = Taken()
         made = wan.generate(same, given(source), on, Interruption(0, trunk))
         assert torch.equal(made, whole), f"branched after step {steps}"
@@ -126,11 +126,18 @@ def test_a_trunk_and_its_clip_resumed_after_any_step_are_the_same(
         assert torch.equal(wan.generate(other, (), silent, Interruption(0, kept)), whole)
 
 
-def test_an_engine_knows_a_trunk_that_it_cannot_go_on_from(engine: Callable[[str], Engine]) -> None:
-    """Kept by another release of diffusers, or for another number of steps."""
+def test_steps_that_an_engine_cannot_go_on_from_are_told_when_they_are_read(
+    engine: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept by another release of diffusers, by another schedule, or for another number of steps."""
     wan = engine("wan21_t2v")
     clip = branched(make_clip(wan, Mode.T2V, _sampling(wan, "unipc")), 2)
-    trunk = wan.trunk(clip, (), silent)
-    assert not wan.can_go_on(clip, replace(trunk, maker="UniPC of 0.1"))
-    assert not wan.can_go_on(replace(clip, sampling=replace(clip.sampling, scheduler="euler")), trunk)
-    assert not wan.can_go_on(replace(clip, sampling=replace(clip.sampling, steps=7)), trunk)
+    data = dump_unfinished(wan.trunk(clip, (), silent))
+    assert load_fitting(data, wan.maker(clip), STEPS).step == 2
+    euler = replace(clip, sampling=replace(clip.sampling, scheduler="euler"))
+    for maker, steps in ((wan.maker(euler), STEPS), (wan.maker(clip), STEPS + 1)):
+        with pytest.raises(EngineError, match="cannot be gone on from"):
+            load_fitting(data, maker, steps)
+    monkeypatch.setattr("diffusers.__version__", "9.9.9")
+    with pytest.raises(EngineError, match=r"with \w+ of diffusers 9\.9\.9"):
+        load_fitting(data, wan.maker(clip), STEPS)

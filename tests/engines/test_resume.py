@@ -96,6 +96,7 @@ def test_a_clip_resumed_after_any_step_is_the_same_clip(
 
     for at in range(1, STEPS + 1):
         kept = _interrupted(lambda keep: one.generate(clip, given(source), silent, keep), at)
+        assert (kept.maker, kept.num_steps) == (two.maker(clip), cascade.steps_of(clip, "base"))
         seen.clear()
         resumed = two.generate(clip, given(source), note, Interruption(0, kept))
         assert torch.equal(resumed, whole), f"resumed after step {at}"
@@ -143,6 +144,7 @@ def test_a_refine_resumed_after_any_step_is_the_same(
         kept = _interrupted(
             lambda keep: cascade.apply(one, clip, latents, given(source), silent, "cascade-1", keep), at
         )
+        assert (kept.maker, kept.num_steps) == (two.maker(clip), cascade.steps_of(clip, "cascade-1"))
         seen.clear()
         _, resumed = cascade.apply(
             two, clip, latents, given(source), note, "cascade-1", Interruption(0, kept)

@@ -256,6 +256,32 @@ def test_steps_that_cannot_be_read_are_ignored(data: bytes | None, tmp_path: Pat
     assert world.steps() == []
 
 
+@pytest.mark.parametrize(("maker", "num_steps"), [("fake of last year", None), ("fake", 99)])
+def test_steps_of_another_release_cost_their_time_and_not_the_clip(
+    maker: str, num_steps: int | None, tmp_path: Path
+) -> None:
+    """The deadline saved them, and diffusers was upgraded in the morning: whatever is ours is gone on from, in the base
+    and in a cascade."""
+    refine = CascadeStep("refine", (("scale", 1.0), ("steps", 4), ("strength", 0.3)))
+    cascaded, number = "cc" * 32, 0
+    stages = (Stage("base", BASE), Stage("cascade-1", cascaded), Stage("master", MASTER))
+    task = RenderClip(replace(CLIP, cascade=(refine,)), stages)
+    world, engine = World(tmp_path), SlowEngine()
+    for key, step, of, own in ((BASE, 5, 6, 2), (cascaded, 3, 4, 1)):
+        for kept in (
+            Unfinished(step, num_steps or of, maker, {"latents": _fake_latents((9, 9, 9), 5, 4, 4)}),
+            Unfinished(own, of, "fake", {"latents": _fake_latents((9, 9, 9), 5, 4, 4)}),
+        ):
+            number += 1
+            world.store.write(f"steps/{key}/{kept.step}-1.{number}.safetensors", dump_unfinished(kept))
+    assert isinstance(world.render(engine, 9, task=task), Rendered)
+    assert engine.steps == [
+        *[("denoise", step) for step in range(3, 7)],
+        *[("cascade-1", step) for step in range(2, 5)],
+    ]
+    assert list(world.store.list("steps")) == []
+
+
 def test_steps_that_lead_to_a_failure_are_not_gone_on_from_again(tmp_path: Path) -> None:
     """Else every retry would end at the same NaN, and the clip would fail for good."""
     world, engine = World(tmp_path), SlowEngine()

@@ -135,6 +135,14 @@ def test_a_trunk_on_record_that_does_not_fit_is_replaced(tmp_path: Path, how: st
     assert record.attempt == "1.1"
 
 
+def test_steps_of_a_trunk_of_another_release_are_passed_over(tmp_path: Path) -> None:
+    world, engine = Group(tmp_path), SlowEngine()
+    state = Unfinished(3, 6, "fake of last year", {"latents": _fake_latents((9, 9, 9), 1, 1, 1)})
+    world.store.write(f"steps/{TRUNK_KEY}/3-1.1.safetensors", dump_unfinished(state))
+    assert isinstance(world.render(engine, 2), Rendered)
+    assert engine.steps[: len(STEPS)] == STEPS
+
+
 def test_steps_of_a_base_are_gone_on_from_rather_than_its_trunk(tmp_path: Path) -> None:
     world, engine = Group(tmp_path), SlowEngine()
     engine.before = lambda stage, step: setattr(world, "saves", (stage, step) == ("denoise", 5))

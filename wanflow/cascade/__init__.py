@@ -3,8 +3,8 @@
 ``check`` (torch-free) turns what a user wrote into a step with every number resolved, so that keys see what
 decides the pixels; ``size_after`` says how large a clip is after so many steps; ``apply`` runs one; ``pixels`` is
 the picture after them. A method is a module with ``PARAMS`` (name to what it means), ``check(params, spec)``,
-``size(params, width, height)``, ``apply(...)`` and ``finish(params, before, drawn)``; it knows the engine's protocol
-only.
+``size(params, width, height)``, ``num_steps(params)``, ``apply(...)`` and ``finish(params, before, drawn)``; it knows
+the engine's protocol only.
 
 What a clip is made of are the latents of every stage, the base's first: a step adds its own, and may leave a part of
 the picture to those before it.
@@ -48,6 +48,17 @@ def size_after(clip: Clip, num_steps: int | None = None) -> tuple[int, int]:
     for step in clip.cascade[:num_steps]:
         size = _method(step.method).size(dict(step.params), *size)
     return size
+
+
+def steps_of(clip: Clip, stage_name: str) -> int:
+    """Denoising steps of the schedule of ``clip``'s stage ``base``, ``cascade-1`` ..., or ``trunk``, which takes the
+    first of the base's.
+    """
+    if stage_name in ("trunk", "base"):
+        return clip.num_steps
+    step = clip.cascade[int(stage_name.removeprefix("cascade-")) - 1]
+    steps: int = _method(step.method).num_steps(dict(step.params))
+    return steps
 
 
 def apply(

@@ -82,6 +82,11 @@ def size(params: Mapping[str, Scalar], width: int, height: int) -> tuple[int, in
     )
 
 
+def num_steps(params: Mapping[str, Scalar]) -> int:
+    """Denoising steps."""
+    return int(_number(params, "steps", 4))
+
+
 def apply(
     params: Mapping[str, Scalar],
     engine: Engine,
@@ -95,7 +100,7 @@ def apply(
     """Latents of the refined ``pixels``. The noise follows from the clip's seed and the stage, so chained steps draw
     different noise.
     """
-    steps = int(_number(params, "steps", 4))
+    steps = num_steps(params)
     larger: Latents | None = None
     if keep is None or keep.start is None:
         # step 0 is reported at every chunk of the upscale, so that a cancelled clip stops there as well

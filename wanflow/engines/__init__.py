@@ -22,7 +22,7 @@ from wanflow.engines.checkpoint import local_copy
 from wanflow.engines.read_ahead import reading_ahead
 from wanflow.engines.spec import check_frames, check_size, frames_for, parse_aspect, read_spec, size_for
 from wanflow.engines.timesteps import branch_steps, high_noise_steps, last_steps
-from wanflow.engines.unfinished import Keep, Unfinished, dump_unfinished, load_unfinished
+from wanflow.engines.unfinished import Keep, Unfinished, dump_unfinished, load_fitting, load_unfinished
 from wanflow.errors import EngineError
 from wanflow.model import Clip, EngineSpec, Loading, Lora
 
@@ -53,6 +53,7 @@ __all__ = [
     "high_noise_steps",
     "last_steps",
     "load_engine",
+    "load_fitting",
     "load_latents",
     "load_unfinished",
     "parse_aspect",
@@ -129,8 +130,8 @@ class Engine(Protocol):
         in chunks, as ``encode_pixels`` takes it (``source_video``); where its latents are at hand, it is not asked.
         """
 
-    def can_go_on(self, clip: Clip, state: Unfinished) -> bool:
-        """Whether ``generate`` can go on from ``state``: it is of this clip's schedule, as this engine makes it."""
+    def maker(self, clip: Clip) -> str:
+        """:attr:`Unfinished.maker` of the steps of ``clip``, of whatever stage, that this engine can go on from."""
 
     def refine(
         self,

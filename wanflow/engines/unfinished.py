@@ -3,7 +3,7 @@
 A multistep schedule (UniPC) looks back on earlier steps; one that starts afresh in the middle takes other steps than
 one that never stopped. So all of its memory is kept, and a clip that goes on elsewhere on the same kind of device
 equals one that was never interrupted, bit for bit. The memory is private to diffusers: what another release of it, or
-another schedule, has written is refused.
+another schedule, has written is refused (``load_fitting``).
 
 Knows no clips, stores or files. Limits: schedules with a solver of their own inside (``solver_p``) are not kept.
 """
@@ -68,12 +68,7 @@ def take(schedule: Any, latents: torch.Tensor, step: int) -> Unfinished:
         if (value := getattr(schedule, name, None)) is not None:
             tensors[name] = value
     numbers = {name: int(value) for name in _NUMBERS if (value := getattr(schedule, name, None)) is not None}
-    return Unfinished(step, len(schedule.timesteps), _maker(schedule), tensors, numbers)
-
-
-def fits(schedule: Any, state: Unfinished) -> bool:
-    """Whether ``restore`` takes ``state`` for ``schedule``, its timesteps set."""
-    return (state.maker, state.num_steps) == (_maker(schedule), len(schedule.timesteps))
+    return Unfinished(step, len(schedule.timesteps), maker_of(schedule), tensors, numbers)
 
 
 def restore(schedule: Any, state: Unfinished, device: torch.device) -> torch.Tensor:
@@ -81,11 +76,7 @@ def restore(schedule: Any, state: Unfinished, device: torch.device) -> torch.Ten
 
     EngineError when the state is not of this schedule.
     """
-    if not fits(schedule, state):
-        raise EngineError(
-            f"steps of {state.maker} (step {state.step} of {state.num_steps}) cannot be gone on from with "
-            f"{_maker(schedule)} of {len(schedule.timesteps)} steps"
-        )
+    _check(state, maker_of(schedule), len(schedule.timesteps))
     for name in _LISTS:
         if hasattr(schedule, name):
             kept: list[Any] = [None] * len(getattr(schedule, name))
@@ -131,7 +122,23 @@ def load_unfinished(data: bytes) -> Unfinished:
         raise EngineError(f"these bytes hold no steps of a clip ({error})") from error
 
 
-def _maker(schedule: Any) -> str:
+def load_fitting(data: bytes, maker: str, num_steps: int) -> Unfinished:
+    """:func:`load_unfinished` for whoever goes on: EngineError for steps of another maker or number, too."""
+    state = load_unfinished(data)
+    _check(state, maker, num_steps)
+    return state
+
+
+def maker_of(schedule: Any) -> str:
+    """:attr:`Unfinished.maker` of the states that ``restore`` takes for ``schedule``."""
     import diffusers
 
     return f"{type(schedule).__name__} of diffusers {diffusers.__version__}"
+
+
+def _check(state: Unfinished, maker: str, num_steps: int) -> None:
+    if (state.maker, state.num_steps) != (maker, num_steps):
+        raise EngineError(
+            f"steps of {state.maker} (step {state.step} of {state.num_steps}) cannot be gone on from with {maker} of "
+            f"{num_steps} steps"
+        )

@@ -48,7 +48,7 @@ from wanflow.engines.spec import check_last_image
 from wanflow.engines.step_cache import StepCache
 from wanflow.engines.text import TextEncoder
 from wanflow.engines.trunk import BranchReached, FromBranch, ToBranch
-from wanflow.engines.unfinished import fits, take
+from wanflow.engines.unfinished import maker_of, take
 from wanflow.engines.video import VideoCoder
 from wanflow.errors import EngineError, RenderError
 from wanflow.model import Cause, Clip, EngineSpec, Loading, Lora, Mode
@@ -241,8 +241,8 @@ class WanEngine:
         on_step("trunk", of, of)
         return end.reached
 
-    def can_go_on(self, clip: Clip, state: Unfinished) -> bool:
-        return fits(self._schedule(clip, "cpu"), state)
+    def maker(self, clip: Clip) -> str:
+        return maker_of(self._schedule(clip, "cpu"))
 
     def begin(self, clip: Clip, video: Iterator[torch.Tensor]) -> Unfinished:
         assert clip.video is not None, "the clip has no video"

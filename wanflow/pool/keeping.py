@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from wanflow.engines import Unfinished, dump_unfinished, load_unfinished
+from wanflow.engines import Unfinished, dump_unfinished
 from wanflow.errors import Cancelled
 from wanflow.model import Attempt
 from wanflow.steps import clear_steps, newest_steps, put_steps
@@ -23,7 +23,10 @@ class Saved(Cancelled):
 
 
 class Keeper:
-    """A :class:`wanflow.engines.Keep` for one stage of one attempt; ``start`` is the furthest steps in the store."""
+    """A :class:`wanflow.engines.Keep` for one stage of one attempt.
+
+    ``start`` is the furthest steps in the store that ``load`` takes; EngineError from it passes a file over.
+    """
 
     def __init__(
         self,
@@ -31,13 +34,14 @@ class Keeper:
         stage: str,
         key: str,
         attempt: Attempt,
+        load: Callable[[bytes], Unfinished],
         *,
         every_s: float,
         must_save: Callable[[], bool] = lambda: False,
         on_kept: Callable[[str, int], None] = lambda stage, step: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        found = newest_steps(store, key, load_unfinished)
+        found = newest_steps(store, key, load)
         self.start: Unfinished | None = found[1] if found else None
         #: steps that are in the store
         self.kept = self.start.step if self.start else 0

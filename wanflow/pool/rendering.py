@@ -11,11 +11,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wanflow import cascade, master, quality
-from wanflow.engines import Engine, OnStep, Unfinished, dump_latents, load_latents
+from wanflow.engines import Engine, OnStep, Unfinished, dump_latents, load_fitting, load_latents
 from wanflow.engines.source_video import source_pixels
 from wanflow.errors import Cancelled, RenderError, StoreError
 from wanflow.model import Attempt, Cause, Clip, Record, RenderClip, Scalar, SourceVideo, Stage
@@ -104,7 +105,7 @@ class Rendering:
             latents = load_latents(self._latents)
         images = prepare(clip)
         for stage in task.stages[first:-1]:
-            keeper = self._keeper = self._keep_steps(stage)
+            keeper = self._keeper = self._keep_steps(clip, stage)
             self.has_denoised = True
             if stage.name == "trunk":
                 trunk = self._engine.trunk(clip, images, self._on_step, keeper)
@@ -158,7 +159,7 @@ class Rendering:
         try:
             if any(clip_record(self._store, stage.key) for stage in other.stages):
                 return
-            keeper = self._keep_steps(base, on_kept=lambda stage, step: None)
+            keeper = self._keep_steps(other.clip, base, on_kept=lambda stage, step: None)
             if keeper.start is not None:
                 return
             state = take_first(self._engine, other.clip, [], num_steps, on_step, keeper)
@@ -230,13 +231,18 @@ class Rendering:
         keeper = self._keeper
         return keeper is not None and (stage == "store" or (stage == keeper.stage and step > keeper.kept))
 
-    def _keep_steps(self, stage: Stage, on_kept: Callable[[str, int], None] | None = None) -> Keeper:
+    def _keep_steps(
+        self, clip: Clip, stage: Stage, on_kept: Callable[[str, int], None] | None = None
+    ) -> Keeper:
         name = "denoise" if stage.name == "base" else stage.name
         return Keeper(
             self._store,
             name,
             stage.key,
             self._attempt,
+            partial(
+                load_fitting, maker=self._engine.maker(clip), num_steps=cascade.steps_of(clip, stage.name)
+            ),
             every_s=self._save_every_s,
             must_save=self._watch.must_save,
             on_kept=on_kept or self._watch.on_kept,

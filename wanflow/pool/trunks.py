@@ -6,7 +6,7 @@ failure: it is made again, and takes its place. Knows the store and the engine's
 
 from __future__ import annotations
 
-from wanflow.engines import Engine, Unfinished, dump_unfinished, load_unfinished
+from wanflow.engines import Engine, Unfinished, dump_unfinished, load_fitting
 from wanflow.errors import EngineError
 from wanflow.model import Attempt, Clip, Record, Scalar
 from wanflow.records import file_of, forget_clip, put_clip
@@ -21,8 +21,9 @@ def load_trunk(store: Store, engine: Engine, clip: Clip, record: Record) -> Unfi
     """
     assert clip.branch is not None
     try:
-        state = load_unfinished(store.read(file_of(record, TRUNK).path))
-        if state.step == clip.branch.steps and engine.can_go_on(clip, state):
+        data = store.read(file_of(record, TRUNK).path)
+        state = load_fitting(data, engine.maker(clip), clip.num_steps)
+        if state.step == clip.branch.steps:
             return state
     except (FileNotFoundError, KeyError, EngineError):
         pass

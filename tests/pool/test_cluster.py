@@ -7,19 +7,22 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from tests.schedule.tasks import assembly
 from wanflow.engines import read_spec  # noqa: F401 - the replica's first import, paid once here
 from wanflow.errors import StoreAway
-from wanflow.model import Attempt, Cause, Clip, EngineSpec, Mode, RenderClip, Sampling, Stage
+from wanflow.model import AssembleVariant, Attempt, Cause, Clip, EngineSpec, Mode, RenderClip, Sampling, Stage
 from wanflow.pool import LoadEngine, RunContext
 from wanflow.pool.processes import is_running
 from wanflow.records import clip_record
 from wanflow.schedule.actions import (
+    Assemble,
     KillReplica,
     Reason,
     Render,
@@ -29,6 +32,7 @@ from wanflow.schedule.actions import (
     StartReplica,
 )
 from wanflow.schedule.events import (
+    AssembleFailed,
     ClipRendered,
     DrainNoticed,
     Event,
@@ -44,6 +48,9 @@ from wanflow.storage.outage import outlast
 from wanflow.testing import FakeEngine
 
 ray = pytest.importorskip("ray")
+NodeAffinitySchedulingStrategy = pytest.importorskip(
+    "ray.util.scheduling_strategies"
+).NodeAffinitySchedulingStrategy
 
 pytestmark = pytest.mark.slow
 
@@ -102,8 +109,21 @@ class Nodes:
 
     def remove(self, node_id: str) -> None:
         """Without grace: as when the power fails."""
-        node = next(node for node in self.cluster.worker_nodes if node.node_id == node_id)
-        self.cluster.remove_node(node, allow_graceful=False)
+        self.cluster.remove_node(self._node(node_id), allow_graceful=False)
+
+    def workers(self, node_id: str, title: str) -> list[int]:
+        """Ids of the node's worker processes that are called so."""
+        raylet = self._node(node_id).all_processes["raylet"][0].process.pid
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it may end at any moment
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent == raylet and (folder / "cmdline").read_bytes().startswith(title.encode()):
+                    found.append(int(folder.name))
+        return found
+
+    def _node(self, node_id: str) -> Any:
+        return next(node for node in self.cluster.worker_nodes if node.node_id == node_id)
 
     def drain(self, node_id: str, grace_s: float) -> None:
         """What a cloud's agent tells Ray two minutes before it takes a spot machine back."""
@@ -142,11 +162,13 @@ class World:
         self.store = Store(str(folder / "work"))
         self.store.write("nonce", b"n")
         self.tasks: dict[str, RenderClip] = {}
+        self.assemblies: dict[str, AssembleVariant] = {}
         context = RunContext(
-            "r", 1, self.store.url, str(folder), {"w": SPEC}, self.tasks, {}, ("nonce", "n"),
+            "r", 1, self.store.url, str(folder), {"w": SPEC}, self.tasks, self.assemblies, ("nonce", "n"),
             save_every_s=0.5, load_engine=load_engine,
         )  # fmt: skip
         self.pool = RayPool(context, address=nodes.cluster.address, max_replicas=4, gpus_per_replica=gpus)
+        self.assembler = self.pool._assemblies._assembler
         self.seen: list[Event] = []
 
     def start(self, name: str) -> None:
@@ -166,6 +188,27 @@ class World:
         self.tasks[task.key] = task
         self.pool.perform(Render(name, task.key, Attempt(1, attempt), Reason.NEXT_IN_ORDER))
         return task.key
+
+    def assemble(self, attempt: int, node_id: str) -> int:
+        """Order an assembly, on that node, which does not get beyond its first master; returns its process id."""
+        key = "ab" * 32
+        record = Path(self.store.url) / "clips" / key[:2] / f"{key}.json"
+        if not record.exists():
+            record.parent.mkdir(parents=True)
+            os.mkfifo(record)
+        task = assembly("v", key)
+        self.assemblies[task.key] = task
+        there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        self.pool._assemblies._assembler = self.assembler.options(scheduling_strategy=there)
+        self.pool.perform(Assemble(task.key, Attempt(1, attempt), Reason.CLIPS_READY))
+        found: list[int] = []
+
+        def is_there() -> bool:
+            found.extend(self.nodes.workers(node_id, "ray::assemble_variant"))
+            return bool(found)
+
+        self.until_true(is_there)
+        return found[0]
 
     def until(self, kind: type[E], which: Callable[[E], bool] = lambda event: True) -> E:
         """The next event of a kind; what else comes on the way is noted only."""
@@ -240,6 +283,20 @@ def test_a_node_that_goes_without_a_word_is_told_from_a_process_that_died(world:
     assert (lost.replica, lost.cause) == ("r1", Cause.NODE_LOST)
     world.start("r2")
     assert world.where("r2").node_id in {node.node_id for node in world.nodes.cluster.worker_nodes}
+
+
+def test_an_assembly_whose_node_goes_is_told_from_one_whose_process_died(world: World) -> None:
+    """A wave of spot machines that are taken back must not fail the variants that were assembled there."""
+    node_id = next(iter(world.nodes.cluster.worker_nodes)).node_id
+    os.kill(world.assemble(1, node_id), signal.SIGKILL)
+    died = world.until(AssembleFailed)
+    assert died.cause is Cause.REPLICA_LOST
+    assert "process died" in died.message
+    world.assemble(2, node_id)
+    world.nodes.remove(node_id)
+    lost = world.until(AssembleFailed, lambda event: event.attempt == Attempt(1, 2))
+    assert lost.cause is Cause.NODE_LOST
+    assert "its node is gone" in lost.message
 
 
 def test_a_drain_is_told_and_the_clip_goes_on_elsewhere(world: World) -> None:

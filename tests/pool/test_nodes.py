@@ -70,6 +70,22 @@ def test_a_loss_is_put_down_to_what_was_known_of_the_node() -> None:
     assert watch.cause_of_loss(never_up, None) is Cause.NODE_LOST
 
 
+def test_what_a_lost_assembly_costs_depends_on_what_was_lost() -> None:
+    """Its node, the node's memory, its process, or nothing at all: an error of ours."""
+    pytest.importorskip("ray")
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RaySystemError, RayTaskError
+    from ray.exceptions import WorkerCrashedError as Crashed
+
+    from wanflow.pool.assemblies import cause_of_failure
+
+    assert cause_of_failure(NodeDiedError("dead"))[0] is Cause.NODE_LOST
+    assert cause_of_failure(OutOfMemoryError("7.18GB of 7.2GB"))[0] is Cause.OUT_OF_MEMORY
+    assert cause_of_failure(Crashed())[0] is Cause.REPLICA_LOST
+    assert cause_of_failure(RaySystemError(None))[0] is Cause.REPLICA_LOST
+    ours = RayTaskError("assemble_variant", "no traceback", ImportError("no module named av"))
+    assert cause_of_failure(ours) == (Cause.ITEM_ERROR, "no module named av")
+
+
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:

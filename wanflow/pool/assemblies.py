@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
 from wanflow.model import Cause
 from wanflow.pool import RunContext
@@ -17,6 +17,25 @@ from wanflow.schedule.actions import Assemble
 from wanflow.schedule.events import AssembleFailed, Event, VariantPublished
 
 KIND = "assembly"
+
+
+def cause_of_failure(error: Exception) -> tuple[Cause, str]:
+    """Why an assembly ended with ``error`` of Ray's in place of an answer, and in words.
+
+    Ray tells a process that died from a node that is gone, by asking the node.
+    """
+    match error:
+        case RayTaskError():  # ours, not the worker's
+            return Cause.ITEM_ERROR, str(error.cause)
+        case NodeDiedError():
+            cause, words = Cause.NODE_LOST, "its node is gone"
+        case OutOfMemoryError():
+            cause, words = Cause.OUT_OF_MEMORY, "its node ran short of memory, and Ray ended it"
+        case WorkerCrashedError():
+            cause, words = Cause.REPLICA_LOST, "process died"
+        case _:
+            cause, words = Cause.REPLICA_LOST, type(error).__name__
+    return cause, f"the worker that assembled it was lost: {words}"
 
 
 class Assemblies:
@@ -40,8 +59,7 @@ class Assemblies:
             return VariantPublished(self._clock(), key, attempt, made.seconds, made.records)
 
         def failed(error: Exception) -> Event:
-            words = f"the worker that assembled it was lost ({type(error).__name__})"
-            return AssembleFailed(self._clock(), key, attempt, Cause.REPLICA_LOST, words)
+            return AssembleFailed(self._clock(), key, attempt, *cause_of_failure(error))
 
         reference = self._assembler.remote(self._shared, self._context.assemblies[key], attempt)
         self._answers.expect(reference, assembled, failed, kind=KIND)

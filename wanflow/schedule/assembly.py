@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import heapq
 
-from wanflow.model import Cause
 from wanflow.schedule.actions import Action, Assemble, Reason
 from wanflow.schedule.board import Board
 from wanflow.schedule.events import AssembleFailed, VariantPublished
@@ -73,9 +72,8 @@ def failed(board: Board, event: AssembleFailed) -> None:
     if variant.missing:
         variant.status = VariantStatus.WAITING
         return
-    wait_s = 0.0
-    if variant.failures and variant.failures[-1] is Cause.STORAGE:
-        wait_s = backoff(board.policy, variant.failures.count(Cause.STORAGE))
+    # A store that is away, nodes that are taken back: what was in the way may take a while to pass.
+    wait_s = backoff(board.policy, variant.failures.count(event.cause))
     variant.not_before_s = board.now_s + wait_s
     board.remind(variant.not_before_s, "variant", variant.key)
 

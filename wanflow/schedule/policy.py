@@ -41,7 +41,7 @@ class Policy:
     max_attempts: int = 5
     #: replicas that may die while loading, in a row, before the run is given up, or starts are spaced out
     max_failed_starts: int = 3
-    #: first wait after a storage failure; doubles with each further one of the same task
+    #: first wait after a storage failure, or one of an assembly; doubles with each further one of the same task
     backoff_s: float = 1.0
     #: the longest such wait
     max_backoff_s: float = 60.0

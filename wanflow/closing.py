@@ -34,10 +34,12 @@ def close_run(
     started_s: float,
     broken: str,
     num_unpublished: int,
+    error_code: int = 0,
 ) -> Outcome:
     """Write results, catalog, index and outcome; return the outcome.
 
-    ``scheduler`` is None when there was nothing to do. ``broken`` says why the run as a whole broke, or is empty.
+    ``scheduler`` is None when there was nothing to do, or no pool to do it. ``broken`` says why the run as a whole
+    broke, or is empty. ``error_code`` is the exit code of the error that ended it, where one did.
     """
     target = Store(job.publish.url)
     broken = broken or _store_trouble(scheduler)
@@ -47,7 +49,7 @@ def close_run(
     outcome = Outcome(
         run_id=ledger.run_id,
         job=job.name,
-        exit_code=decide_exit_code(job, counts, broken),
+        exit_code=error_code or decide_exit_code(job, counts, broken),
         started_at_s=started_s,
         ended_at_s=time.time(),
         counts=counts,

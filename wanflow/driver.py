@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from types import FrameType
@@ -117,8 +117,8 @@ def run(
 
     num_unpublished = 0
 
-    def close(scheduler: Scheduler | None, broken: str) -> Outcome:
-        outcome = close_run(job, ledger, made, scheduler, started_s, broken, num_unpublished)
+    def close(scheduler: Scheduler | None, broken: str, error_code: int = 0) -> Outcome:
+        outcome = close_run(job, ledger, made, scheduler, started_s, broken, num_unpublished, error_code)
         if outcome.exit_code in (0, 3):
             end_force(workspace, job.name, only, limit)
         if whole and is_quiet(outcome):
@@ -158,18 +158,16 @@ def run(
         why_stop = _stop_reasons(stop_asked, ledger, lease)
         epoch = claim_epoch(workspace)
         begin_force(workspace, target, job.name, made, epoch)
-        context = _context(job, made, staged, ledger, epoch, load_engine)
-        pool = _open_pool(job, context, address, inline, view, why_stop)
-        scheduler = _scheduler(job, made, context, pool, started_s)
+        scheduler: Scheduler | None = None
         try:
-            with view.live():
+            context = _context(job, made, staged, ledger, epoch, load_engine)
+            with closing(_open_pool(job, context, address, inline, view, why_stop)) as pool, view.live():
+                scheduler = _scheduler(job, made, context, pool, started_s)
                 broken = drive(scheduler, pool, ledger, made, view, why_stop).message
         except Exception as error:
             with suppress(StoreError):  # what broke the run may be the store itself
-                close(scheduler, f"{type(error).__name__}: {error}")
+                close(scheduler, f"{type(error).__name__}: {error}", getattr(error, "exit_code", 1))
             raise
-        finally:
-            pool.close()
         num_unpublished += take_away(
             workspace, target, made, replaced(made, published_variants(made, scheduler))
         )

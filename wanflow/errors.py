@@ -8,7 +8,7 @@
     +-- ManifestError            4  the manifest cannot be read, or rows are bad (``bad_rows`` lists them all)
     +-- InputError               4  one input (image, video, font) is missing, broken or too large
     +-- EngineError              4  the checkpoint cannot be read or cannot do what the job asks
-    +-- StoreError               1  the object store cannot be read or written
+    +-- StoreError               1  the object store (or the hub of models) cannot be read or written
     |   +-- Conflict             1  a conditional write lost: somebody else wrote first
     |   +-- StoreAway            1  it does not answer now, or its disk is full; a later try may succeed
     +-- RenderError              1  a clip's attempt failed; ``cause`` says how

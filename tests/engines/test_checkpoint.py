@@ -7,14 +7,16 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from tests.checkpoints import make
 from wanflow.engines import checkpoint as checkpoints
 from wanflow.engines import load_engine, read_spec
-from wanflow.errors import EngineError
+from wanflow.errors import EngineError, StoreError, WanflowError
 from wanflow.storage import Store
 
 
@@ -280,3 +282,51 @@ def test_a_hub_id_is_read_from_the_hubs_cache(
     assert read_spec("org/tiny").weights == read_spec(str(checkpoint("pocket"))).weights
     with pytest.raises(EngineError, match="org/absent"):
         read_spec("org/absent")
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """Answers everything with one status."""
+
+    status = 0
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        *((status, StoreError) for status in (None, 500, 503, 429)),
+        *((status, EngineError) for status in (401, 403, 404)),
+    ],
+)
+def test_a_hub_that_is_away_is_no_fault_of_the_checkpoint(
+    status: int | None, kind: type[WanflowError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is cached and the hub is down (None: nobody listens): cron tries again; a no of the hub is final."""
+    import huggingface_hub.constants as hub
+
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(_Hub, "status", status)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Hub) as server:
+        monkeypatch.setattr(hub, "ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
+        if status is None:
+            server.server_close()
+        else:
+            Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        with pytest.raises(WanflowError, match="org/absent") as raised:
+            read_spec("org/absent")
+        if status is not None:
+            server.shutdown()
+    assert type(raised.value) is kind
+
+
+def test_a_hub_id_that_cannot_be_one_is_an_error_in_words() -> None:
+    """The hub's client refuses it before it asks."""
+    with pytest.raises(EngineError, match="org/a--b"):
+        read_spec("org/a--b")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wanflow.engines.remote import RemoteFiles
-from wanflow.errors import EngineError
+from wanflow.errors import EngineError, StoreError
 from wanflow.node_cache import Entry, keep
 
 _WHOLE_BYTES = 8 << 20
@@ -84,7 +84,7 @@ class LocalFiles:
 
 
 def open_files(url: str) -> LocalFiles | RemoteFiles:
-    """The files of the checkpoint at ``url``; EngineError when there is none."""
+    """The files of the checkpoint at ``url``; EngineError when there is none, StoreError when the hub is away."""
     if url == "pocket":
         root = Path(__file__).resolve().parent.parent / "pocket" / "checkpoint"
         if not (root / "model_index.json").is_file():
@@ -315,12 +315,22 @@ def _check_unchanged(files: Files, source: Files, weights: str) -> None:
 
 def _hub_snapshot(repo: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     wanted = ["*.json", "*.safetensors", "tokenizer/*"]
     try:
         return Path(snapshot_download(repo, allow_patterns=wanted))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise EngineError(
-            f"checkpoint {repo}: no such directory, and the hub did not give it: {error}"
-        ) from error
+    except Exception as error:  # an OSError, or one of the HTTP client's own
+        kind = EngineError if _is_final(error) else StoreError
+        raise kind(f"checkpoint {repo}: no such directory, and the hub did not give it: {error}") from error
+
+
+def _is_final(error: BaseException | None) -> bool:
+    """Whether the hub has said no, or is not to be asked; else it is away, and a later try may succeed."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        return status < 500 and status not in (408, 429)
+    if isinstance(error, OfflineModeIsEnabled | HFValidationError):
+        return True
+    return error is not None and _is_final(error.__cause__)  # "not in the cache either", because of what?

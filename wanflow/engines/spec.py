@@ -52,7 +52,7 @@ def read_spec(url: str) -> EngineSpec:
     """What the checkpoint at ``url`` can do: a directory, a URL, a hub id (``org/name``) or ``pocket``.
 
     Reads configuration files, tensor headers and samples of the weights, not the weights. Raises EngineError
-    that names the missing or broken file.
+    that names the missing or broken file; StoreError when the store or the hub is away.
     """
     files = checkpoint.open_files(url)
     index = checkpoint.read_json(files, "model_index.json")

@@ -16,6 +16,7 @@ Records are the truth of what is done; the ledger is the truth of what was tried
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
@@ -41,6 +42,8 @@ _COLUMNS = frozenset(EVENT_COLUMNS)
 _encode = json.JSONEncoder(default=str, ensure_ascii=False).encode
 #: buffered rows are written when there are this many
 BUFFERED_ROWS = 500
+#: of a job's name in its runs' ids
+_SLUG_CHARS = 40
 
 
 def new_run_id(started_s: float, name: str = "") -> str:
@@ -59,7 +62,7 @@ def run_ids(workspace: Store, name: str = "") -> list[str]:
 
 
 def job_of(run_id: str) -> str:
-    """The name of the run's job, as far as it is in the id."""
+    """The name of the run's job, as it is in the id: another for each job."""
     return run_id.partition("-")[2].rpartition("-")[0]
 
 
@@ -235,4 +238,9 @@ def _number(path: str) -> int:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
+    """The name as it is in run ids. One that loses something by that ends in digits of its hash: no two are alike."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_SLUG_CHARS]
+    if slug == name:
+        return slug
+    digits = hashlib.sha256(name.encode()).hexdigest()[:6]
+    return "-".join(filter(None, (slug[: _SLUG_CHARS - 7].rstrip("-"), digits)))

@@ -192,6 +192,19 @@ def test_a_job_that_says_nothing_keeps_everything_until_it_is_forgotten(
         delete_all(job, forget=["typo"])
 
 
+def test_a_job_of_a_name_that_is_almost_the_same_keeps_what_it_needs(tmp_path: Path, checkpoint: str) -> None:
+    """Two versions of a campaign beside each other: gc of one must not take the other's masters and latents."""
+    shared = str(tmp_path / "work")
+    one = make_job(tmp_path / "one", checkpoint, name="ads-v1.2", workspace=shared)
+    render(one)
+    kept = records(one)
+    rows = [row | {"prompt": "stars"} for row in ROWS]
+    render(make_job(tmp_path / "other", checkpoint, rows, name="ads-v1_2", workspace=shared))
+    assert delete_all(one).deleted == {}
+    assert kept < records(one)
+    assert plan(one).is_empty
+
+
 def test_losing_attempts_and_steps_of_finished_clips_go(tmp_path: Path, checkpoint: str) -> None:
     """They belong to clips that are needed, and are not."""
     job = make_job(tmp_path, checkpoint)

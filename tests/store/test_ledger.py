@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from wanflow.errors import StoreError
-from wanflow.ledger import BUFFERED_ROWS, EVENT_COLUMNS, Ledger, latest_run, new_run_id, run_ids
+from wanflow.ledger import BUFFERED_ROWS, EVENT_COLUMNS, Ledger, job_of, latest_run, new_run_id, run_ids
 from wanflow.parquet import SMALL_ROWS
 from wanflow.storage import Store
 
@@ -140,6 +142,39 @@ def test_the_latest_run_is_the_youngest_of_the_job(store_url: str) -> None:
     assert latest_run(store) == names[4]
     assert latest_run(store, "Spring sale") == names[2]
     assert latest_run(store, "nobody") is None
+
+
+def test_a_jobs_name_is_readable_in_its_run_ids() -> None:
+    """A plain name is there as it is; any other with six digits, whatever is in it; never above forty characters."""
+    told = [
+        job_of(new_run_id(1_790_000_000.0, name))
+        for name in ("spring-sale", "Spring sale", "\u6625", "a " * 50)
+    ]
+    assert told[0] == "spring-sale"
+    assert re.fullmatch(r"spring-sale-[0-9a-f]{6}", told[1])
+    assert re.fullmatch(r"[0-9a-f]{6}", told[2])
+    assert re.fullmatch(r"(a-){17}[0-9a-f]{6}", told[3])
+    assert job_of(new_run_id(1_790_000_000.0)) == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("ads-v1.2", "ads-v1_2"),
+        ("Ads", "ads"),
+        ("x" * 40 + "-north", "x" * 40 + "-south"),
+        ("\u6625", "\u79cb"),
+    ],
+)
+def test_two_jobs_are_two_however_alike_their_names(one: str, other: str) -> None:
+    """They share a workspace: `stop` of one must not stop the other, and `gc` must keep what either needs."""
+    store = Store(f"memory://{secrets.token_hex(6)}")
+    runs = [new_run_id(1_790_000_000.0 + number, name) for number, name in enumerate((one, other))]
+    for run_id in runs:
+        Ledger(store, run_id).write_job("x")
+    assert run_ids(store, one) == runs[:1]
+    assert run_ids(store, other) == runs[1:]
+    assert len({job_of(run_id) for run_id in runs}) == 2
 
 
 def test_a_damaged_outcome_says_which_file_it_is(store_url: str) -> None:

@@ -105,17 +105,17 @@ def _parser() -> argparse.ArgumentParser:
         "--pool", choices=("ray", "inline"), default="ray", help="inline: this process, without Ray"
     )
 
-    status = verb("status", _status, "show how the newest run (or RUN) stands")
+    status = verb("status", _status, "show how the run at work, else the newest (or RUN) stands")
     results = verb("results", _results, "show a run's results, a row a variant")
-    for sub in (status, results):
+    for sub, default in ((status, "the one at work, else the newest"), (results, "the newest")):
         _add_job(sub)
-        sub.add_argument("run", nargs="?", metavar="RUN", help="run id (default: the newest)")
+        sub.add_argument("run", nargs="?", metavar="RUN", help=f"run id (default: {default})")
         sub.add_argument("--json", action="store_true", help="machine-readable: one line")
     results.add_argument("--failed", action="store_true", help="only what failed")
 
-    stop = verb("stop", _stop, "ask the newest run (or RUN) to end; what is done stays, the rest is left")
+    stop = verb("stop", _stop, "ask the run at work (or RUN) to end; what is done stays, the rest is left")
     _add_job(stop)
-    stop.add_argument("run", nargs="?", metavar="RUN", help="run id (default: the newest)")
+    stop.add_argument("run", nargs="?", metavar="RUN", help="run id (default: the one at work)")
 
     retry = verb("retry", _retry, "forget remembered failures, so that the next run tries them again")
     _add_job(retry)
@@ -230,9 +230,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _status(arguments: argparse.Namespace) -> int:
     from wanflow.report import summary
+    from wanflow.storage import Store
 
     job = _load(arguments)
-    found = summary(_workspace(arguments), arguments.run, job.name)
+    found = summary(_workspace(arguments), arguments.run, job.name, Store(job.publish.url))
     if found is None:
         print("null" if arguments.json else f"{job.name} has not run yet")
     elif arguments.json:
@@ -268,14 +269,19 @@ def _results(arguments: argparse.Namespace) -> int:
 
 def _stop(arguments: argparse.Namespace) -> int:
     from wanflow.ledger import Ledger
-    from wanflow.report import RunState, summary
+    from wanflow.report import RunState, leased_run, summary
+    from wanflow.storage import Store
 
-    workspace = _workspace(arguments)
-    found = summary(workspace, arguments.run, _load(arguments).name)
+    job, workspace = _load(arguments), _workspace(arguments)
+    run_id = arguments.run or leased_run(workspace, Store(job.publish.url), job.name)
+    found = summary(workspace, run_id, job.name)
     if found is None:
         raise UsageError("this job has no run to stop")
     if found.state is RunState.ENDED:
-        print(f"{found.run_id} has ended already")
+        others = (
+            "" if arguments.run else f"no run of {job.name} is at work (one that plans is not seen yet): "
+        )
+        print(f"{others}{found.run_id} has ended already")
         return 0
     Ledger(workspace, found.run_id).ask_stop("stopped by `wanflow stop`")
     if found.state is RunState.CRASHED:  # by this machine's clock, which may be wrong

@@ -117,6 +117,14 @@ def run(
 
     num_unpublished = 0
 
+    def begin() -> None:
+        ledger.write_job(job.text)
+        write_pins(workspace, run_id, made.pins)
+
+    def wait(words: str) -> None:
+        begin()  # so that `wanflow stop` finds it, and gc what it is going to need
+        view.message(words)
+
     def close(scheduler: Scheduler | None, broken: str, error_code: int = 0) -> Outcome:
         outcome = close_run(job, ledger, made, scheduler, started_s, broken, num_unpublished, error_code)
         if outcome.exit_code in (0, 3):
@@ -128,14 +136,18 @@ def run(
         return outcome
 
     if made.is_empty and not made.to_unpublish:
-        ledger.write_job(job.text)
-        write_pins(workspace, run_id, made.pins)
+        begin()
         return close(None, "")
     with (
         _stop_on_signals() as stop_asked,
         wait_out(unless=stop_asked, say=view.message),
+        ledger.withdrawn_unless_planned(),
         Lease(
-            workspace, target, run_id=run_id, on_wait=view.message, sleep=_sleep_unless(stop_asked)
+            workspace,
+            target,
+            run_id=run_id,
+            on_wait=wait,
+            sleep=_sleep_unless(_stop_reasons(stop_asked, ledger)),
         ) as lease,
     ):
         was_free = before is None or before.released
@@ -144,8 +156,7 @@ def run(
             made = plan(job, only=only, limit=limit, skip_bad_rows=skip_bad_rows, force=force)
             view.planned(made, run_id)
             check_limits(job, made, workspace, accept)
-        ledger.write_job(job.text)
-        write_pins(workspace, run_id, made.pins)
+        begin()
         staged = _stage(job, made, workspace)
         if staged.refused:
             made = without_sources(made, staged.refused)
@@ -270,17 +281,17 @@ def _next_event(
     return pool.next_event(wait_s) or Tick(clock())
 
 
-def _sleep_unless(stop_asked: Callable[[], str | None]) -> Callable[[float], None]:
+def _sleep_unless(why_stop: Callable[[], str | None]) -> Callable[[float], None]:
     def sleep(seconds: float) -> None:
         time.sleep(seconds)
-        if message := stop_asked():
+        if message := why_stop():
             raise Stopped(f"{message} while another run was at work here; nothing was rendered")
 
     return sleep
 
 
 def _stop_reasons(
-    signalled: Callable[[], str | None], ledger: Ledger, lease: Lease
+    signalled: Callable[[], str | None], ledger: Ledger, lease: Lease | None = None
 ) -> Callable[[], str | None]:
     """Why the run should end early: a signal, `wanflow stop` (looked up every STOP_LOOK_S), or a lost lease."""
     found: str | None = None
@@ -288,7 +299,7 @@ def _stop_reasons(
 
     def why() -> str | None:
         nonlocal found, looked_s
-        found = found or signalled() or lease.lost or None
+        found = found or signalled() or (lease.lost if lease else "") or None
         if found is None and time.monotonic() - looked_s >= STOP_LOOK_S:
             looked_s = time.monotonic()
             with suppress(StoreError), at_once():  # the next look may get through

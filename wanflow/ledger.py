@@ -23,7 +23,8 @@ import secrets
 import tempfile
 import threading
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,10 +56,12 @@ def new_run_id(started_s: float, name: str = "") -> str:
 
 def run_ids(workspace: Store, name: str = "") -> list[str]:
     """Every run of the workspace, oldest first; ``name``: of the job of this name only."""
-    runs = workspace.folders("runs")
-    if not name:
-        return runs
-    return [run for run in runs if run.partition("-")[2].rpartition("-")[0] == _slug(name)]
+    return [run for run in workspace.folders("runs") if not name or is_run_of(run, name)]
+
+
+def is_run_of(run_id: str, name: str) -> bool:
+    """Whether the run is one of the job of this name."""
+    return job_of(run_id) == _slug(name)
 
 
 def job_of(run_id: str) -> str:
@@ -78,12 +81,25 @@ class Ledger:
         self.workspace = workspace
         self.run_id = run_id
         self._rows: list[dict[str, Any]] = []
+        self._is_planned = False
         self._next: int | None = None
         self._lock = threading.Lock()
 
     def path(self, name: str) -> str:
         """``name`` in the run directory, as a path in the workspace."""
         return f"runs/{self.run_id}/{name}"
+
+    @contextmanager
+    def withdrawn_unless_planned(self) -> Iterator[None]:
+        """Take the run directory away when what is done here raises before :meth:`write_plan`: the run never began."""
+        try:
+            yield
+        except BaseException:
+            if not self._is_planned:
+                with suppress(StoreError):
+                    for stat in list(self.workspace.list(self.path(""))):
+                        self.workspace.delete(stat.path)
+            raise
 
     def append(self, row: Mapping[str, Any], durable: bool = False) -> None:
         """Add an event; keys that are no columns go to ``data``. ``durable``: it is in the store on return."""
@@ -118,6 +134,7 @@ class Ledger:
         self.workspace.write(self.path("job.yaml"), text.encode())
 
     def write_plan(self, rows: pa.Table | Iterable[Mapping[str, Any]]) -> None:
+        self._is_planned = True
         self._write_table("plan.parquet", rows)
 
     def write_results(self, schema: pa.Schema, parts: Iterable[pa.Table]) -> None:

@@ -12,8 +12,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from wanflow.errors import StoreError, UsageError
-from wanflow.lease import EXPIRY_S, Holder, is_dead, lease_holders
-from wanflow.ledger import Ledger, latest_run
+from wanflow.lease import EXPIRY_S, Holder, holder_of, is_dead, lease_holders
+from wanflow.ledger import Ledger, is_run_of, latest_run, run_ids
 from wanflow.model import Status
 from wanflow.report.outcome import Outcome
 from wanflow.report.replicas import ReplicaTime, replica_times
@@ -23,13 +23,15 @@ from wanflow.storage import Store
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Outcome", "RunState", "Summary", "results", "summary"]
+__all__ = ["Outcome", "RunState", "Summary", "leased_run", "results", "summary"]
 
 
 class RunState(StrEnum):
     """How a run stands."""
 
     RUNNING = "running"
+    #: it has not begun: another run is at work
+    WAITING = "waiting"
     #: no outcome, and no sign of life
     CRASHED = "crashed"
     #: it has an outcome
@@ -62,8 +64,21 @@ class Summary:
         return max(0.0, self.last_sign_at_s - self.started_at_s)
 
 
-def summary(workspace: Store, run_id: str | None = None, job_name: str = "") -> Summary | None:
-    """The run ``run_id``, or the latest one (of the job, where named); None when there is none."""
+def leased_run(workspace: Store, target: Store, job_name: str) -> str | None:
+    """The run of the job that holds the lease of its publish.url: it is at work, or dead. None: there is none."""
+    holder = _holder(workspace, target, job_name)
+    return None if holder is None else holder.run_id
+
+
+def summary(
+    workspace: Store, run_id: str | None = None, job_name: str = "", target: Store | None = None
+) -> Summary | None:
+    """The run ``run_id``; else the one of the job that is at work (where ``target``, its publish.url, is given), else
+    its latest, or the latest of all where no job is named. None when there is none.
+    """
+    if run_id is None and target is not None:
+        holder = _holder(workspace, target, job_name)
+        run_id = holder.run_id if holder is not None and _alive(holder) else None
     run_id = run_id or latest_run(workspace, job_name)
     if run_id is None:
         return None
@@ -83,22 +98,30 @@ def summary(workspace: Store, run_id: str | None = None, job_name: str = "") -> 
             replica_times(ledger.read_events()),
         )
     events = ledger.read_events()
-    if not events.num_rows and ledger.read_job() is None:
-        raise UsageError(f"{workspace.url}/runs/{run_id}: no such run; without a run id the latest is taken")
-    holder = next((each for each in lease_holders(workspace) if each.run_id == run_id), None)
+    holders = lease_holders(workspace)
+    holder = next((each for each in holders if each.run_id == run_id), None)
+    if holder is None and not events.num_rows and ledger.read_job() is None:
+        raise UsageError(
+            f"{workspace.url}/runs/{run_id}: no such run; without a run id the one at work or the latest is taken"
+        )
+    plan = ledger.read_plan()
     times = [time_s for time_s in events.column("time_s").to_pylist() if time_s]
     beats = [holder.beat_at_s] if holder else []
-    alive = holder is not None and _alive(holder)
-    message = "" if alive else "it ended without an outcome; run the job again: what is done is kept"
+    if holder is not None and _alive(holder):
+        state = RunState.RUNNING
+    elif plan is None and any(map(_alive, holders)):
+        state = RunState.WAITING
+    else:
+        state = RunState.CRASHED
     return Summary(
         run_id,
-        RunState.RUNNING if alive else RunState.CRASHED,
+        state,
         min(times, default=None),
         max(times + beats, default=None),
-        _counts(ledger, events),
+        _counts(plan, events),
         dict(Counter(events.column("event").to_pylist())),
         None,
-        message,
+        _TODO.get(state, ""),
         replica_times(events),
     )
 
@@ -112,7 +135,7 @@ def results(
     """
     import pyarrow.compute as pc
 
-    for run in [run_id] if run_id else _runs_backwards(workspace, job_name):
+    for run in [run_id] if run_id else reversed(run_ids(workspace, job_name)):
         table = Ledger(workspace, run).read_results()
         if table is not None:
             return table.filter(pc.equal(table["status"], Status.FAILED.value)) if failed else table
@@ -123,17 +146,23 @@ def results(
     return results_schema().empty_table()
 
 
-def _runs_backwards(workspace: Store, job_name: str) -> list[str]:
-    from wanflow.ledger import run_ids
+_TODO = {
+    RunState.WAITING: "another run is at work here: it waits for that one to end, or was killed while it did",
+    RunState.CRASHED: "it ended without an outcome; run the job again: what is done is kept",
+}
 
-    return run_ids(workspace, job_name)[::-1]
+
+def _holder(workspace: Store, target: Store, job_name: str) -> Holder | None:
+    """Who holds the lease, where that is a run of the job."""
+    holder = holder_of(workspace, target)
+    return holder if holder is not None and is_run_of(holder.run_id, job_name) else None
 
 
 def _alive(holder: Holder) -> bool:
     return not is_dead(holder) and time.time() - holder.beat_at_s < EXPIRY_S
 
 
-def _counts(ledger: Ledger, events: pa.Table) -> dict[str, int]:
+def _counts(plan: pa.Table | None, events: pa.Table) -> dict[str, int]:
     """Statuses as far as plan and events tell: planned ones, moved on by what was published."""
     published = {
         task
@@ -142,7 +171,6 @@ def _counts(ledger: Ledger, events: pa.Table) -> dict[str, int]:
         )
         if event == "VariantPublished"
     }
-    plan = ledger.read_plan()
     counts: Counter[str] = Counter()
     if plan is not None:
         counts.update(

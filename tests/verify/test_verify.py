@@ -15,11 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.run.jobs import ROWS, write_rows
+from tests.run.jobs import ROWS, make_job, write_rows
 from wanflow.cli import main
 from wanflow.errors import UsageError
-from wanflow.storage import Store
+from wanflow.storage import Store, Unfinished
+from wanflow.storage.s3_client import client
 from wanflow.verify import repair, verify
+from wanflow.verify.checks import check_half_made
+from wanflow.verify.evidence import gather
 
 from .conftest import Place, broken, render, warned
 
@@ -72,6 +75,16 @@ def _flip(path: Path) -> None:
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+#: as a writer that was killed leaves it
+HALF = ".tmp-77-0123456789abcdef"
+
+
+def _half(path: Path, age_s: float = 7200.0) -> None:
+    """A file that somebody has begun to write."""
+    path.write_bytes(b"half")
+    os.utime(path, (time.time() - age_s,) * 2)
 
 
 def _publish_record(place: Place, path: str = "ann/square.mp4") -> Path:
@@ -161,9 +174,9 @@ CORRUPTIONS: dict[str, tuple[Corrupt, str, str]] = {
     "video with a flipped bit": (lambda p: _flip(p.out / "ann/square.mp4"), "visible", "SHA-256"),
     "a stranger's file": (lambda p: (p.out / "ann/notes.txt").write_bytes(b"x"), "foreign", "ann/notes.txt"),
     "half an upload": (
-        lambda p: (p.out / "ann/.tmp-77-abc").write_bytes(b"half"),
+        lambda p: _half(p.out / "ann" / HALF),
         "half-made",
-        ".tmp-77-abc",
+        HALF,
     ),
     "catalog damaged": (lambda p: _truncate(p.out / "catalog/files.parquet"), "catalog", "not a Parquet"),
     "catalog that lacks a file": (lambda p: _catalog(p, lambda rows: rows[1:]), "catalog", "lacks"),
@@ -275,14 +288,14 @@ def test_repair_removes_what_is_broken_and_the_next_run_makes_it_again(place: Pl
     _truncate(place.master())
     _flip(place.out / "ann/square.mp4")
     _publish_record(place, "bob/square.mp4").write_bytes(b"")
-    (place.out / "ann/.tmp-77-abc").write_bytes(b"half")
+    _half(place.out / "ann" / HALF)
     visible = {path: path.stat().st_mtime_ns for path in place.out.glob("*/*.mp4")}
     broken_key = place.master().parent.parent.name
 
     report = repair(place.workspace, [place.job.publish.url], deep=True)
     assert {path: path.stat().st_mtime_ns for path in place.out.glob("*/*.mp4")} == visible
     assert any(broken_key in words and words.startswith("removed") for words in report.repaired)
-    assert any(".tmp-77-abc" in words for words in report.repaired)
+    assert any(HALF in words for words in report.repaired)
     assert set(broken(report)) <= {"foreign", "catalog", "results"}, "what is left waits for the next run"
 
     write_rows(place.folder, [row | {"headline": f"Again {row['variant_id']}"} for row in ROWS])
@@ -292,6 +305,48 @@ def test_repair_removes_what_is_broken_and_the_next_run_makes_it_again(place: Pl
     after = place.verify(deep=True)
     assert broken(after) == {}
     assert warned(after) == {}
+
+
+def test_repair_leaves_what_may_be_under_way_or_is_not_ours(place: Place) -> None:
+    """Other jobs and other tools write below the same URLs, and their leases are not this workspace's."""
+    kept = [
+        place.out / "ann/.tmp-78-0123456789abcdef",
+        place.work / "inputs/.tmp-78-0123456789abcdef",
+        place.out / "ann/.tmp-of-another-tool",
+        place.work / ".tmp-of-another-tool",
+    ]
+    for path, age_s in zip(kept, (60.0, 60.0, 1e6, 1e6), strict=True):
+        _half(path, age_s)
+    ours = [place.out / "ann" / HALF, place.work / "inputs" / HALF]
+    for path in ours:
+        _half(path)
+    report = repair(place.workspace)
+    assert [path for path in ours if path.exists()] == []
+    assert [path for path in kept if path.exists()] == kept
+    assert report.is_clean
+    assert {finding.path for finding in warned(report)["half-made"]} == {str(path) for path in kept}
+
+
+def test_repair_leaves_the_uploads_of_others(s3_url: str, tmp_path: Path, checkpoint: str) -> None:
+    """Their parts are in no listing, and their owner is about to complete them; a killed writer of ours is not."""
+    job = make_job(tmp_path, checkpoint, publish={"url": s3_url, "path": "{{ variant_id }}/{{ output }}.mp4"})
+    assert render(job).exit_code == 0
+    workspace, target = Store(str(job.workspace)), Store(s3_url)
+    bucket, _, prefix = s3_url.removeprefix("s3://").partition("/")
+    ours = ["ann/square.mp4", "ann/square.jpg", "catalog/files.parquet"]
+    ours.append(f".wanflow/clips/aa/{'a' * 64}/1.1/master.mp4")
+    theirs = ["film/scene.mov", ".wanflow/notes.mov"]
+    for path in (*ours, *theirs):
+        client().call_s3("create_multipart_upload", Bucket=bucket, Key=f"{prefix}/{path}")
+    report = repair(workspace)
+    assert sorted(write.path for write in target.unfinished()) == sorted(theirs)
+    assert len(report.repaired) == len(ours)
+
+    evidence = gather(workspace)
+    evidence.targets[0].unfinished = [
+        Unfinished(ours[0], 0, time.time() - 60, "an upload that has just begun")
+    ]
+    assert not any(finding.discard for finding in check_half_made(evidence)[1])
 
 
 def test_a_flipped_bit_in_a_video_is_repaired_by_a_night_in_which_nothing_changed(place: Place) -> None:

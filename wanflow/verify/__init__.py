@@ -117,7 +117,8 @@ def repair(
 ) -> Report:
     """Remove broken records, so that the next run makes their files again, and leftovers; then look again.
 
-    Waits until no run is at work. Nothing is uploaded, and no visible file is touched: a run is what makes files.
+    Waits until no run is at work. Nothing is uploaded, and no visible file is touched: a run is what makes files. A
+    write that did not end goes when it is an hour old and, below a publish.url, of a file that a record names.
     """
     wanted = list(target_urls)
     with all_leases(workspace, "verify", on_wait):

@@ -7,6 +7,7 @@ finding names what ``--repair`` may remove (paths of the workspace). The promise
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from wanflow.verify.reader import (
     OTHERS,
     PUBLISH_RECORD,
     STEP,
+    TEMPORARY,
     NamedFile,
     RecordRead,
     Unreadable,
@@ -52,6 +54,8 @@ class Finding:
 
 Checked = tuple[int, list[Finding]]
 
+#: a write that is younger may be under way; `gc` waits no less
+UNDER_WAY_S = 3600.0
 NEXT_RUN = "the next run makes it again"
 
 
@@ -185,18 +189,32 @@ def check_foreign(evidence: Evidence) -> Checked:
 
 def check_half_made(evidence: Evidence) -> Checked:
     """No write was left half-way, in sight of anybody or out of it."""
-    found = []
-    for target in evidence.targets:
-        found += [_half_made(target.store, write, evidence.workspace) for write in target.unfinished]
-    found += [_half_made(evidence.workspace, write, evidence.workspace) for write in evidence.unfinished]
+    found = [
+        _half_made(target.store, write, _publishes(target, write), is_seen=not write.upload_id)
+        for target in evidence.targets
+        for write in target.unfinished
+    ]
+    found += [
+        _half_made(evidence.workspace, write, _is_known(write.path), is_seen=False)
+        for write in evidence.unfinished
+    ]
     return len(found), found
 
 
-def _half_made(store: Store, write: Unfinished, workspace: Store) -> Finding:
+def _half_made(store: Store, write: Unfinished, is_ours: bool, is_seen: bool) -> Finding:
     what = "an upload that was never completed" if write.upload_id else "a temporary file"
-    seen = store != workspace and not write.upload_id
-    path = join(store.url, write.path)
-    return Finding(path, f"{what} of {write.size_bytes:,} bytes", is_warning=not seen, discard=(store, write))
+    path, reason = join(store.url, write.path), f"{what} of {write.size_bytes:,} bytes"
+    if not is_ours:
+        return Finding(path, reason, is_warning=True, todo="no record names it: whose is it?")
+    if time.time() - write.since_s < UNDER_WAY_S:
+        return Finding(path, reason, is_warning=True, todo="it may be under way: verify again in an hour")
+    return Finding(path, reason, is_warning=not is_seen, discard=(store, write))
+
+
+def _publishes(target: Target, write: Unfinished) -> bool:
+    """Whether it is a write of what this workspace publishes there, whoever else writes below the same URL."""
+    path = write.path
+    return path == CATALOG or bool(TEMPORARY.search(path)) or target.record_of(path) is not None
 
 
 def check_catalog(evidence: Evidence) -> Checked:
@@ -323,10 +341,15 @@ def _is_named(evidence: Evidence, folder: str) -> bool:
 
 def check_layout(evidence: Evidence) -> Checked:
     """Nothing lies in the workspace that the contract does not name."""
-    known = (CLIP_RECORD, CLIP_FILE, STEP, INPUT, FAILURE, PUBLISH_RECORD, EPOCH, LEASE, EVENTS, OTHERS)
     found = [
         Finding(path, "the contract names no such file", is_warning=True, todo="whose is it?")
         for path in evidence.files
-        if not any(pattern.match(path) for pattern in known)
+        if not _is_known(path)
     ]
     return len(evidence.files), found
+
+
+def _is_known(path: str) -> bool:
+    """Whether the contract names such a file of the workspace."""
+    known = (CLIP_RECORD, CLIP_FILE, STEP, INPUT, FAILURE, PUBLISH_RECORD, EPOCH, LEASE, EVENTS, OTHERS)
+    return any(pattern.match(path) for pattern in known) or bool(TEMPORARY.search(path))

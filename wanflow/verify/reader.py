@@ -41,6 +41,8 @@ OTHERS = re.compile(
     r"^((runs/[^/]+|quiet|forced|gc|\.wanflow)/.+"
     r"|published-(own|[0-9a-f]{16})\.parquet|timings\.json|inputs-memo\.parquet)$"
 )
+#: files that are still being written
+TEMPORARY = re.compile(r"(^|/)\.tmp-\d+-[0-9a-f]{16}$")
 ATTEMPT = re.compile(r"^(\d+)\.(\d+)$")
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 RUN = re.compile(r"^\d{8}T\d{6}\.\d+Z-(?:(.*)-)?[0-9a-f]{6}$")

@@ -93,6 +93,12 @@ def started(s: Scheduler, num_replicas: int = 1, at_s: float = 0.0) -> Scheduler
     return s
 
 
+def running(s: Scheduler, replica: str) -> str | None:
+    """The clip that ``replica`` renders; None: none."""
+    copy = s.replicas[replica].copy
+    return copy.key if copy else None
+
+
 def rendering(s: Scheduler, replica: str) -> tuple[str, str, Attempt]:
     """(replica, clip, attempt) of what ``replica`` renders, as events want it."""
     copy = s.replicas[replica].copy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.schedule.tasks import attempt, rendering, scheduler, started
+from tests.schedule.tasks import attempt, rendering, running, scheduler, started
 from wanflow.model import Cause, Loading
 from wanflow.schedule import Scheduler
 from wanflow.schedule.actions import (
@@ -38,7 +38,7 @@ def fail(s: Scheduler, replica: str, cause: Cause, at_s: float, message: str = "
 
 def lose(s: Scheduler, replica: str, cause: Cause, at_s: float) -> list[Action]:
     """The replica goes, the record is not there; returns what follows from that."""
-    key = s.replicas[replica].running or ""
+    key = running(s, replica) or ""
     s.handle(ReplicaLost(at_s, replica, "gone", cause=cause))
     actions = s.handle(ClipMissing(at_s, key))
     s.validate()
@@ -173,7 +173,7 @@ def test_storage_trouble_rests_the_replica_and_others_go_on() -> None:
     """One node's way to the store is blocked: its replica waits a second, the others do not."""
     s = started(scheduler(dict.fromkeys("abcdef", 1)), 2)
     fail(s, "replica-1", Cause.STORAGE, 1, "503")
-    assert s.replicas["replica-1"].running is None
+    assert running(s, "replica-1") is None
     actions = s.handle(ClipRendered(1.5, *rendering(s, "replica-2")))
     assert any(isinstance(action, Render) and action.replica == "replica-2" for action in actions)
     actions = s.handle(Tick(2.0))

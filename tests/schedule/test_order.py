@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.schedule.tasks import attempt, rendering, scheduler, started
+from tests.schedule.tasks import attempt, rendering, running, scheduler, started
 from wanflow.schedule import Scheduler
 from wanflow.schedule.actions import Reason, Render, Stage
 from wanflow.schedule.events import ClipRendered, ReplicaReady, RunStarted
@@ -20,7 +20,7 @@ def test_priority_comes_before_length() -> None:
     """The customer who pays for the morning gets his short clip before everybody's long ones."""
     s = scheduler({"long": 9, "urgent": 1}, priorities={"urgent": 1}, max_replicas=1)
     started(s)
-    assert s.replicas["replica-1"].running == "urgent"
+    assert running(s, "replica-1") == "urgent"
 
 
 def test_replica_stays_in_its_group_while_there_is_much_to_do() -> None:
@@ -28,7 +28,7 @@ def test_replica_stays_in_its_group_while_there_is_much_to_do() -> None:
     works = {f"a{i}": 10.0 for i in range(20)} | {f"b{i}": 11.0 for i in range(20)}
     s = scheduler(works, groups={key: key[0] for key in works}, in_seconds=True, max_replicas=1)
     started(s)
-    order = [s.replicas["replica-1"].running or ""]
+    order = [running(s, "replica-1") or ""]
     for number in range(1, 12):
         order += rendered(s, "replica-1", 10.0 * number)
     assert {key[0] for key in order} == {"b"}
@@ -40,7 +40,7 @@ def test_grouping_does_not_leave_the_longest_clip_for_the_end() -> None:
     groups = {key: key[0] for key in works}
     s = scheduler(works, groups=groups, in_seconds=True, max_replicas=1)
     started(s)
-    assert s.replicas["replica-1"].running == "a1"
+    assert running(s, "replica-1") == "a1"
     assert s.replicas["replica-1"].staged == "long", "the rest of its own group is too little to wait for"
 
 
@@ -82,7 +82,7 @@ def test_slow_replica_leaves_the_last_long_clip_to_a_faster_one() -> None:
     assert s.replicas["replica-1"].staged == "last"
     s._board.estimates._slowness["replica-2"] = s._board.estimates._slowness.get("replica-2") or _seen(1.2, 9)
     s.handle(ClipRendered(11.0, *rendering(s, "replica-2")))
-    assert s.replicas["replica-2"].running is None
+    assert running(s, "replica-2") is None
     actions = s.handle(ClipRendered(12.0, *rendering(s, "replica-1")))
     assert actions[0] == Render("replica-1", "last", attempt(4), Reason.STAGED)
 
@@ -124,7 +124,7 @@ def test_slow_replica_takes_what_still_ends_before_the_deadline_however_far_behi
     for at_s, number in ((10.0, 1), (20.0, 1), (30.0, 1), (31.0, 2), (40.0, 1), (50.0, 1), (62.0, 2)):
         rendered(s, f"replica-{number}", at_s)
     assert rendered(s, "replica-2", 93.0) == ["short0"]
-    assert s.replicas["replica-1"].running == "long0"
+    assert running(s, "replica-1") == "long0"
 
 
 def test_clip_that_no_variant_needs_any_more_is_not_rendered() -> None:
@@ -147,5 +147,5 @@ def test_idle_replica_takes_a_staged_clip_although_the_one_staged_last_is_too_la
     started(s, 2)
     assert (s.replicas["replica-1"].staged, s.replicas["replica-2"].staged) == ("short", "long")
     s.handle(ReplicaReady(85.0, "replica-3"))
-    assert s.replicas["replica-3"].running == "short"
+    assert running(s, "replica-3") == "short"
     s.validate()

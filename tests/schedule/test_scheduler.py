@@ -208,7 +208,7 @@ def test_late_news_of_an_old_attempt_changes_nothing() -> None:
     s.handle(RunStarted(0))
     s.handle(ReplicaReady(1, "replica-1"))
     s.handle(RenderFailed(2, "replica-1", "a", attempt(1), Cause.ITEM_ERROR, "boom"))
-    assert s.clips["a"].attempt == attempt(2)
+    assert list(s.clips["a"].copies) == [attempt(2)]
     assert s.handle(ClipRendered(3, "replica-1", "a", attempt(1))) == []
     assert s.clips["a"].status is ClipStatus.RUNNING
 
@@ -332,7 +332,7 @@ def test_every_cause_has_a_budget_and_ends(cause: Cause) -> None:
             break
         now_s += 100
         s.handle(Tick(now_s))
-        if current := s.clips["a"].attempt:
+        for current in list(s.clips["a"].copies):
             s.handle(RenderFailed(now_s, "replica-1", "a", current, cause, "again"))
         s.validate()
     assert s.finished

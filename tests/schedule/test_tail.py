@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.schedule.tasks import attempt, rendering, scheduler, started
+from tests.schedule.tasks import attempt, rendering, running, scheduler, started
 from wanflow.model import Cause
 from wanflow.schedule import Scheduler
 from wanflow.schedule.actions import Cancel, Reason, Render, RetireReplica
@@ -33,7 +33,7 @@ def straggling() -> Scheduler:
 def test_idle_replica_renders_a_second_copy_of_a_straggler() -> None:
     """Three of four steps are left at a hundred seconds each; from the start it is a hundred in all."""
     s = straggling()
-    assert s.replicas["replica-2"].running == "a"
+    assert running(s, "replica-2") == "a"
     assert len(s.clips["a"].copies) == 2
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.schedule.tasks import assembly, render, rendering, started
+from tests.schedule.tasks import assembly, render, rendering, running, started
 from wanflow.model import Cause
 from wanflow.schedule import PlannedRender, Policy, Scheduler
 from wanflow.schedule.events import ClipRendered, RenderFailed, StepDone
@@ -30,13 +30,13 @@ def scheduler(
 A = {"a1": "t", "a2": "t", "a3": "t"}
 
 
-def running(s: Scheduler) -> list[str | None]:
-    return [replica.running for replica in s.replicas.values()]
+def all_running(s: Scheduler) -> list[str | None]:
+    return [running(s, name) for name in s.replicas]
 
 
 def begun(s: Scheduler) -> set[str]:
     """Clips that some replica renders or has staged."""
-    return {key for r in s.replicas.values() for key in (r.running, r.staged) if key}
+    return {key for r in s.replicas.values() for key in (running(s, r.replica), r.staged) if key}
 
 
 def test_others_of_a_group_wait_behind_shorter_clips_until_the_trunk_is_there() -> None:
@@ -55,17 +55,17 @@ def test_others_of_a_group_wait_behind_shorter_clips_until_the_trunk_is_there() 
     s.validate()
     s.handle(ClipRendered(12.0, *rendering(s, "replica-2")))
     s.handle(ClipRendered(13.0, *rendering(s, "replica-2")))
-    assert s.replicas["replica-2"].running == "a2", "longest first, as ever"
+    assert running(s, "replica-2") == "a2", "longest first, as ever"
 
 
 def test_they_take_their_usual_places_once_the_trunk_is_there() -> None:
     s = scheduler(A, {"a1": 40.0, "a2": 14.0, "a3": 14.0, "b1": 5.0, "b2": 4.0}, max_replicas=1)
     started(s)
-    assert running(s) == ["a1"]
+    assert all_running(s) == ["a1"]
     assert s.replicas["replica-1"].staged == "b1", "the longest of what need not wait"
     s.handle(ClipRendered(40.0, *rendering(s, "replica-1")))
     s.validate()
-    assert running(s) == ["b1"], "it was staged"
+    assert all_running(s) == ["b1"], "it was staged"
     assert s.replicas["replica-1"].staged == "a2"
 
 
@@ -74,13 +74,13 @@ def test_no_replica_idles_for_a_trunk() -> None:
     s = scheduler(A, {"a1": 40.0, "a2": 14.0, "a3": 14.0})
     started(s, 2)
     s.validate()
-    assert running(s) == ["a1", "a3"], "a2 is staged at its maker"
+    assert all_running(s) == ["a1", "a3"], "a2 is staged at its maker"
 
 
 def test_a_trunk_that_another_clip_made_first_is_there_as_well() -> None:
     s = scheduler(A, {"a1": 40.0, "a2": 14.0, "a3": 14.0})
     started(s, 2)
-    assert running(s) == ["a1", "a3"]
+    assert all_running(s) == ["a1", "a3"]
     s.handle(StepDone(20.0, *rendering(s, "replica-2"), "denoise", 2, 4))
     assert not s._board.trunks.is_behind(s.clips["a2"])
     s.validate()
@@ -114,10 +114,10 @@ def test_the_last_of_a_group_may_fail_too() -> None:
 def test_a_failed_clip_waits_behind_again_while_its_trunk_is_made() -> None:
     s = scheduler(A, {"a1": 40.0, "a2": 14.0, "a3": 14.0})
     started(s, 2)
-    assert running(s) == ["a1", "a3"]
+    assert all_running(s) == ["a1", "a3"]
     s.handle(RenderFailed(5.0, *rendering(s, "replica-2"), Cause.ITEM_ERROR, "odd"))
     s.validate()
-    assert running(s) == ["a1", "a2"], "the other's turn"
+    assert all_running(s) == ["a1", "a2"], "the other's turn"
     assert s._board.trunks.is_behind(s.clips["a3"])
 
 

@@ -369,5 +369,4 @@ def test_an_end_beside_other_steps_takes_the_place_of_any_other_end_in_what_is_e
     s.handle(StepDone(280.0, *running, "decode", 0, 5))
     copy = s.replicas["replica-1"].copy
     assert copy is not None
-    assert copy.share == pytest.approx(0.8)
     assert copy.expected_end_s == pytest.approx(300.0)

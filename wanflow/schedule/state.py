@@ -85,8 +85,6 @@ class Copy:
     step: int = 0
     num_steps: int = 0
     heard_s: float = 0.0
-    #: share of the clip that is done, by the last news
-    share: float | None = None
     #: None: nothing to expect it from
     expected_end_s: float | None = None
     #: on the watch's own clock, and as the watch has it on file
@@ -171,11 +169,6 @@ class ClipState:
     done_s: float = 0.0
     #: stage name -> seconds over all attempts
     seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def attempt(self) -> Attempt | None:
-        """The oldest attempt that renders now."""
-        return next(iter(self.copies), None)
 
     @property
     def is_open(self) -> bool:
@@ -266,10 +259,6 @@ class ReplicaState:
     streak_s: float = 0.0
     #: storage failures in a row
     num_storage: int = 0
-
-    @property
-    def running(self) -> str | None:
-        return self.copy.key if self.copy else None
 
     @property
     def copies(self) -> list[Copy]:

@@ -91,7 +91,6 @@ class Watch:
         share = self._estimates.share_done(clip, stage, step, num_steps)
         if share is None:
             return
-        copy.share = share
         left_s = self._estimates.seconds(clip, copy.replica, 1.0 - share)
         done, spent_s = share - copy.first_share, now_s - copy.started_s
         if done >= OWN_PACE or (left_s is None and done > 0):

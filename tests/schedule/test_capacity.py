@@ -53,6 +53,32 @@ def test_min_replicas_stay_to_the_end_of_the_run() -> None:
     assert s.replicas.keys() == {"replica-1", "replica-2"}
 
 
+def test_min_replicas_go_for_another_engine_that_waits() -> None:
+    """One GPU, two engines, a minimum of two: the second engine's replica waits for the GPU that the first one has."""
+    s = scheduler({"a": 2, "b": 1}, weights={"a": "t2v", "b": "i2v"}, min_replicas=2)
+    s.handle(RunStarted(0))
+    (name,) = (name for name, replica in s.replicas.items() if replica.weights == "t2v")
+    s.handle(ReplicaReady(1, name))
+    actions = s.handle(ClipRendered(2, *rendering(s, name)))
+    assert RetireReplica(name, Reason.OTHER_ENGINE_WAITS) in actions
+    s.validate()
+
+
+def test_min_replicas_at_the_tail_go_for_another_engine_that_waits() -> None:
+    """The last clip of the first engine takes an hour: its second replica is not kept idle beside it all the time."""
+    weights = {"a1": "t2v", "a2": "t2v", "b": "i2v"}
+    s = scheduler(
+        {"a1": 3600, "a2": 10, "b": 1}, weights=weights, min_replicas=3, max_replicas=3, idle_s=30.0
+    )
+    s.handle(RunStarted(0))
+    first, second = (name for name, replica in s.replicas.items() if replica.weights == "t2v")
+    for name in (first, second):
+        s.handle(ReplicaReady(1, name))
+    s.handle(ClipRendered(11, *rendering(s, second)))
+    assert RetireReplica(second, Reason.NO_MORE_WORK) in s.handle(Tick(41))
+    s.validate()
+
+
 def test_replica_that_still_loads_is_not_waited_for_at_the_tail() -> None:
     """The machine came when the work was done: it is given back before it has loaded anything."""
     s = scheduler({"a": 2, "b": 1})

@@ -380,7 +380,8 @@ class Replicas(Section):
     """How many replicas may run."""
 
     min: Annotated[Count, Field(ge=0, le=10_000)] = Field(
-        default=0, description="Kept to the end of a run, even when there is little left to do."
+        default=0,
+        description="Kept to the end of a run, even when there is little left to do, unless another engine waits.",
     )
     max: Annotated[Count, Field(ge=1, le=10_000)] | None = Field(
         default=None,

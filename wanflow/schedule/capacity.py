@@ -175,10 +175,12 @@ class Capacity:
             others = [other for other, num in board.num_waiting.items() if num and other != weights]
             if board.num_open[weights] == 0:
                 reason = Reason.OTHER_ENGINE_WAITS if others else Reason.NO_MORE_WORK
-                while self._is_spare() and (replica := self._loading(weights) or board.idle.pop(weights)):
+                while self._is_spare(weights) and (
+                    replica := self._loading(weights) or board.idle.pop(weights)
+                ):
                     actions += self.retire(replica, reason)
             # At the tail a replica without work stays a while, for stragglers; one that still loads does not,
-            while self._is_spare() and (replica := self._loading(weights)):
+            while self._is_spare(weights) and (replica := self._loading(weights)):
                 actions += self.retire(replica, Reason.NO_MORE_WORK)
             # nor one whose place another engine needs.
             needed = sum(max(board.num_to_render(other) - board.num_replicas[other], 0) for other in others)
@@ -200,7 +202,9 @@ class Capacity:
             replica
         ):
             return []
-        if board.idle.num[replica.weights] > board.num_waiting[replica.weights] and self._is_spare():
+        if board.idle.num[replica.weights] > board.num_waiting[replica.weights] and self._is_spare(
+            replica.weights
+        ):
             return self.retire(replica, Reason.NO_MORE_WORK)
         self._remind_idle(replica, board.now_s)
         return []
@@ -212,5 +216,8 @@ class Capacity:
         """As long as another start would take: then waiting has cost as much as coming back would."""
         return max(self._board.policy.idle_s, self._board.estimates.load_s(replica.weights), MIN_PATIENCE_S)
 
-    def _is_spare(self) -> bool:
-        return len(self._board.replicas) > self._board.policy.min_replicas
+    def _is_spare(self, weights: str) -> bool:
+        """Whether a replica of ``weights`` without work may go: it may have the GPU that another engine waits for."""
+        board = self._board
+        others_wait = any(num for other, num in board.num_waiting.items() if other != weights)
+        return others_wait or len(board.replicas) > board.policy.min_replicas

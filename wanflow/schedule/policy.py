@@ -35,7 +35,7 @@ class Policy:
     max_replicas: int
     #: assemblies at once
     max_assemblies: int
-    #: replicas that are kept to the end of the run, idle or not
+    #: replicas that are kept to the end of the run, idle or not, unless clips of another engine wait
     min_replicas: int = 0
     #: attempts at a task over all causes but the free ones
     max_attempts: int = 5

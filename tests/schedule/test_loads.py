@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.schedule.tasks import rendering, scheduler, started
+from wanflow.model import Cause
 from wanflow.schedule import Scheduler
 from wanflow.schedule.actions import Action, Finish, KillReplica, Reason, Render, RetireReplica, StartReplica
 from wanflow.schedule.events import (
@@ -123,6 +126,73 @@ def test_three_loads_that_hang_end_the_run_when_nobody_is_ready() -> None:
     assert "gpu-3" in finish.message
     assert s.variants["v.mp4"].status is VariantStatus.LEFT
     assert s.broken == finish.message
+
+
+def eight_nodes() -> Scheduler:
+    """Eight replicas load, each on a node of its own."""
+    s = scheduler({f"c{i}": 1 for i in range(50)}, max_replicas=8)
+    s.handle(RunStarted(0.0))
+    for number in range(1, 9):
+        s.handle(ReplicaPlaced(0.0, f"replica-{number}", f"gpu-{number}"))
+    return s
+
+
+def test_a_start_that_dies_before_its_node_is_known_is_no_second_node() -> None:
+    """Its process did not live for long enough to say where it was."""
+    s = eight_nodes()
+    s.handle(ReplicaLost(10.0, "replica-3", "no driver", permanent=True))
+    s.handle(ReplicaLost(11.0, "replica-9", "process died", permanent=True))
+    assert s.stopping is None
+
+
+@pytest.mark.parametrize("permanent", [True, False])
+def test_a_node_on_which_nothing_starts_does_not_end_the_run_while_others_load(permanent: bool) -> None:
+    """It has no driver, says so in seconds, and is the only one with room for each replacement."""
+    s = eight_nodes()
+    name, num_tried = "replica-3", 0
+    for at_s in range(10, 300):
+        actions = s.handle(ReplicaLost(at_s, name, "no driver", permanent)) if name else s.handle(Tick(at_s))
+        num_tried += bool(name)
+        s.validate()
+        name = next((each.replica for each in actions if isinstance(each, StartReplica)), "")
+        if name:
+            s.handle(ReplicaPlaced(at_s, name, "gpu-3"))
+    assert s.stopping is None
+    assert 5 < num_tried < 15, "starts there are spaced out"
+    assert isinstance(s.handle(ReplicaReady(300.0, "replica-1"))[0], Render)
+
+
+def test_an_error_that_would_come_again_ends_the_run_when_a_second_node_has_it() -> None:
+    """The checkpoint is broken: two nodes tell it, and nobody waits for the other six."""
+    s = eight_nodes()
+    s.handle(ReplicaLost(10.0, "replica-3", "no such tensor", permanent=True))
+    assert s.stopping is None
+    actions = s.handle(ReplicaLost(11.0, "replica-4", "no such tensor", permanent=True))
+    assert isinstance(actions[-1], Finish)
+    assert actions[-1].message == "no replica can start: no such tensor"
+
+
+def test_an_error_that_would_come_again_ends_the_run_when_no_other_node_loads() -> None:
+    """Two replicas share the only node that there is; a third one has no machine, and may never get one."""
+    s = scheduler(dict.fromkeys("abc", 1), max_replicas=3)
+    s.handle(RunStarted(0.0))
+    for name in ("replica-1", "replica-2"):
+        s.handle(ReplicaPlaced(0.0, name, "gpu-1"))
+    actions = s.handle(ReplicaLost(10.0, "replica-1", "no such tensor", permanent=True))
+    assert isinstance(actions[-1], Finish)
+    assert actions[-1].reason is Reason.CANNOT_START
+
+
+def test_the_last_other_node_that_loads_settles_what_is_wrong() -> None:
+    """Seven nodes are taken back while they load: what is left is the node without a driver, and the run ends."""
+    s = eight_nodes()
+    s.handle(ReplicaLost(10.0, "replica-3", "no driver", permanent=True))
+    for number in (1, 2, 4, 5, 6, 7, 8):
+        s.handle(ReplicaLost(20.0, f"replica-{number}", "taken back", cause=Cause.PREEMPTED))
+    assert s.stopping is None
+    s.handle(ReplicaPlaced(30.0, "replica-9", "gpu-3"))
+    actions = s.handle(ReplicaLost(31.0, "replica-9", "no driver", permanent=True))
+    assert isinstance(actions[-1], Finish)
 
 
 def test_loads_that_hang_at_once_are_all_ended() -> None:

@@ -31,8 +31,8 @@ MIN_PATIENCE_S = 1.0
 class Capacity:
     def __init__(self, board: Board) -> None:
         self._board = board
-        #: starts that failed in a row
-        self.num_failed_starts = 0
+        #: nodes of the starts that failed in a row
+        self.failed_starts: list[str] = []
         self._start_not_before_s = 0.0
         #: why the replicas to come replace others
         self._replacing: deque[Reason] = deque()
@@ -63,18 +63,18 @@ class Capacity:
 
     def ready(self, replica: ReplicaState) -> None:
         board = self._board
-        self.num_failed_starts = 0
+        self.failed_starts.clear()
         load_s = board.watch.load_s(replica)
         board.estimates.learn_load(
             replica.weights, board.now_s - replica.started_s if load_s is None else load_s
         )
         board.replica_ready(replica)
 
-    def start_failed(self) -> None:
-        """A replica died, or hung, before it was ready."""
+    def start_failed(self, node: str) -> None:
+        """A replica on ``node`` died, or hung, before it was ready."""
         board = self._board
-        self.num_failed_starts += 1
-        if (over := self.num_failed_starts - board.policy.max_failed_starts) >= 0:
+        self.failed_starts.append(node)
+        if (over := len(self.failed_starts) - board.policy.max_failed_starts) >= 0:
             self._start_not_before_s = board.now_s + backoff(board.policy, over + 1)
             board.remind(self._start_not_before_s, "start", "")
 

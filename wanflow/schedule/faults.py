@@ -228,12 +228,20 @@ class Faults:
 
     # -- starts -------------------------------------------------------------------------------------------------
 
-    def start_failed(self, message: str, permanent: bool = False) -> None:
-        """A replica did not become ready, and is gone. Where others work, one node's trouble is not the run's."""
+    def start_failed(self, node: str, message: str, permanent: bool = False) -> None:
+        """A replica on ``node`` did not become ready, and is gone.
+
+        One node's trouble is not the run's, where others work, or load on another node and may yet.
+        """
         board = self._board
-        self._capacity.start_failed()
-        is_enough = permanent or self._capacity.num_failed_starts >= board.policy.max_failed_starts
-        if is_enough and all(each.status is ReplicaStatus.STARTING for each in board.replicas.values()):
+        self._capacity.start_failed(node)
+        failed = self._capacity.failed_starts
+        is_enough = permanent or len(failed) >= board.policy.max_failed_starts
+        nodes = set(failed) - {""}
+        if is_enough and not any(
+            each.status is not ReplicaStatus.STARTING or (len(nodes) <= 1 and each.node not in ("", *nodes))
+            for each in board.replicas.values()
+        ):
             self.give_up = Reason.CANNOT_START, f"no replica can start: {message}"
 
     def load_hung(self, replica: ReplicaState) -> list[Action]:
@@ -246,7 +254,7 @@ class Faults:
             "the GPU's driver; a load that is only slow is given more time by limits.max_load_minutes"
         )
         actions = self._kill(replica, Reason.HUNG, Cause.HUNG, message)
-        self.start_failed(message)
+        self.start_failed(replica.node, message)
         return actions
 
     # -- the run ------------------------------------------------------------------------------------------------

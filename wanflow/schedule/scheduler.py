@@ -254,7 +254,7 @@ class Scheduler:
         copies = board.remove_replica(replica)
         self._capacity.replace(Reason.REPLACES_LOST)
         if was_starting and (event.permanent or event.cause is Cause.REPLICA_LOST):
-            self._faults.start_failed(event.message, event.permanent)
+            self._faults.start_failed(replica.node, event.message, event.permanent)
         return self._faults.lost(copies, event.cause, event.message)
 
     def _starting(self, name: str) -> ReplicaState | None:

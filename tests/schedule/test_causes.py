@@ -18,10 +18,12 @@ from wanflow.schedule.actions import (
     StartReplica,
 )
 from wanflow.schedule.events import (
+    ClipDenoised,
     ClipMissing,
     ClipRendered,
     RenderFailed,
     ReplicaLost,
+    ReplicaPlaced,
     ReplicaReady,
     RunStarted,
     StepDone,
@@ -137,6 +139,103 @@ def test_a_clip_too_large_for_the_small_card_goes_to_the_larger_one() -> None:
     s.validate()
 
 
+def on_rungs(s: Scheduler, *rungs: int) -> Scheduler:
+    """The run has begun, and a replica is ready on each rung."""
+    s.handle(RunStarted(0.0))
+    for number, rung in enumerate(rungs, 1):
+        s.handle(ReplicaReady(0.0, f"replica-{number}", Loading(0, 0.0, 0.0, 0, 0.0, rung=rung)))
+    return s
+
+
+def test_clip_too_large_for_small_cards_waits_for_the_large_one_without_trying_them_again() -> None:
+    """Three of 48 GB and one of 80: the small ones do not use up its tries, and are idle rather than repeat one."""
+    s = on_rungs(scheduler({"big": 9, "a": 8, "b": 7, "c": 6}, max_replicas=4), 2, 2, 2, 0)
+    assert running(s, "replica-1") == "big"
+    fail(s, "replica-1", Cause.OUT_OF_MEMORY, 1)
+    s.handle(ClipRendered(2, *rendering(s, "replica-2")))
+    for at_s, name in ((3, "replica-2"), (4, "replica-1")):
+        assert running(s, name) == "big"
+        fail(s, name, Cause.OUT_OF_MEMORY, at_s)
+    s.handle(ClipRendered(5, *rendering(s, "replica-3")))
+    assert s.clips["big"].is_open
+    assert not any(running(s, f"replica-{number}") for number in (1, 2, 3))
+    s.handle(Tick(6))
+    s.validate()
+    actions = s.handle(ClipRendered(10, *rendering(s, "replica-4")))
+    assert [(each.key, each.replica) for each in actions if isinstance(each, Render)] == [
+        ("big", "replica-4")
+    ]
+    for at_s in (11, 12, 13):
+        assert s.clips["big"].is_open
+        fail(s, "replica-4", Cause.OUT_OF_MEMORY, at_s)
+    assert s.clips["big"].status is ClipStatus.FAILED, "the last rung of the largest"
+    assert s.clips["big"].num_attempts == 6
+
+
+def test_large_card_is_found_behind_any_number_of_small_ones_without_work() -> None:
+    """Nine small cards have been idle for long, as all that waits is too large for them."""
+    works = {"big1": 90, "big2": 80, "big3": 70} | {f"c{i}": 9 - i for i in range(8)}
+    s = on_rungs(scheduler(works, max_replicas=10, idle_s=1e6), *(3,) * 9, 0)
+    for at_s in range(1, 30):
+        for number in range(1, 10):
+            if key := running(s, f"replica-{number}"):
+                if key.startswith("big"):
+                    fail(s, f"replica-{number}", Cause.OUT_OF_MEMORY, at_s)
+                else:
+                    s.handle(ClipRendered(at_s, *rendering(s, f"replica-{number}")))
+    at_s = 30
+    while any(clip.is_open for clip in s.clips.values()):
+        s.handle(ClipRendered(at_s, *rendering(s, "replica-10")))
+        s.validate()
+        at_s += 1
+    assert {clip.status for clip in s.clips.values()} == {ClipStatus.DONE}
+
+
+def test_clip_that_waits_for_a_large_card_does_not_wait_for_ever() -> None:
+    """That card's node goes away: a small one tries the clip once more, and it has failed."""
+    s = on_rungs(scheduler({"b": 9, "big": 8}, max_replicas=2), 0, 3)
+    assert running(s, "replica-2") == "big"
+    fail(s, "replica-2", Cause.OUT_OF_MEMORY, 1)
+    assert running(s, "replica-2") is None
+    lose(s, "replica-1", Cause.NODE_LOST, 2)
+    s.handle(Tick(3))
+    while s.clips["big"].is_open:
+        assert running(s, "replica-2")
+        if running(s, "replica-2") == "big":
+            fail(s, "replica-2", Cause.OUT_OF_MEMORY, 4)
+        else:
+            s.handle(ClipRendered(4, *rendering(s, "replica-2")))
+    assert s.clips["big"].failures == (Cause.OUT_OF_MEMORY,) * 2
+
+
+def test_clip_too_large_for_the_first_card_that_is_ready_waits_for_those_that_load() -> None:
+    """The small card is ready first, and the longest clips come first; the large one needs ten seconds more."""
+    s = scheduler({"big": 9, "a": 1}, max_replicas=2)
+    s.handle(RunStarted(0.0))
+    s.handle(ReplicaPlaced(0.0, "replica-2"))
+    s.handle(ReplicaReady(1.0, "replica-1", Loading(0, 0.0, 0.0, 0, 0.0, rung=3)))
+    fail(s, "replica-1", Cause.OUT_OF_MEMORY, 2.0)
+    assert s.clips["big"].is_open
+    actions = s.handle(ReplicaReady(12.0, "replica-2", Loading(0, 0.0, 0.0, 0, 0.0, rung=0)))
+    assert [(each.key, each.replica) for each in actions if isinstance(each, Render)] == [
+        ("big", "replica-2")
+    ]
+    s.validate()
+
+
+def test_last_word_that_a_clip_is_too_large_takes_two_replicas_where_there_are() -> None:
+    """On one of two cards of 24 GB a dead process holds the memory: nothing fits there, and everything on the other."""
+    s = on_rungs(scheduler({f"c{i:02}": 1 for i in range(30)}, max_replicas=2), 3, 3)
+    keys = fail_all(s, "replica-1", Cause.OUT_OF_MEMORY, 1)
+    assert len(keys) == len(set(keys)) > 20
+    at_s = 2
+    while any(clip.is_open for clip in s.clips.values()):
+        s.handle(ClipRendered(at_s, *rendering(s, "replica-2")))
+        fail_all(s, "replica-1", Cause.OUT_OF_MEMORY, at_s)
+        at_s += 1
+    assert {clip.status for clip in s.clips.values()} == {ClipStatus.DONE}
+
+
 def test_first_clips_that_are_too_large_for_the_last_rung_stop_the_run() -> None:
     """On cards that begin at the last rung the very first failures tell."""
     s = scheduler(dict.fromkeys("abcdef", 1), max_replicas=1, last_rung=3)
@@ -234,6 +333,99 @@ def test_sick_replica_is_replaced_and_its_clips_do_not_pay() -> None:
     assert all(not s.clips[key].failures for key in victims)
 
 
+def many(num_replicas: int, num_clips: int = 100) -> Scheduler:
+    works = {f"c{i:03}": 1.0 for i in range(num_clips)}
+    return started(scheduler(works, max_replicas=num_replicas), num_replicas)
+
+
+def fail_all(s: Scheduler, replica: str, cause: Cause, at_s: float, max_clips: int = 1000) -> list[str]:
+    """Whatever ``replica`` is given fails at once, until it goes or is given no more; returns the clips."""
+    keys: list[str] = []
+    while len(keys) < max_clips and replica in s.replicas and (key := running(s, replica)):
+        keys.append(key)
+        fail(s, replica, cause, at_s, "CUDA error: an illegal memory access was encountered")
+    return keys
+
+
+def test_replica_that_fails_fast_takes_no_clip_twice_however_many_wait() -> None:
+    """One card fails in a fifth of a second what takes five minutes on the other one, with black pictures."""
+    s = many(2)
+    keys = fail_all(s, "replica-1", Cause.BAD_OUTPUT, 1)
+    assert len(keys) == len(set(keys)) > 50
+    assert all(s.clips[key].is_open for key in keys)
+
+
+@pytest.mark.parametrize("num_broken", [1, 3])
+def test_replica_that_never_rendered_is_held_after_three_errors_until_others_tell(num_broken: int) -> None:
+    """A node's cards are broken from the start: they wait for the first clip of the others, and are replaced."""
+    s = many(8)
+    broken = [f"replica-{number + 1}" for number in range(num_broken)]
+    for name in broken:
+        assert len(fail_all(s, name, Cause.ITEM_ERROR, 1)) == 3
+    assert all(clip.is_open for clip in s.clips.values())
+    s.handle(Tick(20))
+    assert not any(running(s, name) for name in broken)
+    actions = s.handle(ClipRendered(300, *rendering(s, "replica-8")))
+    kills = [each for each in actions if isinstance(each, KillReplica)]
+    assert [each.replica for each in kills] == broken
+    assert {each.reason for each in kills} == {Reason.SICK}
+    assert (
+        sum(isinstance(each, StartReplica) and each.reason is Reason.SICK for each in actions) == num_broken
+    )
+    assert not any(clip.failures for clip in s.clips.values())
+    s.validate()
+
+
+def test_held_replica_goes_on_when_nobody_else_is_left_to_tell() -> None:
+    """The other card's node goes away: the last one tries on, and the run ends one way or the other."""
+    s = many(2)
+    fail_all(s, "replica-1", Cause.ITEM_ERROR, 1)
+    assert running(s, "replica-1") is None
+    lose(s, "replica-2", Cause.NODE_LOST, 2)
+    assert running(s, "replica-1")
+
+
+def test_doubted_replica_at_a_clip_is_judged_by_that_clip() -> None:
+    """Two bad rows, and a third whose end failed beside the steps of a good one: the card renders that, and stays."""
+    s = many(2)
+    fail_all(s, "replica-1", Cause.ITEM_ERROR, 1, max_clips=2)
+    third = rendering(s, "replica-1")
+    s.handle(ClipDenoised(2, *third))
+    assert rendering(s, "replica-1") != third
+    s.handle(RenderFailed(3, *third, Cause.ITEM_ERROR, "the encoder died"))
+    actions = s.handle(ClipRendered(4, *rendering(s, "replica-2")))
+    actions += s.handle(ClipRendered(5, *rendering(s, "replica-1")))
+    assert running(s, "replica-1")
+    assert not any(isinstance(each, KillReplica) for each in actions)
+    s.validate()
+
+
+def test_only_replica_is_replaced_when_it_breaks() -> None:
+    """The one GPU there is has rendered all evening; now three clips in a row fail on it: a fresh process may do."""
+    s = many(1)
+    s.handle(ClipRendered(300, *rendering(s, "replica-1")))
+    keys = fail_all(s, "replica-1", Cause.ITEM_ERROR, 301)
+    assert len(set(keys)) == 3
+    assert s.replicas.keys() == {"replica-2"}
+    assert len([clip for clip in s.clips.values() if not clip.is_open]) == 1 + 2
+    # the fresh one has to render something before it can be replaced as well
+    s.handle(ReplicaReady(400, "replica-2"))
+    assert len(set(fail_all(s, "replica-2", Cause.ITEM_ERROR, 401, max_clips=20))) == 10
+    assert "replica-2" in s.replicas
+
+
+@pytest.mark.parametrize("cause", [Cause.BAD_OUTPUT, Cause.OUT_OF_MEMORY, Cause.STORAGE, Cause.BAD_INPUT])
+def test_only_replica_is_not_replaced_for_what_no_fresh_process_would_mend(cause: Cause) -> None:
+    """A store that is away, clips that are large or come out black: another load of the weights would help nobody."""
+    s = many(1)
+    s.handle(ClipRendered(300, *rendering(s, "replica-1")))
+    for number in range(1, 20):
+        if running(s, "replica-1"):
+            fail(s, "replica-1", cause, 300 + 100 * number)
+        s.handle(Tick(300 + 100 * number + 99))
+    assert "replica-1" in s.replicas
+
+
 def test_run_stops_when_the_first_clips_all_fail_alike() -> None:
     """A library is missing in the image: five clips tell it as well as five thousand."""
     s = started(scheduler({f"c{i}": 1 for i in range(50)}), 2)
@@ -262,6 +454,21 @@ def test_one_replica_that_fails_everything_at_once_does_not_stop_the_run() -> No
         if s.replicas["replica-1"].copy:
             fail(s, "replica-1", Cause.ITEM_ERROR, number + 1, "illegal instruction")
     assert s.stopping is None
+
+
+def test_first_replica_that_is_ready_does_not_stop_the_run_while_others_load() -> None:
+    """It is the broken one, and fails five clips in the second before the next one is ready."""
+    s = scheduler({f"c{i}": 1 for i in range(50)}, max_replicas=4)
+    s.handle(RunStarted(0.0))
+    for number in (1, 2, 3, 4):
+        s.handle(ReplicaPlaced(0.0, f"replica-{number}", f"gpu-{number}"))
+    s.handle(ReplicaReady(60.0, "replica-1"))
+    keys = fail_all(s, "replica-1", Cause.ITEM_ERROR, 60.5)
+    assert len(keys) == len(set(keys)) == 3
+    assert s.stopping is None
+    s.handle(ReplicaReady(61.0, "replica-2"))
+    fail_all(s, "replica-2", Cause.ITEM_ERROR, 61.5)
+    assert "failed alike" in (s.broken or ""), "two of four tell"
 
 
 def test_different_failures_of_the_first_clips_are_no_common_cause() -> None:

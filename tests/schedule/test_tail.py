@@ -19,9 +19,10 @@ from wanflow.schedule.events import (
 from wanflow.schedule.state import ClipStatus
 
 
-def straggling() -> Scheduler:
+def straggling(**policy: object) -> Scheduler:
     """Two clips of 100 s; the first one's replica makes a step of 100 s where 25 were expected."""
-    s = started(scheduler({"a": 100.0, "b": 99.0}, in_seconds=True, idle_s=1000.0, switch_s=0.0), 2)
+    works = {"a": 100.0, "b": 99.0}
+    s = started(scheduler(works, in_seconds=True, idle_s=1000.0, switch_s=0.0, **policy), 2)
     name, key, current = rendering(s, "replica-1")
     s.handle(StepDone(1.0, name, key, current, "denoise", 0, 4))
     s.handle(StepDone(96.0, name, key, current, "denoise", 1, 4))
@@ -73,9 +74,7 @@ def test_failure_of_one_copy_does_not_fail_the_clip() -> None:
 
 def test_second_copy_that_is_too_large_for_its_card_says_nothing_while_the_first_renders() -> None:
     """Then the first one's machine goes: the clip is tried again, and no card was too small for it."""
-    s = straggling()
-    for replica in s.replicas.values():
-        replica.rung = 3
+    s = straggling(last_rung=0)
     for at_s in (110.0, 120.0):
         s.handle(RenderFailed(at_s, *rendering(s, "replica-2"), Cause.OUT_OF_MEMORY, "out of memory"))
     s.handle(ReplicaLost(130.0, "replica-1", "its node is gone", cause=Cause.NODE_LOST))

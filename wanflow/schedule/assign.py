@@ -11,15 +11,15 @@ from itertools import islice
 
 from wanflow.model import Cause
 from wanflow.schedule.actions import Action, Reason
-from wanflow.schedule.backlog import MAX_LOOKS, MAX_LOOKS_LATE, Answer
+from wanflow.schedule.backlog import Answer
 from wanflow.schedule.board import Board
 from wanflow.schedule.policy import num_own
 from wanflow.schedule.state import TOO_LATE, ClipState, ClipStatus, ReplicaState, VariantStatus
 
 #: a replica is slow when it takes this many times what its peers take
 SLOW = 1.25
-#: stragglers that are looked at for a second copy, an event
-MAX_STRAGGLERS = 8
+#: replicas that are looked at, an event: idle, soon free, with a clip staged or a straggler
+MAX_REPLICAS = 8
 #: share of the time left that a group may fill before the longest clip of all must have started
 STAY = 0.8
 
@@ -41,7 +41,7 @@ def _render(board: Board, weights: str) -> list[Action]:
     actions: list[Action] = []
     declined: list[ReplicaState] = []
     while board.backlog.num(weights) or board.staged.get(weights):
-        replica = board.idle.pop(weights) if len(declined) < MAX_LOOKS else None
+        replica = board.idle.pop(weights) if len(declined) < MAX_REPLICAS else None
         if replica is None:
             break
         was_staged = replica.staged
@@ -61,7 +61,7 @@ def _render_beside(board: Board, weights: str) -> list[Action]:
     A suspect has its replica for itself: it is staged, and the replica begins nothing before it has fallen idle.
     """
     actions: list[Action] = []
-    for name in list(islice(board.free_soon.get(weights, ()), MAX_LOOKS)):
+    for name in list(islice(board.free_soon.get(weights, ()), MAX_REPLICAS)):
         if not (board.backlog.num(weights) or board.staged.get(weights)):
             break
         replica = board.replicas[name]
@@ -79,6 +79,10 @@ def _render_beside(board: Board, weights: str) -> list[Action]:
 
 
 def _choose(board: Board, replica: ReplicaState) -> ClipState | None:
+    if board.is_held(replica):
+        if (staged := board.unstage(replica)) is not None:
+            board.wait(staged)
+        return None
     suits = _suits(board, replica)
     if (staged := board.unstage(replica, begins=True)) is not None:
         answer = suits(staged)
@@ -90,11 +94,8 @@ def _choose(board: Board, replica: ReplicaState) -> ClipState | None:
             board.wait(staged)
     if (clip := _take(board, replica)) is not None:
         return clip
-    if board.backlog.num(replica.weights) > MAX_LOOKS:
-        # Not all of them were looked at, so it is not said that none would suit.
-        return _take(board, replica, is_choosy=False)
     # The clip that was staged last is at the replica that is busy longest.
-    for key in list(islice(reversed(board.staged.get(replica.weights, {})), MAX_LOOKS)):
+    for key in list(islice(reversed(board.staged.get(replica.weights, {})), MAX_REPLICAS)):
         clip = board.clips[key]
         if replica.copy is not None and board.is_suspect(clip):
             continue  # one replica is kept for it, no other one
@@ -105,9 +106,11 @@ def _choose(board: Board, replica: ReplicaState) -> ClipState | None:
     return None
 
 
-def _take(board: Board, replica: ReplicaState, is_choosy: bool = True) -> ClipState | None:
+def _take(board: Board, replica: ReplicaState) -> ClipState | None:
     """The next waiting clip that suits ``replica``; clips that suit nobody any more are left on the way."""
-    suits = _suits(board, replica, is_choosy)
+    if board.is_held(replica):
+        return None
+    suits = _suits(board, replica)
     late: list[ClipState] = []
 
     def accept(clip: ClipState) -> Answer:
@@ -120,19 +123,18 @@ def _take(board: Board, replica: ReplicaState, is_choosy: bool = True) -> ClipSt
         return _stays(board, own, longest)
 
     while True:
-        looks = MAX_LOOKS if is_choosy else MAX_LOOKS_LATE
-        taken = board.backlog.take(replica.weights, accept, replica.group, stays, looks)
+        taken = board.backlog.take(replica.weights, accept, replica.group, stays)
         while late:
             _drop(board, late.pop())
         if taken is None or taken.is_open:  # it may have been wanted only together with one that is too late
             return taken
 
 
-def _suits(board: Board, replica: ReplicaState, is_choosy: bool = True) -> Callable[[ClipState], Answer]:
+def _suits(board: Board, replica: ReplicaState) -> Callable[[ClipState], Answer]:
     def suits(clip: ClipState) -> Answer:
-        num_ready = board.num_replicas[replica.weights] - len(board.starting[replica.weights])
-        if is_choosy and clip.failed_on == replica.replica and num_ready > 1:
-            return Answer.SKIP  # a second opinion
+        fits = clip.may_fit(replica.rung)
+        if (not fits or clip.failed_on == replica.replica) and board.num_fitting(clip) > fits:
+            return Answer.SKIP  # for a larger one, or a second opinion
         seconds = board.estimates.seconds(clip, replica.replica)
         if seconds is None:
             return Answer.TAKE
@@ -140,7 +142,7 @@ def _suits(board: Board, replica: ReplicaState, is_choosy: bool = True) -> Calla
         if deadline_s is not None and board.now_s + seconds > deadline_s:
             usual_s = board.estimates.seconds(clip) or 0.0
             return Answer.DROP if board.now_s + usual_s > deadline_s else Answer.SKIP
-        return Answer.SKIP if is_choosy and _faster_elsewhere(board, replica, clip, seconds) else Answer.TAKE
+        return Answer.SKIP if _faster_elsewhere(board, replica, clip, seconds) else Answer.TAKE
 
     return suits
 
@@ -210,7 +212,9 @@ def _copy_stragglers(board: Board, weights: str) -> list[Action]:
 
 def _straggler(board: Board, replica: ReplicaState) -> ClipState | None:
     policy = board.policy
-    for copy in board.watch.latest(replica.weights, board.now_s, MAX_STRAGGLERS):
+    if board.is_held(replica):
+        return None
+    for copy in board.watch.latest(replica.weights, board.now_s, MAX_REPLICAS):
         clip = board.clips[copy.key]
         if (
             copy.ending

@@ -20,9 +20,7 @@ from wanflow.schedule.estimates import Estimates
 from wanflow.schedule.state import ClipState, ClipStatus
 
 #: clips (and classes of a group) that are looked at for one replica, before it is left without
-MAX_LOOKS = 4
-#: and where only a clip that is short enough for the deadline will do
-MAX_LOOKS_LATE = 64
+MAX_LOOKS = 64
 #: a kind's classes are looked at again when what was learnt makes their clips longer by this factor
 LONGER = 1.02
 
@@ -131,15 +129,14 @@ class Backlog:
         accept: Callable[[ClipState], Answer],
         group: str | None,
         stays: Callable[[ClipState, ClipState], bool],
-        max_looks: int = MAX_LOOKS,
     ) -> ClipState | None:
-        """Remove and return the next clip that ``accept`` takes, of the first ``max_looks``.
+        """Remove and return the next clip that ``accept`` takes, of the first MAX_LOOKS.
 
         ``stays(own, longest)``: whether a replica in ``group`` should rather render ``own``, the longest of its group.
         """
         skipped: list[tuple[ClipState, dict[str, None] | None]] = []
         taken: ClipState | None = None
-        while taken is None and len(skipped) < max_looks and (found := self._pop(weights, group, stays)):
+        while taken is None and len(skipped) < MAX_LOOKS and (found := self._pop(weights, group, stays)):
             answer = accept(found[0])
             if answer is Answer.SKIP:
                 skipped.append(found)

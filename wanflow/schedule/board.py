@@ -54,7 +54,9 @@ class Board:
         self.backlog = Backlog(self.clips, self.estimates)
         self.trunks = Trunks(self.clips, self.backlog)
         self.watch = Watch(policy, self.estimates)
-        self.idle = Idle(self.replicas, self.estimates)
+        #: by weights: replicas that would be sick if anything were rendered elsewhere
+        self.doubted: dict[str, dict[str, None]] = {}
+        self.idle = Idle(self.replicas, self.doubted, self.estimates)
         #: the run is to end early, in words
         self.stopping: str | None = None
         self.stopped_s = 0.0
@@ -65,6 +67,8 @@ class Board:
         self.num_open: Counter[str] = Counter()
         self.num_waiting: Counter[str] = Counter()
         self.num_replicas: Counter[str] = Counter()
+        #: by weights: of the replicas that are up, how many begin on each rung of the memory ladder
+        self.num_on_rung: dict[str, Counter[int]] = {}
         #: by weights, in order of arrival: replicas that load; that could be staged for; staged clips
         self.starting: dict[str, dict[str, None]] = {}
         self.unstaged: dict[str, dict[str, None]] = {}
@@ -332,6 +336,7 @@ class Board:
         self.watch.end_load(replica)
         replica.status = ReplicaStatus.IDLE
         self.idle.num[replica.weights] += 1
+        self.num_on_rung.setdefault(replica.weights, Counter())[replica.rung] += 1
         self.make_idle(replica)
 
     def make_idle(self, replica: ReplicaState) -> None:
@@ -356,8 +361,24 @@ class Board:
         self.unstaged.get(replica.weights, {}).pop(replica.replica, None)
         if replica.status is ReplicaStatus.IDLE:
             self.idle.num[replica.weights] -= 1
+            self.num_on_rung[replica.weights][replica.rung] -= 1
+        self.doubted.get(replica.weights, {}).pop(replica.replica, None)
         self.estimates.forget(replica.replica)
         return copies
+
+    def num_fitting(self, clip: ClipState) -> int:
+        """Replicas in no doubt that may have room for ``clip``; those that load may, as far as anybody knows."""
+        up = self.num_on_rung.get(clip.weights, Counter())
+        num = sum(num for rung, num in up.items() if clip.may_fit(rung))
+        num -= sum(clip.may_fit(self.replicas[name].rung) for name in self.doubted.get(clip.weights, ()))
+        return num + len(self.watch.loading.get(clip.weights, ()))
+
+    def is_held(self, replica: ReplicaState) -> bool:
+        """Whether ``replica`` is given nothing until another one, at work or still loading, shows who is to blame."""
+        weights, doubted = replica.weights, self.doubted.get(replica.weights, {})
+        if replica.replica not in doubted:
+            return False
+        return self.num_on_rung[weights].total() + len(self.watch.loading.get(weights, ())) > len(doubted)
 
     # -- variants -----------------------------------------------------------------------------------------------
 

@@ -1,9 +1,9 @@
 """What follows when something goes wrong: who pays, what is tried again, what has failed, who is to blame.
 
 Each cause has its own rule (``policy.BUDGETS``; README has the table). Blame is looked for in three places before a
-clip pays: the replica (three different clips failed on it while others succeed elsewhere: it is sick), the run (the
-first clips all fail alike, or no replica can start: it stops), the clip (it took two replicas down: poison). Does not
-order renders; a clip that may be tried again is put back among the waiting ones.
+clip pays: the replica (three different clips failed on it while others were rendered, there or elsewhere: it is sick),
+the run (the first clips all fail alike, or no replica can start: it stops), the clip (it took two replicas down:
+poison). Does not order renders; a clip that may be tried again is put back among the waiting ones.
 """
 
 from __future__ import annotations
@@ -51,13 +51,15 @@ class Faults:
         """A clip was rendered on ``replica``."""
         replica.streak.clear()
         replica.num_storage = 0
+        self._board.doubted.get(clip.weights, {}).pop(replica.replica, None)
         others = [each for each in self._successes.get(clip.weights, []) if each[1] != replica.replica]
         self._successes[clip.weights] = [(self._board.now_s, replica.replica), *others[:1]]
-        if self._board.num_rendered > 1:
-            return []
-        self._alike.clear()
-        self._board.backlog.release()
-        return self.suspected()
+        actions = self._look_at_doubted(clip.weights)
+        if self._board.num_rendered == 1:
+            self._alike.clear()
+            self._board.backlog.release()
+            actions += self.suspected()
+        return actions
 
     def suspected(self) -> list[Action]:
         """Poison that was found early is poison, now that something was rendered or the run is over."""
@@ -75,16 +77,7 @@ class Faults:
         if cause not in (Cause.CANCELLED, Cause.STORAGE):
             clip.failed_on = replica.replica
         if cause is Cause.OUT_OF_MEMORY:
-            last_rung = self._board.policy.last_rung
-            # a replica with a larger GPU begins further up: what is too large for this one may not be for that
-            rung = min(
-                each.rung
-                for each in (replica, *self._board.replicas.values())
-                if each.weights == replica.weights and each.status is not ReplicaStatus.STARTING
-            )
-            # while another copy renders, it is not said: that one may be where there is room
-            clip.is_too_large = not clip.copies and rung + copy.thrift >= last_rung
-            clip.thrift = min(max(clip.thrift, copy.thrift + 1), last_rung)
+            self._go_down(clip, copy, replica)
         self._charge(clip, replica.replica, cause, message)
         actions: list[Action] = []
         if cause not in NOT_THE_REPLICA:
@@ -98,8 +91,22 @@ class Faults:
         if self._is_sick(replica):
             actions += self._retire_sick(replica)
         else:
+            if self._is_conspicuous(replica):
+                self._board.doubted.setdefault(replica.weights, {})[replica.replica] = None
             actions += self._capacity.after_clip(replica)
         return actions + self.settle(clip)
+
+    def _go_down(self, clip: ClipState, copy: Copy, replica: ReplicaState) -> None:
+        """``copy`` did not find the memory: next a rung further down the ladder, or a replica with a larger GPU.
+
+        What is too large for the last rung of one replica is so for smaller ones; of two, for all of their size.
+        """
+        board, rung, known = self._board, replica.rung, clip.too_large_from
+        if rung + copy.thrift < board.policy.last_rung:
+            clip.thrift = max(clip.thrift, copy.thrift + 1)
+        elif not clip.copies:  # else it is not said: that one may be where there is room
+            clip.too_large_from = rung + 1 if known is None or known > rung + 1 else min(known, rung)
+            clip.is_too_large = board.num_fitting(clip) <= clip.may_fit(rung)
 
     def lost(self, copies: Sequence[Copy], cause: Cause, message: str) -> list[Action]:
         """The replica of ``copies`` is gone; each may have written its record before."""
@@ -199,13 +206,30 @@ class Faults:
 
     # -- the replica --------------------------------------------------------------------------------------------
 
+    def _is_conspicuous(self, replica: ReplicaState) -> bool:
+        """Whether many clips in a row failed on it, of what neither the store nor their size nor their pictures
+        explain: a fresh process may be all that it takes."""
+        return list(replica.streak.values()).count(Cause.ITEM_ERROR) >= self._board.policy.sick_after
+
     def _is_sick(self, replica: ReplicaState) -> bool:
+        """Whether many clips in a row failed on ``replica``, and others do not: there before, or elsewhere since."""
         if len(replica.streak) < self._board.policy.sick_after:
             return False
+        if replica.num_clips and self._is_conspicuous(replica):
+            return True
         return any(
             name != replica.replica and at_s >= replica.streak_s
             for at_s, name in self._successes.get(replica.weights, ())
         )
+
+    def _look_at_doubted(self, weights: str) -> list[Action]:
+        """Something was rendered: it was not the clips. Who is at one still shows by that."""
+        actions: list[Action] = []
+        for name in list(self._board.doubted.get(weights, ())):
+            replica = self._board.replicas[name]
+            if replica.status is ReplicaStatus.IDLE and self._is_sick(replica):
+                actions += self._retire_sick(replica)
+        return actions
 
     def _retire_sick(self, replica: ReplicaState) -> list[Action]:
         """End a replica, and take what failed on it off the clips' accounts."""
@@ -216,7 +240,8 @@ class Faults:
                 last = len(clip.failures) - 1 - clip.failures[::-1].index(cause)
                 clip.failures = clip.failures[:last] + clip.failures[last + 1 :]
                 if cause is Cause.OUT_OF_MEMORY:
-                    clip.thrift, clip.is_too_large = max(clip.thrift - 1, 0), False
+                    clip.thrift = max(clip.thrift - 1, 0)
+                    clip.too_large_from, clip.is_too_large = None, False
         message = f"{replica.replica} was ended as sick: {len(replica.streak)} clips in a row failed on it"
         return self._kill(replica, Reason.SICK, Cause.CANCELLED, message)
 
@@ -269,10 +294,9 @@ class Faults:
         clips.add(clip.key)
         replicas.add(replica)
         # The first to fail are not the first to run, and one bad replica fails faster than good ones render.
-        num_ready = sum(board.num_replicas.values()) - sum(map(len, board.starting.values()))
-        if len(clips) >= board.policy.common_cause_after and len(replicas) >= min(
-            num_ready, max(2, num_ready // 2)
-        ):
+        num = sum(board.num_replicas.values()) - sum(map(len, board.starting.values()))
+        num += sum(map(len, board.watch.loading.values()))
+        if len(clips) >= board.policy.common_cause_after and len(replicas) >= min(num, max(2, num // 2)):
             words = f"the first {len(clips)} clips all failed alike ({cause}): {message}"
             self.give_up = Reason.COMMON_CAUSE, words
 

@@ -1,4 +1,4 @@
-"""Replicas without work, the fastest first.
+"""Replicas without work: doubted ones last, else those with the largest GPUs first, and of these the fastest.
 
 A heap an engine; entries that are no longer true are dropped when they come up.
 """
@@ -15,15 +15,20 @@ from wanflow.schedule.state import ReplicaState, ReplicaStatus
 
 
 class Idle:
-    """``replicas`` is the scheduler's own table. Resting replicas count as idle, and cannot be popped."""
+    """``replicas`` and ``doubted`` are the scheduler's own. Resting replicas count as idle, and cannot be popped."""
 
-    def __init__(self, replicas: Mapping[str, ReplicaState], estimates: Estimates) -> None:
+    def __init__(
+        self,
+        replicas: Mapping[str, ReplicaState],
+        doubted: Mapping[str, Mapping[str, None]],
+        estimates: Estimates,
+    ) -> None:
         #: by weights
         self.num: Counter[str] = Counter()
-        self._replicas = replicas
+        self._replicas, self._doubted = replicas, doubted
         self._estimates = estimates
-        #: by weights: (slowness, idle since, which, name)
-        self._heaps: dict[str, list[tuple[float, float, int, str]]] = {}
+        #: by weights: (doubted, rung, slowness, idle since, which, name)
+        self._heaps: dict[str, list[tuple[bool, int, float, float, int, str]]] = {}
         self._new: list[str] = []
         self._count = count()
 
@@ -35,15 +40,16 @@ class Idle:
 
     def push(self, replica: ReplicaState) -> None:
         """Back among the idle ones, since when it was."""
-        slowness = self._estimates.slowness(replica.replica)
-        heap = self._heaps.setdefault(replica.weights, [])
-        heapq.heappush(heap, (slowness, replica.idle_s, next(self._count), replica.replica))
+        name, weights = replica.replica, replica.weights
+        place = (name in self._doubted.get(weights, ()), replica.rung, self._estimates.slowness(name))
+        entry = (*place, replica.idle_s, next(self._count), name)
+        heapq.heappush(self._heaps.setdefault(weights, []), entry)
 
     def pop(self, weights: str) -> ReplicaState | None:
-        """The fastest; give it something to do, or back with ``push``."""
+        """The first; give it something to do, or back with ``push``."""
         heap = self._heaps.get(weights, [])
         while heap:
-            _, since_s, _, name = heapq.heappop(heap)
+            *_, since_s, _, name = heapq.heappop(heap)
             replica = self._replicas.get(name)
             if replica and replica.status is ReplicaStatus.IDLE and replica.idle_s == since_s:
                 return replica

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 from wanflow.schedule.assign import SLOW
-from wanflow.schedule.backlog import MAX_LOOKS, MAX_LOOKS_LATE
+from wanflow.schedule.backlog import MAX_LOOKS
 from wanflow.schedule.board import Board
 from wanflow.schedule.policy import MAX_TAKEN_DOWN, TOOK_DOWN, is_poison, num_own
 from wanflow.schedule.state import ClipState, ClipStatus, ReplicaState, ReplicaStatus, VariantStatus
@@ -71,8 +71,15 @@ def _check_replicas(board: Board) -> None:
             staged.add(clip.key)
         if replica.drain_s is not None:
             assert replica.copy is not None, f"{name} is drained, idle and still here"
+    doubted = {name for names in board.doubted.values() for name in names}
+    assert doubted <= board.replicas.keys(), "a replica that is gone is doubted"
     loading = {name for names in board.watch.loading.values() for name in names}
     assert loading <= board.replicas.keys(), "a replica that is gone is said to load"
+    up = Counter(
+        (r.weights, r.rung) for r in board.replicas.values() if r.status is not ReplicaStatus.STARTING
+    )
+    on_rung = {(w, rung): num for w, nums in board.num_on_rung.items() for rung, num in nums.items() if num}
+    assert up == on_rung, "rungs miscounted"
     assert not board.watch.hung_loads(), "a load that hangs is waited for"
     assert +num == +board.num_replicas, "replicas miscounted"
     assert all(num_idle[w] == board.idle.num[w] for w in num), "idle replicas miscounted"
@@ -174,16 +181,15 @@ def _check_nobody_idles(board: Board) -> None:
 
 
 def _may_wait(board: Board, replica: ReplicaState) -> bool:
+    if board.is_held(replica):
+        return True
     queued = [c for c in board.clips.values() if c.key in board.backlog and c.weights == replica.weights]
-    is_slow = board.estimates.slowness(replica.replica) >= SLOW and len(queued) <= max(
-        len(board.busy), MAX_LOOKS
-    )
+    is_slow = board.estimates.slowness(replica.replica) >= SLOW and len(queued) <= len(board.busy)
     deadline_s = board.policy.deadline_s
-    num_late = 0
+    num_passed = 0
     for clip in queued:
         seconds = board.estimates.seconds(clip, replica.replica) or 0.0
         is_late = deadline_s is not None and board.now_s + seconds > deadline_s
-        num_late += is_late
-        if not (is_late or is_slow or clip.failed_on == replica.replica):
-            return num_late >= MAX_LOOKS_LATE
-    return True
+        is_elsewhere = clip.failed_on == replica.replica or not clip.may_fit(replica.rung)
+        num_passed += is_late or is_slow or is_elsewhere
+    return num_passed >= min(len(queued), MAX_LOOKS)

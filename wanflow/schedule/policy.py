@@ -12,7 +12,7 @@ from wanflow.model import Cause
 BUDGETS: Mapping[Cause, int] = {
     Cause.REPLICA_LOST: 2,
     Cause.HUNG: 2,
-    Cause.OUT_OF_MEMORY: 8,
+    Cause.OUT_OF_MEMORY: 12,
     Cause.BAD_OUTPUT: 2,
     Cause.ITEM_ERROR: 2,
     Cause.BAD_INPUT: 1,
@@ -65,7 +65,8 @@ class Policy:
     hang_load_factor: float = 3.0
     #: events further apart than this: the driver itself was away, and nobody else is to blame
     max_gap_s: float = 30.0
-    #: different clips that must fail on a replica in a row, while others succeed elsewhere, for it to be sick
+    #: different clips that must fail on a replica in a row, where others were rendered there or elsewhere, for it to
+    #: be sick
     sick_after: int = 3
     #: different clips that must fail alike before any is rendered, for the run to stop, on half of
     #: the replicas

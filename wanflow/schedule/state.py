@@ -149,7 +149,9 @@ class ClipState:
     num_second_copies: int = 0
     #: rungs down the memory ladder
     thrift: int = 0
-    #: the last rung was not enough
+    #: replicas that begin on this rung, or further down, were too small for it even on the last one
+    too_large_from: int | None = None
+    #: so were all that there are
     is_too_large: bool = False
     #: it may have taken a replica down, or the other clip there did: it shares no replica until that is known
     suspected: Cause | None = None
@@ -178,6 +180,10 @@ class ClipState:
     def left_nominal(self) -> float:
         """Expected work of what is not kept."""
         return self.nominal * (1.0 - self.kept_share)
+
+    def may_fit(self, rung: int) -> bool:
+        """Whether a replica that begins on ``rung`` of the memory ladder may have room for it."""
+        return self.too_large_from is None or rung < self.too_large_from
 
 
 def clip_state(planned: PlannedRender, position: int, rates: Mapping[str, float]) -> ClipState:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from wanflow.engines.footprint import LAST_RUNG
+from wanflow.fake_faults import Faults
 from wanflow.model import Attempt, Cause, Loading
 from wanflow.schedule.actions import (
     Action,
@@ -49,56 +51,13 @@ FAILURES = (Cause.OUT_OF_MEMORY, Cause.ITEM_ERROR, Cause.BAD_OUTPUT)
 
 
 @dataclass
-class Faults:
-    """How unkind the world is. Shares of 1; all draws come from the pool's seed."""
-
-    #: a clip's attempt ends with a failure of a random kind
-    render_fails: float = 0.0
-    #: a replica dies during a clip; some of them after the record was written
-    replica_dies: float = 0.0
-    #: a replica dies while it loads
-    start_fails: float = 0.0
-    #: a replica begins to load, and says nothing any more
-    load_hangs: float = 0.0
-    #: a replica stops in the middle of a clip, and says nothing any more
-    hangs: float = 0.0
-    #: a replica's machine is taken back during a clip; half of the time with notice
-    preempted: float = 0.0
-    #: a replica's machine goes away during a clip, with every other replica on it
-    node_lost: float = 0.0
-    #: an assembly fails
-    assemble_fails: float = 0.0
-    #: an assembly finds one of its masters gone
-    master_vanishes: float = 0.0
-    #: how much of the time the store is away, in spells of up to 20 s
-    store_away: float = 0.0
-    #: an event comes twice
-    doubled: float = 0.0
-    #: an event comes up to ``delay_s`` late
-    delayed: float = 0.0
-    delay_s: float = 5.0
-    #: progress gets lost
-    dropped: float = 0.0
-    #: a replica waits up to this long for its machine
-    late_s: float = 0.0
-    #: replicas, by number from 1, on which every clip fails
-    sick: frozenset[int] = frozenset()
-    #: replicas, by number, that take so many times as long
-    slow: Mapping[int, float] = field(default_factory=dict)
-    #: rung of the memory ladder that a clip needs
-    too_large: Mapping[str, int] = field(default_factory=dict)
-    #: on which replicas begin, in turn
-    rungs: tuple[int, ...] = (0,)
-    #: these keys always fail, and how
-    always: Mapping[str, Cause] = field(default_factory=dict)
-
-
-@dataclass
 class _Replica:
     number: int
-    node: int
     #: of the memory ladder, on which it begins
     rung: int = 0
+    #: None: it waits for its machine
+    node: int | None = None
+    num_clips: int = 0
     rendering: _Rendering | None = None
     #: the clip before, as long as its tail takes
     finishing: _Rendering | None = None
@@ -133,6 +92,7 @@ class _Rendering:
 class FakePool:
     """A :class:`wanflow.pool.Pool` in virtual time. ``clip_s`` gives the seconds that a clip's render takes.
 
+    There are ``num_gpus`` for replicas (None: as many as are asked for), on ``num_nodes``; the emptiest gets the next.
     ``num_steps`` are the steps of each clip; every ``keep_every``-th is kept in the store (0: none). ``tail_share`` of
     a clip's seconds come behind its steps, and may pass beside the next clip's (0: nothing does, and no event says so).
     """
@@ -151,6 +111,7 @@ class FakePool:
         num_steps: int = 4,
         keep_every: int = 0,
         num_nodes: int = 2,
+        num_gpus: int | None = None,
         held: frozenset[str] = frozenset(),
         tail_share: float = 0.0,
         tell_story: bool = True,
@@ -176,7 +137,10 @@ class FakePool:
         self._random = random.Random(seed)
         self._faults = faults or Faults()
         self._load_s, self._assemble_s = load_s, assemble_s
-        self._num_steps, self._keep_every, self._num_nodes = num_steps, keep_every, num_nodes
+        self._num_steps, self._keep_every = num_steps, keep_every
+        self._num_nodes, self._num_gpus = num_nodes, num_gpus
+        #: replicas that wait for a machine, and what each does on it
+        self._queue: deque[tuple[str, Callable[[], None]]] = deque()
         self._tail_share = tail_share
         self._coming: list[tuple[float, int, Event | Callable[[], None]]] = []
         self._count = 0
@@ -209,6 +173,7 @@ class FakePool:
             case RetireReplica(replica=name) | KillReplica(replica=name):
                 self._given_up.add(name)
                 self._alive.pop(name, None)
+                self._place()
 
     def next_event(self, timeout_s: float) -> Event | None:
         until_s = self.now_s + timeout_s
@@ -250,28 +215,54 @@ class FakePool:
         rungs = self._faults.rungs
         rung = rungs[number % len(rungs)]
         ready = ReplicaReady(0, name, Loading(0, 0.0, 0.0, 0, 0.0, rung) if rung else None)
-        self._alive[name] = _Replica(number, number % self._num_nodes, rung)
+        self._alive[name] = _Replica(number, rung)
         self.max_alive = max(self.max_alive, len(self._alive))
         wait_s = self._faults.late_s * self._random.random()
-        self._at(wait_s, lambda: self._send(0, ReplicaPlaced(0, name)) if name in self._alive else None)
-        if self._happens(self._faults.load_hangs):
-            self.load_hung.add(name)
-        elif self._happens(self._faults.start_fails):
-            dies = partial(self._die, name, Cause.REPLICA_LOST, "died while loading")
-            self._at(wait_s + self._load_s / 2, dies)
-        else:
-            self._at(wait_s + self._load_s, lambda: self._send(0, ready) if name in self._alive else None)
+        hangs = self._happens(self._faults.load_hangs)
+        dies = not hangs and self._happens(self._faults.start_fails)
 
-    def _die(self, name: str, cause: Cause, message: str) -> None:
+        def load() -> None:
+            if hangs:
+                self.load_hung.add(name)
+            elif dies:
+                self._at(self._load_s / 2, partial(self._die, name, Cause.REPLICA_LOST, "died while loading"))
+            else:
+                self._at(self._load_s, lambda: self._send(0, ready) if name in self._alive else None)
+
+        def wait() -> None:
+            self._queue.append((name, load))
+            self._place()
+
+        self._at(wait_s, wait)
+
+    def _place(self) -> None:
+        """Replicas that wait get machines, as long as there are any."""
+        while self._queue:
+            nodes = [each.node for each in self._alive.values() if each.node is not None]
+            if self._num_gpus is not None and len(nodes) >= self._num_gpus:
+                return
+            name, load = self._queue.popleft()
+            if (replica := self._alive.get(name)) is None:
+                continue
+            node = replica.node = min(range(self._num_nodes), key=nodes.count)
+            self._send(0, ReplicaPlaced(0, name, f"node-{node}"))
+            if node in self._faults.bad_nodes:
+                message, permanent = "no driver here", self._happens(0.5)
+                self._at(0.5, partial(self._die, name, Cause.REPLICA_LOST, message, permanent))
+            else:
+                load()
+
+    def _die(self, name: str, cause: Cause, message: str, permanent: bool = False) -> None:
         replica = self._alive.pop(name, None)
         if replica is None:
             return
+        self._place()
         for rendering in (replica.rendering, replica.finishing):
             if rendering and self._happens(0.5):
                 self._unheard.add(rendering.attempt)
-        self._send(self._random.random(), ReplicaLost(0, name, f"{name}: {message}", cause=cause))
+        self._send(self._random.random(), ReplicaLost(0, name, f"{name}: {message}", permanent, cause))
 
-    def _lose_node(self, node: int) -> None:
+    def _lose_node(self, node: int | None) -> None:
         for name in [name for name, replica in self._alive.items() if replica.node == node]:
             self._die(name, Cause.NODE_LOST, "its node is gone")
 
@@ -305,9 +296,11 @@ class FakePool:
         at = draw.randint(0, self._num_steps)
         if action.key in faults.always:
             return at, faults.always[action.key]
-        if replica.number in faults.sick:
-            return at, Cause.ITEM_ERROR
+        if replica.num_clips >= faults.sick.get(replica.number, replica.num_clips + 1):
+            return 0, Cause.ITEM_ERROR
         if faults.too_large.get(action.key, 0) > min(replica.rung + action.thrift, LAST_RUNG):
+            return at, Cause.OUT_OF_MEMORY
+        if replica.rung >= faults.too_small.get(action.key, replica.rung + 1):
             return at, Cause.OUT_OF_MEMORY
         for share, cause in (
             (faults.replica_dies, Cause.REPLICA_LOST),
@@ -388,6 +381,7 @@ class FakePool:
             self._fail(rendering, Cause.STORAGE)
             return
         replica.drop(rendering)
+        replica.num_clips += 1
         if key not in self.records:
             self.records[key] = 1
         seconds = (("denoise", rendering.step_s * self._num_steps),)

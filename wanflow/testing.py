@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from wanflow.engines import Unfinished
 from wanflow.engines.trunk import FromBranch
 from wanflow.errors import RenderError
-from wanflow.fake_pool import FakePool, Faults
+from wanflow.fake_faults import Faults
+from wanflow.fake_pool import FakePool
 from wanflow.model import Cause, Clip, EngineSpec, Loading, Lora
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from tests.schedule.worlds import Broken, draw_world, kind, play
 from wanflow.model import Cause
 from wanflow.schedule import PlannedRender, Policy, Scheduler
 from wanflow.schedule.actions import KillReplica, Reason, Render, Save
-from wanflow.schedule.events import RunStarted, Tick
-from wanflow.schedule.state import VariantStatus
+from wanflow.schedule.events import ReplicaLost, RunStarted, Tick
+from wanflow.schedule.state import ClipStatus, VariantStatus
 from wanflow.testing import FakePool, Faults
 
 NUM_WORLDS = 200
@@ -73,7 +73,7 @@ def test_makespan_stays_within_the_bound_of_list_scheduling() -> None:
         world = replace(world, weights=weights, groups=groups, held=frozenset())
         _, pool = play(world)
         lengths = [world.lengths[key] for key in world.used]
-        num = min(world.policy.max_replicas, len(lengths))
+        num = min(world.policy.max_replicas, len(lengths), world.num_gpus or len(lengths))
         ended_s = max(time_s for time_s, fact in pool.story if type(fact).__name__ == "ClipRendered")
         assert ended_s <= 5.0 + sum(lengths) / num + max(lengths) * (num - 1) / num + 1e-6, f"seed {seed}"
 
@@ -95,6 +95,54 @@ def test_hung_replicas_are_ended_and_their_clips_rendered_elsewhere() -> None:
         num_saved += sum(isinstance(f, Save) for _, f in pool.story)
     assert num_killed > 0
     assert num_saved == 0
+
+
+@pytest.mark.parametrize("num_before", [0, 2])
+def test_a_replica_that_breaks_and_fails_fast_costs_no_clip(num_before: int) -> None:
+    """A CUDA context is broken: each clip fails there at once, long before any other one is rendered elsewhere."""
+    num_sick = 0
+    for seed in range(100):
+        world = kind(draw_world(seed))
+        num = min(world.policy.max_replicas, len(set(world.used) - world.held), world.num_gpus or 9)
+        if num == 1 or world.policy.max_attempts == 1:
+            continue
+        # of one engine, so that there is another replica to ask
+        weights = dict.fromkeys(world.weights, "w1")
+        scheduler, pool = play(replace(world, weights=weights, faults=Faults(sick={1: num_before})))
+        num_sick += any(isinstance(f, KillReplica) and f.reason is Reason.SICK for _, f in pool.story)
+        failed = [key for key, clip in scheduler.clips.items() if clip.status is ClipStatus.FAILED]
+        assert not failed, f"seed {seed}"
+    assert num_sick > 10
+
+
+def test_a_node_on_which_nothing_starts_does_not_end_the_run() -> None:
+    """One of several has no driver. It says so in a second, gets each replacement, and the others load five."""
+    num_failed = 0
+    for seed in range(100):
+        world = kind(draw_world(seed))
+        if world.num_nodes == 1:
+            continue
+        scheduler, pool = play(replace(world, faults=Faults(bad_nodes=frozenset({1}))))
+        num_failed += sum(isinstance(fact, ReplicaLost) for _, fact in pool.story)
+        assert {v.status for v in scheduler.variants.values()} == {VariantStatus.PUBLISHED}, f"seed {seed}"
+    assert num_failed > 50
+
+
+def test_a_clip_that_fits_the_large_gpu_alone_is_rendered_there() -> None:
+    """Two cards in three are small ones, and half of the clips are too large for those, whatever they offload."""
+    num_failures = 0
+    for seed in range(100):
+        world = kind(draw_world(seed))
+        policy = replace(world.policy, max_replicas=6, min_replicas=6, idle_s=1e9)
+        weights = dict.fromkeys(world.weights, "w1")
+        world = replace(world, weights=weights, policy=policy, num_gpus=None)
+        if len(set(world.used) - world.held) < 6:
+            continue
+        too_small = dict.fromkeys(list(world.lengths)[::2], 2)
+        scheduler, _ = play(replace(world, faults=Faults(rungs=(0, 2, 3), too_small=too_small)))
+        num_failures += sum(len(clip.failures) for clip in scheduler.clips.values())
+        assert {v.status for v in scheduler.variants.values()} == {VariantStatus.PUBLISHED}, f"seed {seed}"
+    assert num_failures > 50
 
 
 def test_loads_that_hang_are_replaced_and_no_clip_pays() -> None:

@@ -49,6 +49,8 @@ class World:
     policy: Policy
     keep_every: int
     num_nodes: int
+    #: None: as many as are asked for
+    num_gpus: int | None
     stop_at_s: float | None
     #: the name of a trunk that clips of an engine share, or nothing
     trunks: dict[str, str]
@@ -75,10 +77,12 @@ def draw_world(seed: int) -> World:
         return lengths[key] * (draw.uniform(0.8, 1.2) if guess != "exact" else 1.0)
 
     max_replicas = draw.randint(1, 6)
+    # what has a draw of its own was added later, and leaves a seed's world otherwise what it was
+    gpus, mixed = random.Random(f"gpus of {seed}"), random.Random(f"rungs of {seed}")
     policy = Policy(
         max_replicas=max_replicas,
         max_assemblies=2,
-        min_replicas=draw.choice([0, 0, 0, min(1, max_replicas)]),
+        min_replicas=gpus.choice([0, draw.choice([0, 0, 0, 1]), max_replicas]),
         max_attempts=draw.choice([1, 3, 3, 5]),
         deadline_s=draw.choice([None, None, None, None, draw.uniform(20, 400)]),
         stop_grace_s=draw.choice([20.0, 60.0]),
@@ -101,14 +105,15 @@ def draw_world(seed: int) -> World:
         delayed=draw.choice([0, 0.3]),
         dropped=draw.choice([0, 0, 0.3]),
         late_s=draw.choice([0, 0, 100.0]),
-        sick=frozenset(draw.sample(numbers, 1)) if draw.random() < 0.15 else frozenset(),
+        sick=dict.fromkeys(draw.sample(numbers, 1), gpus.choice([0, 3])) if draw.random() < 0.15 else {},
+        bad_nodes=gpus.choice([frozenset(), frozenset(), frozenset(), frozenset({1})]),
         slow={draw.choice(numbers): 3.0} if draw.random() < 0.3 else {},
         too_large={draw.choice(keys): draw.randint(1, 4)} if draw.random() < 0.15 else {},
         always={draw.choice(keys): draw.choice([c for c in Cause if c is not Cause.CANCELLED])}
         if draw.random() < 0.2
         else {},
-        # of its own draw, so that a seed's world is otherwise what it was
-        rungs=random.Random(f"rungs of {seed}").choice([(0,), (0,), (0,), (0, 2), (1, 2, 3)]),
+        rungs=mixed.choice([(0,), (0,), (0,), (0, 2), (1, 2, 3)]),
+        too_small={mixed.choice(keys): 2, mixed.choice(keys): 3} if mixed.random() < 0.5 else {},
         load_hangs=random.Random(f"loads of {seed}").choice([0, 0, 0, 0.2, 0.5]),
     )
     held = frozenset(key for key in keys if draw.random() < 0.1)
@@ -129,6 +134,7 @@ def draw_world(seed: int) -> World:
         policy=policy,
         keep_every=draw.choice([0, 1, 2]),
         num_nodes=draw.randint(1, 3),
+        num_gpus=gpus.choice([None, None, 1, 2]),
         stop_at_s=draw.uniform(0, 200) if draw.random() < 0.15 else None,
         trunks=_draw_trunks(seed, keys),
         tail_share=random.Random(f"tails of {seed}").choice([0.0, 0.05, 0.2, 0.7]),
@@ -136,7 +142,6 @@ def draw_world(seed: int) -> World:
 
 
 def _draw_trunks(seed: int, keys: list[str]) -> dict[str, str]:
-    """Of its own draws, so that a seed's world is otherwise what it was without any."""
     draw = random.Random(f"trunks of {seed}")
     names = draw.choice([[""], ["t1"], ["", "t1", "t2"]])
     return {key: draw.choice(names) for key in keys}
@@ -161,6 +166,7 @@ def play(
         max_replicas=world.policy.max_replicas,
         keep_every=world.keep_every,
         num_nodes=world.num_nodes,
+        num_gpus=world.num_gpus,
         held=world.held - world.vanished,
         tail_share=world.tail_share,
     )

@@ -364,7 +364,7 @@ def test_replica_that_never_rendered_is_held_after_three_errors_until_others_tel
         assert len(fail_all(s, name, Cause.ITEM_ERROR, 1)) == 3
     assert all(clip.is_open for clip in s.clips.values())
     s.handle(Tick(20))
-    assert not any(running(s, name) for name in broken)
+    assert not any(running(s, name) or s.replicas[name].staged for name in broken)
     actions = s.handle(ClipRendered(300, *rendering(s, "replica-8")))
     kills = [each for each in actions if isinstance(each, KillReplica)]
     assert [each.replica for each in kills] == broken
@@ -374,6 +374,48 @@ def test_replica_that_never_rendered_is_held_after_three_errors_until_others_tel
     )
     assert not any(clip.failures for clip in s.clips.values())
     s.validate()
+
+
+def test_sound_replica_is_found_behind_any_number_of_held_ones() -> None:
+    """Two bad nodes have nine cards, idle since the first second; one of the other eleven ends a clip."""
+    s = many(20)
+    for number in range(1, 10):
+        fail_all(s, f"replica-{number}", Cause.ITEM_ERROR, 1)
+    fail(s, "replica-20", Cause.BAD_OUTPUT, 2)
+    assert running(s, "replica-20")
+
+
+def test_nobody_waits_for_the_second_opinion_of_a_held_replica() -> None:
+    """One card is broken and waits for the other, on which all that is left fails: that one gives both opinions."""
+    s = many(2, 6)
+    fail_all(s, "replica-1", Cause.ITEM_ERROR, 1)
+    fail_all(s, "replica-2", Cause.BAD_OUTPUT, 2)
+    assert {clip.status for clip in s.clips.values()} == {ClipStatus.FAILED}
+
+
+def test_held_replica_makes_no_second_copy() -> None:
+    """The last clip is late; a card on which everything failed is no help."""
+    works = {"last": 100.0, "a": 4.0, "b": 3.0, "c": 2.0, "d": 1.0}
+    s = started(scheduler(works, in_seconds=True, max_replicas=3, switch_s=0.0, idle_s=1000.0), 3)
+    s.handle(StepDone(1, *rendering(s, "replica-1"), "denoise", 0, 4))
+    fail_all(s, "replica-2", Cause.ITEM_ERROR, 2)
+    fail_all(s, "replica-3", Cause.BAD_INPUT, 3)
+    s.handle(ReplicaLost(4, "replica-3", "its node is gone", cause=Cause.NODE_LOST))
+    s.handle(StepDone(96, *rendering(s, "replica-1"), "denoise", 1, 4))
+    s.handle(Tick(97))
+    assert s.replicas.keys() == {"replica-1", "replica-2"}
+    assert len(s.clips["last"].copies) == 1
+
+
+def test_what_a_sick_replica_said_of_a_clips_size_is_taken_back() -> None:
+    """A dead process held its memory: nothing was too large for the card."""
+    s = on_rungs(scheduler({f"c{i}": 1 for i in range(9)}, max_replicas=2), 3, 3)
+    for at_s in (1, 2):
+        fail(s, "replica-1", Cause.OUT_OF_MEMORY, at_s)
+    s.handle(ClipRendered(3, *rendering(s, "replica-2")))
+    fail(s, "replica-1", Cause.OUT_OF_MEMORY, 4)
+    assert "replica-1" not in s.replicas
+    assert all(clip.too_large_from is None and not clip.failures for clip in s.clips.values())
 
 
 def test_held_replica_goes_on_when_nobody_else_is_left_to_tell() -> None:

@@ -94,8 +94,9 @@ def run(
     ``address`` joins a Ray cluster (``auto``, ``ray://host:port``); None starts Ray on this machine, and nothing at all
     when there is nothing to do. ``inline`` works in this process without Ray. ``force`` (trunk, base, cascade, master
     or variant) makes done work again from there on, once. ``accept`` is the id of a plan that may go beyond the job's
-    limits. Raises JobError, ManifestError, EngineError, StoreError or Refused before anything is rendered; what goes
-    wrong later is in the Outcome.
+    limits. Raises JobError, ManifestError, EngineError, StoreError or Refused before anything is rendered; Stopped
+    where it was to wait no longer for another run; WanflowError (UsageError for a malformed ``address``) when Ray
+    cannot be reached. What goes wrong later is in the Outcome.
     """
     view = view or View()
     started_s = time.time()

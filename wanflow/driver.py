@@ -118,12 +118,17 @@ def run(
 
     num_unpublished = 0
 
+    waits = False
+
     def begin() -> None:
         ledger.write_job(job.text)
         write_pins(workspace, run_id, made.pins)
 
     def wait(words: str) -> None:
-        begin()  # so that `wanflow stop` finds it, and gc what it is going to need
+        nonlocal waits
+        if not waits:
+            begin()  # so that `wanflow stop` finds it, and gc what it is going to need
+        waits = True
         view.message(words)
 
     def close(scheduler: Scheduler | None, broken: str, error_code: int = 0) -> Outcome:
@@ -158,6 +163,8 @@ def run(
             view.planned(made, run_id)
             check_limits(job, made, workspace, accept)
         begin()
+        epoch = claim_epoch(workspace)
+        begin_force(workspace, target, job.name, made, epoch)
         staged = _stage(job, made, workspace)
         if staged.refused:
             made = without_sources(made, staged.refused)
@@ -168,8 +175,6 @@ def run(
             return close(None, "")
 
         why_stop = _stop_reasons(stop_asked, ledger, lease)
-        epoch = claim_epoch(workspace)
-        begin_force(workspace, target, job.name, made, epoch)
         scheduler: Scheduler | None = None
         try:
             context = _context(job, made, staged, ledger, epoch, load_engine)
@@ -180,9 +185,12 @@ def run(
             with suppress(StoreError):  # what broke the run may be the store itself
                 close(scheduler, f"{type(error).__name__}: {error}", getattr(error, "exit_code", 1))
             raise
-        num_unpublished += take_away(
-            workspace, target, made, replaced(made, published_variants(made, scheduler))
-        )
+        if not lease.lost:
+            try:
+                moved = replaced(made, published_variants(made, scheduler))
+                num_unpublished += take_away(workspace, target, made, moved)
+            except StoreError as error:  # what is left is the next run's
+                broken = broken or str(error)
         save_timings(workspace, *measured_clips(made, scheduler))
         return close(scheduler, broken)
 

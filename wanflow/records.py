@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from pathlib import Path
 from sys import intern
@@ -203,12 +204,16 @@ def digest(data: bytes | Path) -> str:
 
 
 def in_parallel(action: Callable[[A], B], items: Iterable[A]) -> list[B]:
-    """``action`` of every item, in order, up to :data:`PARALLEL` at once; the first error is raised."""
+    """``action`` of every item, in order, up to :data:`PARALLEL` at once, in the caller's context (``wait_out``).
+
+    The first error is raised.
+    """
     todo = list(items)
     if len(todo) < 2:
         return [action(item) for item in todo]
     with ThreadPoolExecutor(min(PARALLEL, len(todo)), thread_name_prefix="wanflow-store") as pool:
-        return list(pool.map(action, todo))
+        contexts = [copy_context() for _ in todo]
+        return list(pool.map(lambda context, item: context.run(action, item), contexts, todo))
 
 
 def _record_path(key: str) -> str:

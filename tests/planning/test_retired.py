@@ -10,9 +10,15 @@ import pytest
 from tests.planning.published import pretend_run, stores
 from tests.run.jobs import ROWS, job_dict, make_job, write_rows
 from wanflow import Job, plan, run
-from wanflow.errors import AssembleError, JobError, Refused
+from wanflow.driver import drive as real_drive
+from wanflow.errors import AssembleError, JobError, Refused, StoreError
+from wanflow.lease import Lease
+from wanflow.model import Record
 from wanflow.planning.limits import check_limits
+from wanflow.publish import unpublish
 from wanflow.report.catalog import read_catalog
+from wanflow.schedule.actions import Finish
+from wanflow.storage import Store
 from wanflow.testing import load_fake_engine
 
 PUBLISH = {"url": "out", "path": "{{ variant_id }}/{{ output }}.mp4", "carry": ["segment"]}
@@ -157,3 +163,57 @@ def test_a_video_that_moves_stays_where_its_successor_fails(
 
 def _refuse(*_: object, **__: object) -> Any:
     raise AssembleError("the picture stands still")
+
+
+@pytest.fixture
+def moving(tmp_path: Path, checkpoint: str) -> Job:
+    """Three variants are published, and are to move to paths of their segments."""
+    job = make_job(tmp_path, checkpoint)
+    assert run(job, inline=True, load_engine=load_fake_engine).exit_code == 0
+    return like(job, publish=MOVED | {"unpublish": True}, limits={"max_changed": "100%"})
+
+
+def test_a_delete_that_fails_at_the_end_costs_the_run_nothing_else(
+    moving: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store's role may write and not delete: everything is published, and the report says what is left."""
+
+    def refuse(target: Store, workspace: Store, record: Record) -> None:
+        if "ann" not in record.files[0].path:
+            raise StoreError("cannot delete: access denied")
+        unpublish(target, workspace, record)
+
+    monkeypatch.setattr("wanflow.planning.retired.unpublish", refuse)
+    outcome = run(moving, inline=True, load_engine=load_fake_engine)
+    assert (outcome.exit_code, outcome.counts["published"]) == (1, 3)
+    assert "access denied" in outcome.message
+    catalog = read_catalog(stores(moving)[1])
+    assert catalog is not None
+    assert {path for path in catalog["path"].to_pylist() if path.endswith("mp4")} == {
+        "bob/square.mp4", "cem/square.mp4",
+        "gold/ann/square.mp4", "basic/bob/square.mp4", "gold/cem/square.mp4",
+    }  # fmt: skip
+    monkeypatch.undo()
+    outcome = run(moving, inline=True, load_engine=load_fake_engine)
+    assert (outcome.exit_code, outcome.num_unpublished, outcome.counts["unchanged"]) == (0, 2, 3)
+
+
+def test_a_run_that_has_lost_its_lease_takes_nothing_away(
+    moving: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that took over may be another job's, which asks for just these videos."""
+
+    class Lost(Lease):
+        is_lost = False
+        lost = property(lambda self: "the lease was taken over" if Lost.is_lost else "")
+
+    def drive(*arguments: Any) -> Finish:
+        finish = real_drive(*arguments)
+        Lost.is_lost = True
+        return finish
+
+    monkeypatch.setattr("wanflow.driver.Lease", Lost)
+    monkeypatch.setattr("wanflow.driver.drive", drive)
+    outcome = run(moving, inline=True, load_engine=load_fake_engine)
+    assert (outcome.counts["published"], outcome.num_unpublished) == (3, 0)
+    assert (moving.directory / "out/ann/square.mp4").exists()

@@ -170,3 +170,21 @@ def test_run_that_is_refused_after_it_has_waited_leaves_no_trace(job: Job, tmp_p
     with pytest.raises(ManifestError):
         render(job, view=Told())
     assert run_ids(workspace) == []
+
+
+def test_a_waiting_run_writes_its_pins_once(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a million clips they are tens of megabytes, and it may wait for a night."""
+    written: list[str] = []
+
+    class Waiting(Lease):
+        def __enter__(self) -> Lease:
+            assert self._on_wait is not None
+            for _ in range(5):
+                self._on_wait("another run is at work")
+            written.append("it has the lease")
+            return super().__enter__()
+
+    monkeypatch.setattr("wanflow.driver.write_pins", lambda *_: written.append("pins"))
+    monkeypatch.setattr("wanflow.driver.Lease", Waiting)
+    render(job)
+    assert written == ["pins", "it has the lease", "pins"]

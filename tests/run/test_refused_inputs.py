@@ -16,9 +16,11 @@ from PIL import Image
 
 from tests.checkpoints import make
 from tests.run.jobs import ROWS, make_job
-from wanflow import Job, run
+from wanflow import Job, plan, run
 from wanflow.errors import InputError
 from wanflow.inputs import Reader
+from wanflow.model import Status
+from wanflow.planning.failing import without_sources
 from wanflow.report import results
 from wanflow.storage import Store
 from wanflow.testing import load_fake_engine
@@ -50,8 +52,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked[self.path] += 1
-        is_spoilt = self.path == "/bad.png" and self.server.asked[self.path] > 1
-        right = _png(30, 200, 30) if self.path == "/bad.png" else _png(200, 30, 30)
+        is_bad = self.path.startswith("/bad.png")
+        is_spoilt = is_bad and self.server.asked[self.path] > 1
+        right = _png(30, 200, len(self.path)) if is_bad else _png(200, 30, 30)
         status, body = self.server.then if is_spoilt else (200, right)
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
@@ -70,10 +73,14 @@ def web() -> Iterator[Web]:
         server.shutdown()
 
 
-def _job(folder: Path, checkpoint: str, web: Web, **columns: str) -> Job:
-    """Of bob's row, the columns of ``columns`` name a picture that is gone when it is needed."""
+def _rows(web: Web, **columns: str) -> list[dict[str, Any]]:
+    """Of bob's row, the columns of ``columns`` name other pictures."""
     rows = [dict(row, logo=f"{web.url}/good.png") for row in ROWS]
     rows[1] |= {column: f"{web.url}/{name}" for column, name in columns.items()}
+    return rows
+
+
+def _job(folder: Path, checkpoint: str, web: Web, rows: list[dict[str, Any]]) -> Job:
     return make_job(
         folder,
         checkpoint,
@@ -99,7 +106,7 @@ def test_its_row_fails_and_the_others_are_made(
 ) -> None:
     """One customer's picture that the content network has encoded anew is that customer's trouble."""
     web.then = then
-    job = _job(tmp_path, checkpoint, web, **{column: "bad.png"})
+    job = _job(tmp_path, checkpoint, web, _rows(web, **{column: "bad.png"}))
     outcome = run(job, inline=True, load_engine=load_fake_engine)
     assert outcome.exit_code == 3
     rows = {row["variant_id"]: row for row in results(Store(str(job.workspace))).to_pylist()}
@@ -115,17 +122,57 @@ def test_its_row_fails_and_the_others_are_made(
 
 def test_what_was_published_before_stays(tmp_path: Path, checkpoint: str, web: Web) -> None:
     """Its new picture is gone when it is needed, and nobody else has anything to do: no engine is loaded for it."""
-    assert run(_job(tmp_path, checkpoint, web), inline=True, load_engine=load_fake_engine).exit_code == 0
+    assert (
+        run(_job(tmp_path, checkpoint, web, _rows(web)), inline=True, load_engine=load_fake_engine).exit_code
+        == 0
+    )
     before = (tmp_path / "out/bob/square.mp4").read_bytes()
 
     def load(*_: object, **__: object) -> Any:
         raise AssertionError("an engine was loaded for nothing")
 
-    outcome = run(_job(tmp_path, checkpoint, web, image="bad.png"), inline=True, load_engine=load)
+    outcome = run(_job(tmp_path, checkpoint, web, _rows(web, image="bad.png")), inline=True, load_engine=load)
     assert outcome.exit_code == 3
     assert outcome.counts["unchanged"] == 2
     assert outcome.counts["failed"] == 1
     assert (tmp_path / "out/bob/square.mp4").read_bytes() == before
+
+
+def test_a_forced_run_is_finished_later(tmp_path: Path, checkpoint: str, web: Web) -> None:
+    """Clips of a broken driver are to be made again; that the server of one logo is away just then changes nothing."""
+    rows = [ROWS[0] | {"logo": f"{web.url}/good.png"}, ROWS[2] | {"logo": f"{web.url}/bad.png"}]
+    web.asked["/bad.png"] = -1
+    assert (
+        run(_job(tmp_path, checkpoint, web, rows), inline=True, load_engine=load_fake_engine).exit_code == 0
+    )
+    rows[1]["logo"] = f"{web.url}/bad.png?v=2"
+    web.then = (404, b"")
+    forced = run(
+        _job(tmp_path, checkpoint, web, rows), inline=True, load_engine=load_fake_engine, force="base"
+    )
+    assert (forced.exit_code, forced.counts["failed"], forced.num_clips_rendered) == (3, 1, 1)
+    rows[1]["logo"] = f"{web.url}/good.png"
+    later = run(_job(tmp_path, checkpoint, web, rows), inline=True, load_engine=load_fake_engine)
+    assert (later.exit_code, later.num_clips_rendered) == (0, 1)
+
+
+def test_the_next_clip_makes_the_trunk(tmp_path: Path, checkpoint: str) -> None:
+    """Of a group the clip that was to make the trunk is gone with its logo: else all others would make it at once."""
+    for name in ("good", "bad"):
+        (tmp_path / f"{name}.png").write_bytes(_png(len(name), 0, 0))
+    rows = [
+        dict(ROWS[0], variant_id=f"v{i}", prompt=f"star {i}", logo="good.png" if i else "bad.png")
+        for i in range(3)
+    ]
+    clip = {"aspect": "1x1", "seconds": 0.5, "branch": {"at": 0.6, "on": "a star"}}
+    layers = [{"image": {"url": "{{ logo }}", "at": "top-left", "height": "15%"}}]
+    made = plan(make_job(tmp_path, checkpoint, rows, clip=clip, layers=layers))
+    [bad] = [s for v in made.variants for scene in v.variant.scenes for s in scene.sources if "bad" in s.url]
+    left = without_sources(made, {bad: "it is gone"})
+    assert [v.status for v in left.variants] == [Status.FAILED, Status.LEFT, Status.LEFT]
+    fresh = plan(make_job(tmp_path, checkpoint, rows[1:], clip=clip, layers=layers))
+    assert left.clips == fresh.clips
+    assert left.num_trunks == 1
 
 
 def test_a_server_that_does_not_answer_is_asked_once() -> None:

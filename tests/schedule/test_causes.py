@@ -521,3 +521,38 @@ def test_different_failures_of_the_first_clips_are_no_common_cause() -> None:
     ):
         fail(s, "replica-1", Cause.ITEM_ERROR, number + 1, words)
     assert s.stopping is None
+
+
+def test_doubt_says_nothing_about_the_memory_of_a_large_card() -> None:
+    """The only card that a clip fits is doubted for other clips' errors, and nobody else has work to show by."""
+    s = scheduler({"big": 9, "x1": 8, "x2": 7, "x3": 6}, max_replicas=2)
+    s.handle(RunStarted(0.0))
+    s.handle(ReplicaReady(0.0, "replica-2", Loading(0, 0.0, 0.0, 0, 0.0, rung=3)))
+    assert running(s, "replica-2") == "big"
+    s.handle(ReplicaReady(0.0, "replica-1", Loading(0, 0.0, 0.0, 0, 0.0, rung=0)))
+    for at_s, trouble in enumerate(("a", "b", "c"), start=1):
+        fail(s, "replica-1", Cause.ITEM_ERROR, at_s, trouble)
+    assert running(s, "replica-1") is None, "it is held while the small one is at work"
+    fail(s, "replica-2", Cause.OUT_OF_MEMORY, 5)
+    assert s.clips["big"].is_open
+    assert running(s, "replica-2") in ("x1", "x2", "x3"), "that one gives the second opinions"
+    s.handle(ClipRendered(6, *rendering(s, "replica-2")))
+    assert s.replicas.keys() == {"replica-2", "replica-3"}, "the doubted one was sick"
+    assert s.clips["big"].is_open
+    s.validate()
+
+
+def test_doubted_large_card_renders_what_fits_no_other() -> None:
+    """Nobody else has work by which it could show who is to blame."""
+    s = scheduler({"big": 9, "x1": 8, "x2": 7, "x3": 6}, max_replicas=2)
+    s.handle(RunStarted(0.0))
+    s.handle(ReplicaReady(0.0, "replica-2", Loading(0, 0.0, 0.0, 0, 0.0, rung=3)))
+    s.handle(ReplicaReady(0.0, "replica-1", Loading(0, 0.0, 0.0, 0, 0.0, rung=0)))
+    for at_s, trouble in enumerate(("a", "b", "c"), start=1):
+        fail(s, "replica-1", Cause.ITEM_ERROR, at_s, trouble)
+    for at_s in range(4, 20):
+        if running(s, "replica-2") is None:
+            break
+        is_big = running(s, "replica-2") == "big"
+        fail(s, "replica-2", Cause.OUT_OF_MEMORY if is_big else Cause.ITEM_ERROR, at_s, f"trouble {at_s}")
+    assert running(s, "replica-1") == "big"

@@ -4,17 +4,16 @@ and clips that no other variant shows are not rendered."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from wanflow.model import Source, Status
+from wanflow.planning.branching import hand_over_trunks
 from wanflow.planning.plan import ClipPlan, Plan, PlannedClip, PlannedVariant
 
 
 def without_sources(plan: Plan, refused: Mapping[Source, str]) -> Plan:
     """``plan`` without what is made from the ``refused`` inputs; the words say why they cannot be used."""
-    if not refused:
-        return plan
     variants = []
     for planned in plan.variants:
         sources = (source for scene in planned.variant.scenes for source in scene.sources)
@@ -31,7 +30,7 @@ def without_sources(plan: Plan, refused: Mapping[Source, str]) -> Plan:
 
 
 def fail_with_clips(
-    variants: Iterable[PlannedVariant], clips: Iterable[PlannedClip], reasons: Mapping[str, str]
+    variants: Iterable[PlannedVariant], clips: Sequence[PlannedClip], reasons: Mapping[str, str]
 ) -> tuple[list[PlannedVariant], list[PlannedClip]]:
     """Variants that show a clip which ``reasons`` has a reason for fail with it; what is left to render then.
 
@@ -46,7 +45,7 @@ def fail_with_clips(
         for planned in clips
         if planned.decision is ClipPlan.FAILED_BEFORE or users[planned.task.key]
     ]
-    return variants, needed
+    return variants, hand_over_trunks(clips, needed)
 
 
 def _with_clips(planned: PlannedVariant, reasons: Mapping[str, str]) -> PlannedVariant:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from wanflow.model import Status
+from wanflow.model import Record, Status
 from wanflow.planning.plan import Plan, Retired
 from wanflow.publish import Published, unpublish
 from wanflow.records import in_parallel
@@ -43,10 +43,18 @@ def replaced(plan: Plan, made: Collection[str]) -> list[Retired]:
 def take_away(workspace: Store, target: Store, plan: Plan, retired: Sequence[Retired]) -> int:
     """Un-publish ``retired`` and return how many they were; the caller holds the lease. What is done already stays
     done."""
-    in_parallel(lambda each: unpublish(target, workspace, each.record), retired)
-    for each in retired:
-        plan.published.drop(each.record)
-    return len(retired)
+    done: list[Record] = []
+
+    def take(each: Retired) -> None:
+        unpublish(target, workspace, each.record)
+        done.append(each.record)
+
+    try:
+        in_parallel(take, retired)
+    finally:
+        for record in done:
+            plan.published.drop(record)
+    return len(done)
 
 
 def _to_make(plan: Plan) -> frozenset[str]:

@@ -133,8 +133,10 @@ def _take(board: Board, replica: ReplicaState) -> ClipState | None:
 def _suits(board: Board, replica: ReplicaState) -> Callable[[ClipState], Answer]:
     def suits(clip: ClipState) -> Answer:
         fits = clip.may_fit(replica.rung)
-        if (not fits or clip.failed_on == replica.replica) and board.num_fitting(clip) > fits:
-            return Answer.SKIP  # for a larger one, or a second opinion
+        if not fits and board.num_fitting(clip):
+            return Answer.SKIP  # for a larger one
+        if clip.failed_on == replica.replica and board.num_sound(clip) > fits:
+            return Answer.SKIP  # a second opinion
         seconds = board.estimates.seconds(clip, replica.replica)
         if seconds is None:
             return Answer.TAKE

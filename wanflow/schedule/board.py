@@ -367,18 +367,24 @@ class Board:
         return copies
 
     def num_fitting(self, clip: ClipState) -> int:
-        """Replicas in no doubt that may have room for ``clip``; those that load may, as far as anybody knows."""
+        """Replicas that may have room for ``clip``; those that load may, as far as anybody knows."""
         up = self.num_on_rung.get(clip.weights, Counter())
         num = sum(num for rung, num in up.items() if clip.may_fit(rung))
-        num -= sum(clip.may_fit(self.replicas[name].rung) for name in self.doubted.get(clip.weights, ()))
         return num + len(self.watch.loading.get(clip.weights, ()))
+
+    def num_sound(self, clip: ClipState) -> int:
+        """Those among them that are in no doubt."""
+        doubted = self.doubted.get(clip.weights, ())
+        return self.num_fitting(clip) - sum(clip.may_fit(self.replicas[name].rung) for name in doubted)
 
     def is_held(self, replica: ReplicaState) -> bool:
         """Whether ``replica`` is given nothing until another one, at work or still loading, shows who is to blame."""
         weights, doubted = replica.weights, self.doubted.get(replica.weights, {})
         if replica.replica not in doubted:
             return False
-        return self.num_on_rung[weights].total() + len(self.watch.loading.get(weights, ())) > len(doubted)
+        num_busy = self.num_on_rung[weights].total() - self.idle.num[weights]
+        num_busy -= sum(self.replicas[name].status is ReplicaStatus.BUSY for name in doubted)
+        return num_busy > 0 or bool(self.watch.loading.get(weights))
 
     # -- variants -----------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -127,6 +128,30 @@ def test_a_mistake_is_answered_with_its_position(text: str, words: str) -> None:
     """A filter that is wrong must end the run before it renders the wrong half of the customers."""
     with pytest.raises(ManifestError, match=words):
         rows(text)
+
+
+PRICES = [Decimal(n).scaleb(-2) for n in range(20_000)]
+
+
+@pytest.mark.parametrize("kind", [pa.decimal128(10, 2), pa.decimal256(60, 4), pa.decimal64(18, 2)])
+def test_a_decimal_is_equal_to_the_number_of_its_digits(kind: pa.DataType) -> None:
+    """Prices are decimals in a warehouse, and 0.35 is one of them."""
+    table = pa.table({"price": pa.array(PRICES, kind), "same": pa.array(map(float, PRICES))})
+    assert rows("price = same", table) == [*range(20_000)]
+    for price in (35, 495, 1990):
+        text = f"{PRICES[price]}"
+        assert rows(f"price = {text}", table) == rows(f"price in ({text})", table) == [price]
+        assert len(rows(f"price <= {text}", table)) == len(rows(f"{text} > price", table)) + 1 == price + 1
+    assert rows("price = 20", table) == [2000]
+
+
+@pytest.mark.parametrize("kind", [pa.decimal128(38, 0), pa.decimal256(76, 0), pa.uint64(), pa.int64()])
+def test_whole_numbers_are_compared_to_the_last_digit(kind: pa.DataType) -> None:
+    """Ids of a warehouse are decimals without places; a float holds 2**53 of them."""
+    ids = pa.table({"id": pa.array([2**53, 2**53 + 1, None], pa.decimal128(38, 0)).cast(kind)})
+    assert rows("id = 9007199254740993", ids) == rows("id > 9007199254740992", ids) == [1]
+    assert rows("id in (9007199254740993, 1)", ids) == [1]
+    assert rows("id not in (9007199254740993)", ids) == [0]
 
 
 def test_text_of_a_csv_is_compared_as_what_it_is_compared_with() -> None:

@@ -99,8 +99,6 @@ class _Compiler:
         field = self.pc.field(column.name)
         if self.pa.types.is_dictionary(kind):
             return field.cast(kind.value_type), kind.value_type
-        if self.pa.types.is_decimal(kind):
-            return field.cast(self.pa.float64()), self.pa.float64()
         return field, kind
 
     def _compare(self, left: Column | Literal, op: str, right: Column | Literal) -> Any:
@@ -121,7 +119,7 @@ class _Compiler:
                     left.at,
                     f"`{left.name}` is {kind}, `{right.name}` is {other_kind}; they cannot be compared",
                 )
-            return _apply(op, field, other)
+            return _apply(op, self._as_double(field, kind)[0], self._as_double(other, other_kind)[0])
         field, scalars = self._with_literals(left, field, kind, (right,))
         return _apply(op, field, self.pc.scalar(scalars[0]))
 
@@ -138,7 +136,7 @@ class _Compiler:
         plain = [float(x.value) if target == self.pa.float64() else x.value for x in literals]
         values = self.pa.array(plain).cast(target)
         if target == self.pa.float64():
-            field, kind = self._as_number(column, field, kind)
+            field, kind = self._as_number(column, *self._as_double(field, kind))
         return (field if target == kind else field.cast(target, safe=False)), values
 
     def _as_number(self, column: Column, field: Any, kind: Any) -> tuple[Any, Any]:
@@ -149,6 +147,12 @@ class _Compiler:
             self.pc.utf8_trim_whitespace(field), pattern=DECIMAL_COMMA, replacement=DECIMAL_POINT
         )
         return written.cast(self.pa.float64()), self.pa.float64()
+
+    def _as_double(self, field: Any, kind: Any) -> tuple[Any, Any]:
+        """A decimal as the float that its digits are; pyarrow's own cast often gives one beside it."""
+        if not self.pa.types.is_decimal(kind):
+            return field, kind
+        return field.cast(self.pa.string()).cast(self.pa.float64()), self.pa.float64()
 
     def _moment(self, column: Column, kind: Any, literal: Literal) -> Any:
         """The date or time that a text says, as a scalar of ``kind``."""
@@ -182,16 +186,18 @@ class _Compiler:
                 f"`{column.name}` is {wanted} ({kind}) and cannot be compared with {shown}{hint}",
             )
         if wanted == "number":
-            whole = isinstance(literal.value, int)
-            exact = whole and self.pa.types.is_integer(kind) and not self.pa.types.is_uint64(kind)
-            return self.pa.int64() if exact else self.pa.float64()
+            if isinstance(literal.value, float):
+                return self.pa.float64()
+            if self.pa.types.is_uint64(kind) or (self.pa.types.is_decimal(kind) and kind.scale == 0):
+                return self.pa.decimal256(76, 0)
+            return self.pa.int64() if self.pa.types.is_integer(kind) else self.pa.float64()
         return kind
 
     def _sort(self, kind: Any) -> str:
         types = self.pa.types
         if types.is_boolean(kind):
             return "boolean"
-        if types.is_integer(kind) or types.is_floating(kind):
+        if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
             return "number"
         if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
             return "text"

@@ -13,6 +13,7 @@ import pytest
 
 from tests.inputs.conftest import Case
 from wanflow.errors import ManifestError, StoreError
+from wanflow.manifest.bombs import MAX_CELL_CHARS
 from wanflow.manifest.table import Table
 
 ROWS = [
@@ -338,13 +339,23 @@ def test_decimals_without_places_are_ids(case: Case) -> None:
 
 def test_bytes_are_text(case: Case) -> None:
     """Impala, Hive and older Spark write texts without saying so, yesterday's file and today's may differ in it."""
-    kinds = (pa.binary(), pa.large_binary(), pa.binary(6), pa.string())
+    kinds = (pa.binary(), pa.large_binary(), pa.binary(6), pa.string(), pa.string_view(), pa.binary_view())
     for i, kind in enumerate(kinds):
         words = pa.array([b"Sommer", None], pa.binary()).cast(kind)
         case.rows(pa.table({"variant_id": [f"{i}a", f"{i}b"], "prompt": words}), f"{i}.parquet")
         assert [row["prompt"] for _, row in read(case.folder / f"{i}.parquet")] == ["Sommer", None]
         assert [n for n, _ in read(case.folder / f"{i}.parquet", conditions=["prompt = 'Sommer'"])] == [1]
     assert len(read(case.folder / "*.parquet")) == 2 * len(kinds)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.binary_view()])
+def test_a_long_text_is_cut_whatever_its_kind(case: Case, kind: pa.DataType) -> None:
+    """A million rows may point to one text of a hundred megabytes."""
+    path = case.rows(
+        pa.table({"variant_id": ["a"], "prompt": pa.array([b"x" * 100_000], pa.binary()).cast(kind)})
+    )
+    ((_, row),) = read(path)
+    assert len(row["prompt"]) == MAX_CELL_CHARS
 
 
 def test_what_cannot_be_read_is_told_with_its_row(case: Case) -> None:

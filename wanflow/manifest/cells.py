@@ -25,7 +25,9 @@ def read_type(kind: pa.DataType) -> pa.DataType:
         return read_type(kind.value_type)
     if types.is_large_binary(kind):
         return pa.large_string()
-    if types.is_binary(kind) or types.is_fixed_size_binary(kind) or types.is_binary_view(kind):
+    if types.is_binary(kind) or types.is_fixed_size_binary(kind):
+        return pa.string()
+    if types.is_binary_view(kind) or types.is_string_view(kind):  # which pyarrow cannot filter
         return pa.string()
     if types.is_float16(kind) or types.is_float32(kind):
         return pa.float64()

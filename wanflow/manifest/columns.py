@@ -89,7 +89,7 @@ def wrong_type(name: str, kind: pa.DataType) -> str:
         kind = kind.value_type
     if types.is_null(kind):
         return "has no value in any row" if name == "variant_id" else ""
-    text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    text = types.is_string(kind) or types.is_large_string(kind)
     whole, number = (
         types.is_integer(kind),
         types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind),

@@ -199,7 +199,7 @@ class _Compiler:
             return "boolean"
         if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
             return "number"
-        if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        if types.is_string(kind) or types.is_large_string(kind):
             return "text"
         return "time" if types.is_temporal(kind) else str(kind)
 

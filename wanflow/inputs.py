@@ -46,7 +46,7 @@ _READERS = 4
 #: a web server that failed for so many files in a row is not asked for more
 MAX_FAILED = 5
 #: what a file has passed that a memo knows
-RULES = f"3 {','.join(FORMATS)} {MAX_BYTES} {MAX_PIXELS}"
+RULES = f"4 {','.join(FORMATS)} {MAX_BYTES} {MAX_PIXELS}"
 
 
 class Inputs:

@@ -10,9 +10,11 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.t2CharStringPen import T2CharStringPen
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.ttLib import TTCollection, TTFont
+from fontTools.ttLib.tables.DefaultTable import DefaultTable
 
 from tests.assemble.conftest import Studio, read_frames, still
 from wanflow.assemble import fonts
+from wanflow.errors import AssembleError, InputError
 from wanflow.inputs import Inputs
 from wanflow.model import Output, Placement, TextLayer
 
@@ -110,3 +112,53 @@ def test_a_font_is_named_once_a_machine_and_keeps_its_letters(tmp_path: Path) ->
     with TTFont(path) as before, TTFont(made) as after:
         same = [tag for tag in before.reader.keys() if tag not in ("name", "head")]  # noqa: SIM118 - no mapping
         assert all(before.reader[tag] == after.reader[tag] for tag in same)
+
+
+def moved(path: Path, table: str, place: int) -> Path:
+    """A font that says of ``table`` that it begins ``place`` bytes before the file's end."""
+    with TTFont(blocks(path, "Brand Bold")) as font:
+        font["zzzz"] = DefaultTable("zzzz")
+        font["zzzz"].data = bytes(64)
+        font.save(path)
+    data = bytearray(path.read_bytes())
+    entry = data.index(table.encode())
+    data[entry + 8 : entry + 12] = (len(data) - place).to_bytes(4, "big")
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("place", [48, -100], ids=["cut short", "past the end"])
+def test_a_table_that_nobody_needs_may_be_damaged(studio: Studio, story: Output, place: int) -> None:
+    """FreeType and browsers draw such a font. Its clips were rendered before anybody noticed that wanflow did not."""
+    path = moved(studio.folder / "brand.ttf", "zzzz", place)
+    Inputs(studio.folder).font("brand.ttf")
+    own = TextLayer("HOLO", Placement("upper-third"), font=studio.file(path))
+    assert share(studio, story, [own])[0] > 0.75
+
+
+@pytest.mark.parametrize("table", ["cmap", "glyf", "loca", "hmtx", "OS/2", "name"])
+def test_a_font_without_what_is_needed_is_refused_while_planning(tmp_path: Path, table: str) -> None:
+    moved(tmp_path / "brand.ttf", table, 1)
+    with pytest.raises(InputError, match="is no font that can be used"):
+        Inputs(tmp_path).font("brand.ttf")
+
+
+def test_a_font_of_symbols_alone_is_refused_while_planning(tmp_path: Path) -> None:
+    """It says of no character which of its symbols that is."""
+    path = blocks(tmp_path / "brand.ttf", "Brand Bold")
+    with TTFont(path) as font:
+        font["cmap"].tables = [each for each in font["cmap"].tables if each.platformID == 3]
+        font["cmap"].tables[0].platEncID = 0
+        font.save(path)
+    with pytest.raises(InputError, match="says of no character"):
+        Inputs(tmp_path).font("brand.ttf")
+
+
+def test_a_variable_font_of_which_no_weight_can_be_made_is_told_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "brand.ttf"
+    with TTFont(fonts.packaged("rubik/Rubik[wght].ttf")) as font:
+        font["gvar"] = DefaultTable("gvar")
+        font["gvar"].data = b"\xff" * 20
+        font.save(path)
+    with pytest.raises(AssembleError, match=r"brand\.ttf is not a font that can be used"):
+        fonts.static(path, 700)

@@ -20,7 +20,7 @@ from tests.fuzz.conftest import count
 from tests.inputs.conftest import ENGINES
 from tests.videos import write_video
 from wanflow.allowed import Allowed
-from wanflow.assemble.fonts import packaged
+from wanflow.assemble.fonts import load, packaged, static
 from wanflow.decoder import Fit, decoder
 from wanflow.errors import BadRow, InputError, WanflowError
 from wanflow.inputs import Inputs
@@ -389,6 +389,8 @@ def test_damaged_fonts_are_taken_or_refused(folder: Path, data: st.DataObject) -
     try:
         Inputs(folder).font("a.ttf")
         count("font", "taken")
+        made = static.__wrapped__(folder / "a.ttf", 700)
+        assert load.__wrapped__(made).name, "what planning takes can be used"
     except InputError:
         count("font", "refused")
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wanflow.errors import AssembleError
+from wanflow.faces import first_face, named
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -116,32 +117,32 @@ def static(path: Path, weight: int) -> Path:
     """The first face of ``path``, at this weight where it is variable, in a file of its own, made once and kept in the
     user's cache. Its name is that of no other font: libass finds fonts by it, and a web font's may be empty.
     """
-    from fontTools.ttLib import TTFont, TTLibError
     from fontTools.varLib import instancer
 
     try:
-        with TTFont(path, lazy=True, fontNumber=0) as font:
+        with first_face(path) as font:
             axes = {axis.axisTag: axis for axis in font["fvar"].axes} if "fvar" in font else {}
-        limits = {tag: axis.defaultValue for tag, axis in axes.items()}
-        if "wght" in axes:
-            limits["wght"] = max(axes["wght"].minValue, min(weight, axes["wght"].maxValue))
-        digest = hashlib.sha256(path.read_bytes() + repr(sorted(limits.items())).encode()).hexdigest()[:20]
-        target = cache_dir() / f"{digest}.ttf"
-        if target.exists():
-            return target
-        with TTFont(path, fontNumber=0, recalcTimestamp=False) as font:
+            limits = {tag: axis.defaultValue for tag, axis in axes.items()}
+            if "wght" in axes:
+                limits["wght"] = max(axes["wght"].minValue, min(weight, axes["wght"].maxValue))
+            digest = hashlib.sha256(path.read_bytes() + repr(sorted(limits.items())).encode()).hexdigest()[
+                :20
+            ]
+            target = cache_dir() / f"{digest}.ttf"
+            if target.exists():
+                return target
             if axes:
                 instancer.instantiateVariableFont(font, limits, inplace=True)
-            for name_id in (1, 4, 6, 16):
-                font["name"].removeNames(nameID=name_id)  # in any language
-                font["name"].setName(f"wanflow-{digest}", name_id, 3, 1, 0x409)
-            with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as part:
-                font.save(part)
-        os.replace(part.name, target)
-        return target
-    except (TTLibError, KeyError, ValueError) as error:
+            made = named(font, f"wanflow-{digest}")
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a broken file makes a library raise
         message = f"{path.name} is not a font that can be used ({error}); give a .ttf, .otf or .ttc file"
         raise AssembleError(message) from None
+    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as part:
+        part.write(made)
+    os.replace(part.name, target)
+    return target
 
 
 def cache_dir() -> Path:

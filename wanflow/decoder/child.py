@@ -1,5 +1,5 @@
-"""The process that opens strangers' files. Run by path, with nothing of wanflow in it but ``pictures.py``: a picture is
-checked by what will show it. Reads its orders from stdin.
+"""The process that opens strangers' files. Run by path, with nothing of wanflow in it but ``pictures.py`` and
+``faces.py``: a picture and a font are checked by what will show them. Reads its orders from stdin.
 
 An order is a byte (``i`` image, ``f`` font, ``p`` the footer of a Parquet file, ``v`` video), the most pixels, the
 length, the bytes; an answer a length and JSON: null, or a word and its details. Before the bytes of a video come the
@@ -43,6 +43,7 @@ _MAX_GLYPHS = 200_000
 def main() -> None:
     cpu_s, video_cpu_s, memory_bytes = float(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     sys.path.insert(0, sys.argv[4])  # this wanflow and no other
+    import wanflow.faces
     import wanflow.pictures  # noqa: F401
 
     del sys.path[0]
@@ -227,17 +228,17 @@ def _is_mirrored(frame: Any) -> bool:
 
 
 def _font(data: bytes) -> tuple[str, str] | None:
-    """Opens the tables that a layout reads, and lets FreeType draw."""
+    """Makes the face that a layout uses, and lets FreeType draw it."""
     try:
-        from fontTools.ttLib import TTFont
         from PIL import Image, ImageDraw, ImageFont
 
-        with TTFont(BytesIO(data), fontNumber=0, lazy=True) as font:
+        from wanflow.faces import first_face, named
+
+        with first_face(BytesIO(data)) as font:
             if font["maxp"].numGlyphs > _MAX_GLYPHS or not 16 <= font["head"].unitsPerEm <= 16384:
                 return "broken", "its numbers are out of range"
-            for table in ("name", "OS/2", "hhea", "hmtx"):
-                font[table]  # reading is the test
-            cmap: dict[int, Any] = font.getBestCmap() or {}
+            cmap: dict[int, Any] = font.getBestCmap()
+            data = named(font, "checked")
         letters = _SAMPLE + "".join(map(chr, sorted(c for c in cmap if not 0xD800 <= c < 0xE000)[:64]))
         for size in (12, 200):
             drawn = ImageFont.truetype(BytesIO(data), size, layout_engine=ImageFont.Layout.BASIC)

@@ -25,7 +25,7 @@ from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import SandboxedEnvironment
 
 from wanflow.suggest import did_you_mean
-from wanflow.written import plain, written
+from wanflow.written import NULL, plain, written
 
 T = TypeVar("T")
 
@@ -70,15 +70,21 @@ class _Environment(SandboxedEnvironment):
         self.filters[_TOGETHER] = _together
 
     def getattr(self, obj: Any, attribute: str) -> Any:
+        if obj is NULL:
+            return NULL
         if isinstance(obj, dict):  # a struct column
             return obj.get(attribute, self.undefined(obj=obj, name=attribute))
         raise SecurityError(f"`.{attribute}` is not available; use a filter, as in `{{{{ name|upper }}}}`")
 
     def getitem(self, obj: Any, argument: Any) -> Any:
+        if obj is NULL:
+            return NULL
         if isinstance(obj, dict | list | tuple | str):
             try:
                 return obj[argument]
             except (LookupError, TypeError):
+                if isinstance(obj, list) and isinstance(argument, int):
+                    return NULL  # another row's list is longer
                 return self.undefined(obj=obj, name=argument)
         raise SecurityError(f"`[{argument}]` is not available here")
 
@@ -129,6 +135,8 @@ def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             value = written(value)
         elif name == "join" and isinstance(value, list):
             value = [written(_within(part)) for part in value]
+        elif name in ("first", "last") and value in ("", []):
+            return NULL
         options = [*arguments, *named.values()]
         for option in options:
             _within(option)

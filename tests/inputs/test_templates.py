@@ -106,6 +106,41 @@ def test_a_template_that_fails_on_a_row_says_why(text: str, words: str) -> None:
         Template(text).render({"a": 3, "b": "x" * (MAX_CHARS - 1), "c": {"k": 1}})
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ shop.city }}", "{{ shop['city'] }}", "{{ shop.address.city }}", "{{ tags[0] }}", "{{ tags[-1] }}",
+        "{{ tags|first }}", "{{ tags|last|upper }}", "{{ shops[0].city }}", "{{ words[0][1] }}", "{{ tags[0][:3] }}",
+        "{{ tags|join(', ') }}",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("null", [None, math.nan, []])
+def test_what_is_in_a_null_or_after_a_lists_end_is_empty(text: str, null: object) -> None:
+    """A customer without a shop, or without a tag, gets a text without it, as one without a name does."""
+    if null == [] and "shop" in text and "shops" not in text:
+        null = {"city": None, "address": None}
+    assert Template(f"-{text}-").render(dict.fromkeys(["shop", "tags", "shops", "words"], null)) == "--"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{{ shop.town }}", "has no attribute 'town'"),
+        ("{{ shop.town.name }}", "not available"),
+        ("{{ ''['__class__'] }}", "has no attribute '__class__'"),
+        ("{{ name.first }}", "`.first` is not available"),
+        ("{{ ''.first }}", "`.first` is not available"),
+        ("{{ name[9] }}", "has no element 9"),
+        ("{{ tags.first }}", "`.first` is not available"),
+        ("{{ tags['a'] }}", "has no attribute 'a'|has no element"),
+    ],
+)
+def test_what_no_row_can_have_is_an_error(text: str, words: str) -> None:
+    """A slip of the pen must not be an empty text on twenty thousand ads."""
+    with pytest.raises(ValueError, match=words):
+        Template(text).render({"shop": {"city": "Ulm"}, "name": "Anna", "tags": []})
+
+
 def test_unknown_names_are_told_once_with_the_nearest_column() -> None:
     """``{{ prodct }}`` in the prompt is one error, not twenty thousand."""
     found = unknown_names(

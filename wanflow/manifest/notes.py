@@ -19,7 +19,7 @@ class Notes:
 
     def __init__(self) -> None:
         self.num_clips = 0
-        #: (output, aspect that it is made from) of the outputs that no row has; known when the rows are through
+        #: (output, aspect that it is made from) of the outputs that no row has; known when all rows are through
         self.unmade: tuple[tuple[str, str], ...] = ()
         self._places: dict[str, list[str]] = {}
         self._clips: set[int] = set()

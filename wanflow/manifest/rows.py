@@ -54,7 +54,8 @@ def read_variants(
     rows = table.rows(maker.needed | frozenset(job.publish.carry), conditions, job.matrix)
     if notes is not None:
         notes.begin(template_columns(job), columns)
-    return maker.variants(islice(rows, limit) if limit is not None else rows, notes)
+    is_whole = only is None and limit is None
+    return maker.variants(islice(rows, limit), notes, is_whole)
 
 
 def template_columns(job: Job) -> dict[str, frozenset[str]]:
@@ -145,8 +146,9 @@ class _VariantMaker:
             maker.check_start(longest_s)
 
     def variants(
-        self, rows: Iterator[tuple[int, dict[str, object], Sequence[str]]], notes: Notes | None
+        self, rows: Iterator[tuple[int, dict[str, object], Sequence[str]]], notes: Notes | None, is_whole: bool
     ) -> Iterator[Variant | BadRow]:
+        """``is_whole`` says that these are all rows of the job, and not some that were asked for."""
         told: tuple[int, set[str]] = (0, set())
         while chunk := list(islice(rows, CHUNK_ROWS)):
             self._prefetch([values for _, values, _ in chunk])
@@ -161,7 +163,7 @@ class _VariantMaker:
                 new = [bad for bad in made if bad.reason not in told[1]]
                 told[1].update(bad.reason for bad in new)
                 yield from new
-        if notes is not None:
+        if notes is not None and is_whole:
             notes.unmade = tuple(self._outputs.never_applied())
 
     def _make(

@@ -131,7 +131,7 @@ def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     def bounded(*given: Any, **named: Any) -> Any:
         environment, value, arguments = given[:at], _within(given[at]), given[at + 1 :]
-        if name in _OF_TEXT:
+        if name in _OF_TEXT or (name == "urlencode" and not isinstance(value, list | dict)):
             value = written(value)
         elif name == "join" and isinstance(value, list):
             value = [written(_within(part)) for part in value]

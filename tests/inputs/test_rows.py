@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 import pyarrow as pa
@@ -242,6 +243,24 @@ def test_only_and_limit_choose_rows(case: Case) -> None:
     )
     assert [v.variant_id for v in found] == ["11", "13", "15"]
     assert [v.row for v in found] == [12, 14, 16]
+
+
+def test_results_repeat_what_the_video_shows(case: Case) -> None:
+    """The price in results.parquet is joined with the one in the path."""
+    at = datetime(2026, 1, 31, 18, 30, tzinfo=UTC)
+    carry = ["price", "at", "day", "opens", "tags", "n", "none"]
+    case.rows(
+        pa.table({
+            "variant_id": ["a"], "prompt": ["x"], "price": pa.array(["19.9000"]).cast(pa.decimal128(10, 4)),
+            "at": pa.array([at], pa.timestamp("us", "Europe/Berlin")), "day": [date(2026, 1, 31)],
+            "opens": [time(9, 30)], "tags": [["x"]], "n": [3], "none": pa.array([None], pa.date32()),
+        })
+    )  # fmt: skip
+    path = "{{ price }} {{ at }} {{ day }} {{ opens }}.mp4"
+    (variant,) = case.variants(publish={"url": "out", "path": path, "carry": carry})
+    shown = ["19.90", "2026-01-31 19:30:00", "2026-01-31", "09:30:00"]
+    assert variant.outputs[0][1] == f"{' '.join(shown)}.mp4"
+    assert [value for _, value in variant.carry] == [*shown, "['x']", 3, None]
 
 
 def test_decimals_are_numbers_where_numbers_belong(case: Case) -> None:

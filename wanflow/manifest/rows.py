@@ -146,7 +146,10 @@ class _VariantMaker:
             maker.check_start(longest_s)
 
     def variants(
-        self, rows: Iterator[tuple[int, dict[str, object], Sequence[str]]], notes: Notes | None, is_whole: bool
+        self,
+        rows: Iterator[tuple[int, dict[str, object], Sequence[str]]],
+        notes: Notes | None,
+        is_whole: bool,
     ) -> Iterator[Variant | BadRow]:
         """``is_whole`` says that these are all rows of the job, and not some that were asked for."""
         told: tuple[int, set[str]] = (0, set())

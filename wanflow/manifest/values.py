@@ -12,6 +12,7 @@ from wanflow.job.fields import check_ratio, to_whole
 from wanflow.model import Scalar
 from wanflow.storage.paths import control_character, shown
 from wanflow.templates import MAX_CHARS
+from wanflow.written import written
 
 MAX_ID_CHARS = 200
 MAX_PRIORITY = 2**53
@@ -65,11 +66,16 @@ def priority_of(value: object) -> int:
 
 
 def carried(names: Sequence[str], values: Mapping[str, object]) -> tuple[tuple[str, Scalar], ...]:
-    """The columns that results repeat; what is no plain value (a date, a list) becomes text."""
+    """The columns that results repeat. A date, a time and a decimal become the text that templates show, a list and a
+    struct Python's way to write it.
+    """
     kept: list[tuple[str, Scalar]] = []
     for name in names:
         value = values.get(name)
-        plain = value if value is None or isinstance(value, _PLAIN) else str(value)
+        if value is None or isinstance(value, _PLAIN):
+            plain = value
+        else:
+            plain = str(value) if isinstance(value, list | dict) else written(value)
         if isinstance(plain, str) and len(plain) > MAX_CHARS:
             raise ValueError(f"publish.carry: {name} has more than {MAX_CHARS:,} characters")
         kept.append((name, plain))

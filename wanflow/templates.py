@@ -362,6 +362,8 @@ def _check_nodes(tree: nodes.Template) -> None:
     for node in tree.find_all(nodes.Node):
         if isinstance(node, nodes.Call):
             _refuse(node, "a call; use a filter, as in `{{ name|upper }}`")
+        if isinstance(node, nodes.Name) and node.name == "self":  # the only name that Jinja2 keeps to itself
+            _refuse(node, "the name `self`; give the column another one (manifest.rename)")
         if isinstance(node, nodes.Getattr) and node.attr.startswith("_"):
             _refuse(node, f"`.{node.attr}`")
         if not isinstance(node, _ALLOWED):

@@ -158,6 +158,28 @@ def test_a_name_that_a_template_sets_itself_needs_no_column() -> None:
     assert compile_template("{% set t = a|title %}{{ t }}").names == {"a"}
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["{{ self }}", "{{ self|upper }}", "{% set self = 1 %}{{ self }}", "{{ a }}{% if self %}x{% endif %}"],
+)
+def test_the_one_name_that_is_jinjas_own_is_refused(text: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"a template cannot have the name `self`; give the column another one"
+    ):
+        check_template(text)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["loop", "super", "caller", "varargs", "kwargs", "context", "environment", "range", "dict", "namespace"],
+)
+@pytest.mark.parametrize("text", ["{{ %s }}", "{{ %s ~ '' }}", "{%% set y = %s %%}{{ y }}"])
+def test_names_that_mean_something_in_other_templates_are_columns_here(name: str, text: str) -> None:
+    template = Template(text % name)
+    assert template.names == {name}
+    assert template.render({name: "x"}) == "x"
+
+
 def test_plain_names_never_reach_jinja() -> None:
     """Twenty thousand rows times eight templates are read every night: the usual template is a join of strings."""
     assert Template("{{ a }}, {{ b }}")._template is None

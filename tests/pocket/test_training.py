@@ -242,7 +242,7 @@ def test_a_window_has_the_subject_and_the_layout_that_belongs_to_it(tmp_path: Pa
     for latents, layout in zip(batch.latents, batch.layouts, strict=True):
         (where,) = [
             (place, y, x)
-            for place in shard.shapes
+            for place in range(len(shard.scenes))
             for y in range(5)
             for x in range(13)
             if torch.equal(shard.latents[place][..., y : y + 8, x : x + 8].float(), latents)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from wanflow.pocket.autoencoder import decode_whole, encode_whole
 from wanflow.pocket.layout import cut, draw_layout, place_window
-from wanflow.pocket.scenes import SHAPES, Scene, draw, sample_scene
+from wanflow.pocket.scenes import Scene, draw, sample_scene
 from wanflow.pocket.stages import arithmetic
 
 #: Pixels of a latent, across and down.
@@ -41,11 +41,6 @@ class Shard:
     #: At doubled sizes, of windows: latents of the same drawn at half the size and scaled up, what ``refine`` starts
     #: from.
     upscaled: Tensor | None = None
-
-    @functools.cached_property
-    def shapes(self) -> list[int]:
-        """Places of the clips that show a shape, not a texture."""
-        return [i for i, scene in enumerate(self.scenes) if scene.kind in SHAPES]
 
 
 def shard_path(out: Path, size: tuple[int, int], num_frames: int, number: int) -> Path:

@@ -201,7 +201,7 @@ def feeds(out: Path, pantry: Pantry) -> list[Feed]:
 
 
 def windowed(feeds: Sequence[Feed]) -> list[Feed]:
-    """The same near the subjects of shapes; three times as many fit into a step, since most of a picture is wall."""
+    """The same near the subjects; three times as many fit into a step, since most of a picture is wall."""
     return [replace(feed, window=WINDOW, batch=3 * feed.batch) for feed in feeds]
 
 

@@ -39,7 +39,7 @@ class Feed:
     weight: float
     #: Clips a step, of each process.
     batch: int
-    #: Windows of so many latents across and down around the subjects of shapes, in place of whole pictures.
+    #: Windows of so many latents across and down around the subjects, in place of whole pictures.
     window: int | None = None
 
 
@@ -154,7 +154,7 @@ def draw_batch(rng: random.Random, feed: Feed, diet: Diet, device: torch.device)
     generator = torch.Generator().manual_seed(rng.randrange(2**62))
     for _ in range(feed.batch):
         shard = load_shard(rng.choice(feed.shards))
-        place = rng.choice(shard.shapes if feed.window else range(len(shard.scenes)))
+        place = rng.randrange(len(shard.scenes))
         clean, layout = shard.latents[place].float(), shard.layouts[place]
         upscaled = None if shard.upscaled is None else shard.upscaled[place].float()
         if feed.window:

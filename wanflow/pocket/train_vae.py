@@ -71,8 +71,9 @@ def polish_vae(
     minutes: float | None = None,
     on_save: Callable[[int], None] | None = None,
 ) -> bool:
-    """Go on over the full length, on calm scenes half of the time: their colours drift behind the ninth frame, by
-    two or three levels all over, of which differences hear nothing. Whether the stage's last step was reached.
+    """Go on over the full length, on whole frames of calm scenes half of the time: their colours drift behind the
+    ninth frame, by two or three levels all over, of which differences hear nothing and crops little. Whether the
+    stage's last step was reached.
 
     The latents stay near those of the VAE that the stage began with, so that a denoiser which learned on them
     understands those to come.
@@ -81,7 +82,7 @@ def polish_vae(
     before = copy.deepcopy(vae).requires_grad_(False)
     # the first frame has a latent frame of its own and needs the least care, the last one gets the most
     care, late = (torch.linspace(a, 2 - a, NUM_FRAMES, device=device) for a in (0.7, 0.4))
-    care[0], late[0] = 0.3, 0.2
+    care[0], late[0] = 0.2, 0.1
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = random.Random(f"{stage.name} {seed} {step} {rank()}")
@@ -98,7 +99,7 @@ def polish_vae(
         error = picture - video
         mse = error.square().mean((1, 3, 4))
         shift = error.mean((3, 4))
-        value = value + 0.1 * (late * mse.clamp_min(2e-5).log()).mean()
+        value = value + 0.2 * (late * mse.clamp_min(2e-5).log()).mean()
         value = value + (late * (40 * shift.square() + 3 * shift.abs())).mean()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         moved = ((mean - was) / was.std((0, 2, 3, 4), keepdim=True)).square().mean()
@@ -120,8 +121,8 @@ def draw_crops(
     is_calm: bool = False,
 ) -> Tensor:
     """(batch, 3, frames, h, w) in -1..1: square crops, most of them where the subject begins, as walls teach little;
-    and now and then whole frames at half the batch. ``is_calm``: of textures only."""
-    whole = rng.random() < 0.15
+    and now and then as many whole frames as cost the same. ``is_calm``: whole frames of textures only."""
+    whole = is_calm or rng.random() < 0.15
     height, width = rng.choice(SIZES)
     clips = []
     for _ in range(max(1, batch * crop * crop // (height * width)) if whole else batch):

@@ -116,9 +116,7 @@ def run(
     check_limits(job, made, workspace, accept)
     made.memo.save(workspace)
 
-    num_unpublished = 0
-
-    waits = False
+    num_unpublished, waits = 0, False
 
     def begin() -> None:
         ledger.write_job(job.text)
@@ -168,7 +166,8 @@ def run(
         staged = _stage(job, made, workspace)
         if staged.refused:
             made = without_sources(made, staged.refused)
-            view.message(f"what needs them fails: {'; '.join(staged.refused.values())}")
+            first = next(iter(staged.refused.values()))
+            view.message(f"inputs that cannot be used any more: {len(staged.refused):,} (first: {first})")
         ledger.write_plan(plan_table(made))
         num_unpublished = take_away(workspace, target, made, leaving(made))
         if made.is_empty:

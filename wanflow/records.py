@@ -203,15 +203,15 @@ def digest(data: bytes | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def in_parallel(action: Callable[[A], B], items: Iterable[A]) -> list[B]:
-    """``action`` of every item, in order, up to :data:`PARALLEL` at once, in the caller's context (``wait_out``).
+def in_parallel(action: Callable[[A], B], items: Iterable[A], at_once: int = PARALLEL) -> list[B]:
+    """``action`` of every item, in order, up to ``at_once`` side by side, in the caller's context (``wait_out``).
 
     The first error is raised.
     """
     todo = list(items)
     if len(todo) < 2:
         return [action(item) for item in todo]
-    with ThreadPoolExecutor(min(PARALLEL, len(todo)), thread_name_prefix="wanflow-store") as pool:
+    with ThreadPoolExecutor(min(at_once, len(todo)), thread_name_prefix="wanflow-store") as pool:
         contexts = [copy_context() for _ in todo]
         return list(pool.map(lambda context, item: context.run(action, item), contexts, todo))
 

@@ -7,7 +7,6 @@ object stores stay where they are: every node reads them itself and checks the d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -25,6 +24,7 @@ from wanflow.model import (
     TextLayer,
     Variant,
 )
+from wanflow.records import in_parallel
 from wanflow.storage import Store, is_local, is_web, join
 
 #: uploads at once, each whole in memory; of LoRAs, which may have gigabytes, one
@@ -72,8 +72,7 @@ def stage_inputs(
         return _upload(workspace, source, reader)
 
     small = [source for source in local if source not in loras]
-    with ThreadPoolExecutor(NUM_THREADS) as threads:
-        whys = dict(zip(small, threads.map(upload, small), strict=True))
+    whys = dict(zip(small, in_parallel(upload, small, NUM_THREADS), strict=True))
     whys |= {source: upload(source) for source in loras}
     return Staged(staged_renders, staged_assemblies, {source: why for source, why in whys.items() if why})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,11 +14,24 @@ from tests.run.jobs import make_job
 from wanflow import run
 from wanflow.errors import StoreAway, StoreError
 from wanflow.lease import SILENCE_S, Lease
-from wanflow.model import EngineSpec, Mode, Sampling
+from wanflow.model import (
+    AssembleVariant,
+    EngineSpec,
+    ImageLayer,
+    Mode,
+    Output,
+    OutputFile,
+    Placement,
+    Sampling,
+    Scene,
+    Source,
+    Variant,
+)
 from wanflow.pool import RunContext
 from wanflow.pool.replica import Replica
 from wanflow.report import results
 from wanflow.schedule.events import ClipRendered, Event
+from wanflow.staging import stage_inputs
 from wanflow.storage import Store, at_once, wait_out
 from wanflow.storage.outage import outlast
 from wanflow.storage.retry import TRIES
@@ -116,6 +130,25 @@ def test_one_asks_while_the_others_wait(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(task, range(8))) == ["back"] * 8
     assert most[0] == 1
+
+
+def test_inputs_are_staged_with_the_runs_patience(network: Network, s3_url: str, tmp_path: Path) -> None:
+    """The store goes away just when twenty thousand logos go there: the run waits for it, as ever."""
+    layers = []
+    for i in range(3):
+        data = f"logo {i}".encode()
+        (tmp_path / f"{i}.png").write_bytes(data)
+        source = Source(str(tmp_path / f"{i}.png"), hashlib.sha256(data).hexdigest())
+        layers.append(ImageLayer(source, Placement("top-left")))
+    variant = Variant("ann", 1, (Scene((), tuple(layers)),), ())
+    output = OutputFile(Output("square", "1x1", 64, 64, 8.0), "ann.mp4", "k", ())
+    away_for(network, 40)
+    with wait_out():
+        staged = stage_inputs(Store(s3_url), [], [AssembleVariant(variant, (output,))])
+    assert not staged.refused
+    assert {stat.path for stat in Store(s3_url).list("inputs")} == {
+        f"inputs/{each.image.digest}" for each in layers
+    }
 
 
 def test_a_replica_that_starts_in_an_outage_is_not_lost(network: Network, s3_url: str) -> None:

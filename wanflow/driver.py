@@ -7,16 +7,14 @@ need stands in the store before it matters, so a driver may die at any line and 
 from __future__ import annotations
 
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from types import FrameType
 
 from wanflow.closing import close_quiet_run, close_run, is_quiet, measured_clips, published_variants
-from wanflow.errors import Stopped, StoreError
+from wanflow.errors import StoreError
 from wanflow.job import Job
 from wanflow.lease import Lease, claim_epoch, last_holder
 from wanflow.ledger import Ledger, new_run_id
@@ -47,15 +45,14 @@ from wanflow.schedule.events import (
     VariantPublished,
 )
 from wanflow.staging import Staged, stage_inputs
-from wanflow.storage import Store, at_once, wait_out
+from wanflow.stopping import sleep_unless, stop_on_signals, stop_reasons
+from wanflow.storage import Store, wait_out
 from wanflow.texts import undrawable_texts
 from wanflow.timings import save_timings, shape_key
 from wanflow.view import View, as_row
 
 #: the loop looks up from waiting at least this often
 MAX_WAIT_S = 1.0
-#: how often the store is asked whether somebody wants the run to stop
-STOP_LOOK_S = 5.0
 
 
 def plan(
@@ -143,7 +140,7 @@ def run(
         begin()
         return close(None, "")
     with (
-        _stop_on_signals() as stop_asked,
+        stop_on_signals() as stop_asked,
         wait_out(unless=stop_asked, say=view.message),
         ledger.withdrawn_unless_planned(),
         Lease(
@@ -151,7 +148,7 @@ def run(
             target,
             run_id=run_id,
             on_wait=wait,
-            sleep=_sleep_unless(_stop_reasons(stop_asked, ledger)),
+            sleep=sleep_unless(stop_reasons(stop_asked, ledger)),
         ) as lease,
     ):
         was_free = before is None or before.released
@@ -173,7 +170,7 @@ def run(
         if made.is_empty:
             return close(None, "")
 
-        why_stop = _stop_reasons(stop_asked, ledger, lease)
+        why_stop = stop_reasons(stop_asked, ledger, lease)
         scheduler: Scheduler | None = None
         try:
             context = _context(job, made, staged, ledger, epoch, load_engine)
@@ -287,55 +284,6 @@ def _next_event(
     wake_s = scheduler.next_wake_s
     wait_s = MAX_WAIT_S if wake_s is None else min(MAX_WAIT_S, max(0.0, wake_s - clock()))
     return pool.next_event(wait_s) or Tick(clock())
-
-
-def _sleep_unless(why_stop: Callable[[], str | None]) -> Callable[[float], None]:
-    def sleep(seconds: float) -> None:
-        time.sleep(seconds)
-        if message := why_stop():
-            raise Stopped(f"{message} while another run was at work here; nothing was rendered")
-
-    return sleep
-
-
-def _stop_reasons(
-    signalled: Callable[[], str | None], ledger: Ledger, lease: Lease | None = None
-) -> Callable[[], str | None]:
-    """Why the run should end early: a signal, `wanflow stop` (looked up every STOP_LOOK_S), or a lost lease."""
-    found: str | None = None
-    looked_s = 0.0
-
-    def why() -> str | None:
-        nonlocal found, looked_s
-        found = found or signalled() or (lease.lost if lease else "") or None
-        if found is None and time.monotonic() - looked_s >= STOP_LOOK_S:
-            looked_s = time.monotonic()
-            with suppress(StoreError), at_once():  # the next look may get through
-                found = ledger.stop_asked()
-        return found
-
-    return why
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[Callable[[], str | None]]:
-    """SIGTERM and the first Ctrl-C ask for a stop; the second Ctrl-C interrupts at once."""
-    asked: list[str] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(f"stopped by {signal.Signals(number).name}")
-
-    try:
-        former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread (a notebook, a server): signals are somebody else's
-        former = {}
-    try:
-        yield lambda: asked[0] if asked else None
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def _open_pool(

@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 def job(tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> Job:
     """The small job, as a file too (``job.yaml``); waits are short."""
     monkeypatch.setattr("wanflow.lease.LOOK_S", 0.01)
-    monkeypatch.setattr("wanflow.driver.STOP_LOOK_S", 0.0)
+    monkeypatch.setattr("wanflow.stopping.STOP_LOOK_S", 0.0)
     (tmp_path / "job.yaml").write_text(json.dumps(job_dict(checkpoint)))
     return make_job(tmp_path, checkpoint)
 

@@ -32,6 +32,13 @@ _WEBM = base64.b64decode(
     "A114EBc8WIAAAAAAAAAAGcgQAitZyDdW5kiIEAhoVWX1ZQOIOBASPjg4QO5rKA4IawgRC6gRAfQ7Z1wueBAKOjgQAAgBACAJ0BKhAAEAAARwiF"
     "hYiFhIgCAgAMDWAA/v+rUICjmIEA+gCxAQAFEKwAGAAwKC/0ACAA/vH3AA=="
 )
+#: a tenth of a second of a square wave, 8 bits at 8 kHz
+_WAV_DATA = bytes([64, 192]) * 400
+_WAV = (
+    b"RIFF" + (36 + len(_WAV_DATA)).to_bytes(4, "little") + b"WAVEfmt " + bytes([16, 0, 0, 0, 1, 0, 1, 0])
+    + (8000).to_bytes(4, "little") * 2 + bytes([1, 0, 8, 0])
+    + b"data" + len(_WAV_DATA).to_bytes(4, "little") + _WAV_DATA
+)  # fmt: skip
 #: low-rank weights of rank 1 for one layer of width 1, all zero
 _HEADER = json.dumps(
     {
@@ -136,6 +143,20 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "layers": ({"layers": LAYERS}, {}),
     "other headline": ({"layers": LAYERS}, {"headline": "Bye"}),
     "no headline": ({"layers": LAYERS}, {"headline": ""}),
+    "music": ({"sound": {"music": "dot.wav"}}, {}),
+    "music, with numbers": (
+        {"sound": {"music": {"url": "dot.wav", "volume": -6, "duck": 9, "skip": 0.05, "fade_in": 1, "fade_out": 2}}},
+        {},
+    ),
+    "voice": ({"sound": {"voice": "dot.wav"}}, {}),
+    "voice, later and longer": (
+        {"sound": {"voice": {"url": "dot.wav", "start": 6, "volume": 2, "extend": "hold"}}, "layers": LAYERS},
+        {},
+    ),
+    "voice and music at another loudness": (
+        {"sound": {"voice": "dot.wav", "music": "dot.wav", "loudness": -23}},
+        {},
+    ),
     "width": ({"outputs": [{"name": "video", "preset": "preview", "width": 640, "height": 360}]}, {}),
     "crf, fit and poster": (
         {"outputs": [{"name": "video", "preset": "preview", "crf": 28, "fit": "contain", "poster": False}]},
@@ -163,6 +184,7 @@ def _keys_of(changes: dict[str, Any], row: dict[str, Any]) -> Iterator[tuple[str
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "dot.png").write_bytes(_PNG)
         Path(folder, "dot.webm").write_bytes(_WEBM)
+        Path(folder, "dot.wav").write_bytes(_WAV)
         Path(folder, "dot.safetensors").write_bytes(_LORA)
         Path(folder, "rows.jsonl").write_text(json.dumps(ROW | row) + "\n")
         job = Job.from_dict(

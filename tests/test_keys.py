@@ -16,6 +16,7 @@ from wanflow.model import (
     Clip,
     ImageLayer,
     Mode,
+    Music,
     Output,
     Placement,
     Sampling,
@@ -24,6 +25,7 @@ from wanflow.model import (
     SourceVideo,
     TextLayer,
     Variant,
+    Voice,
 )
 
 CLIP = Clip(
@@ -98,16 +100,53 @@ def test_how_pictures_are_read_is_in_the_keys_of_what_has_some(monkeypatch: pyte
     """Clips of text alone, and videos that show no picture, are not made again because pictures are read otherwise."""
     first, last = replace(CLIP, branch=Branch("waves", 6)), replace(CLIP, image=None, last_image=CLIP.image)
     text = replace(CLIP, image=None, mode=Mode.T2V)
-    plain = [("a" * 64, (HEADLINE,))]
-    over = [("a" * 64, (HEADLINE,)), ("b" * 64, (HEADLINE, LOGO))]
+    [scene] = VARIANT.scenes
+    plain = replace(VARIANT, scenes=(replace(scene, layers=(HEADLINE,)),))
+    over = replace(VARIANT, scenes=(*plain.scenes, scene))
 
     def found() -> list[str]:
         clips = [keys.base_key(clip) for clip in (first, last, text)]
-        return [*clips, *(keys.assembled_key(scenes, OUTPUT) for scenes in (over, plain))]
+        videos = [(over, ["a" * 64, "b" * 64]), (plain, ["a" * 64])]
+        return [*clips, *(keys.assembled_key(variant, masters, OUTPUT) for variant, masters in videos)]
 
     before = found()
     monkeypatch.setattr(keys, "VERSIONS", dict(keys.VERSIONS) | {"picture": 99})
     assert [a == b for a, b in zip(found(), before, strict=True)] == [False, False, True, False, True]
+
+
+def test_what_is_heard_is_in_the_keys_of_videos_and_in_no_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another voice is another second of ffmpeg, and no GPU; a video without sound is not made again for it."""
+    [scene] = VARIANT.scenes
+    voice = Voice(Source("ann.mp3", "a" * 64), 1.5)
+    music = Music(Source("bed.mp3", "b" * 64), 90.0)
+    heard = replace(VARIANT, scenes=(replace(scene, voice=voice),), music=music)
+    others = [
+        VARIANT,
+        replace(heard, music=None),
+        replace(heard, scenes=VARIANT.scenes),
+        replace(heard, loudness=-23.0),
+        *(
+            replace(heard, scenes=(replace(scene, voice=replace(voice, **change)),))  # type: ignore[arg-type]
+            for change in (
+                {"source": Source("ann.mp3", "c" * 64)}, {"start_s": 0.5}, {"volume_db": -3.0}, {"extend": "hold"},
+            )
+        ),
+        *(
+            replace(heard, music=replace(music, **change))  # type: ignore[arg-type]
+            for change in (
+                {"source": Source("bed.mp3", "c" * 64)}, {"volume_db": -3.0}, {"duck_db": 0.0}, {"skip_s": 9.0},
+                {"fade_in_s": 1.0}, {"fade_out_s": 0.0},
+            )
+        ),
+    ]  # fmt: skip
+    found = [keys.output_key(each, OUTPUT) for each in [heard, *others]]
+    assert len(set(found)) == len(found)
+    moved = replace(voice, source=Source("s3://elsewhere/ann.mp3", "a" * 64), seconds=0.0)
+    same = replace(heard, scenes=(replace(scene, voice=moved),), music=replace(music, seconds=0.0))
+    assert keys.output_key(same, OUTPUT) == found[0], "where it lies is nobody's, its length is its bytes'"
+    monkeypatch.setattr(keys, "VERSIONS", dict(keys.VERSIONS) | {"sound": 99})
+    assert keys.output_key(heard, OUTPUT) != found[0]
+    assert keys.output_key(VARIANT, OUTPUT) == found[1]
 
 
 def test_cascade_changes_leave_the_base_alone() -> None:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.assemble.conftest import FPS, NUM_FRAMES, Frames, Studio, moving, still
+from tests.sounds import Samples, tone, write_sound
 from wanflow.assemble import ffmpeg
 from wanflow.errors import AssembleError
 from wanflow.model import BoxLayer, ImageLayer, Output, Placement, TextLayer
@@ -74,6 +75,29 @@ def test_video_that_ends_early_is_caught(studio: Studio, story: Output) -> None:
     """A scene lost on the way still plays; only its length tells."""
     with pytest.raises(AssembleError, match=r"it lasts 1\.125 s, not 2\.125 s"):
         check_file(studio.make([], story)["video"], story, 2.125)
+
+
+@pytest.mark.parametrize(
+    ("sound", "has_sound", "words"),
+    [
+        (None, True, "it has no sound"),
+        (tone(SECONDS), False, "it has sound"),
+        (tone(SECONDS, peak=0.0), True, "its sound is silent"),
+        (tone(SECONDS / 2), True, r"its sound lasts 0\.5\d+ s, its pictures 1\.125 s"),
+    ],
+)
+def test_wrong_sound_is_caught(
+    studio: Studio, story: Output, sound: Samples | None, has_sound: bool, words: str
+) -> None:
+    """Nobody listens to twenty thousand ads before they are out."""
+    video = studio.make([], story)["video"]
+    if sound is not None:
+        wav, plain = write_sound(studio.folder / "a.wav", sound), video
+        video = plain.with_name("heard.mp4")
+        parts = ["-i", str(plain), "-i", str(wav), "-c:v", "copy", "-c:a", "aac", "-movflags", "+faststart"]
+        ffmpeg.run(["-y", *parts, str(video)], timeout_s=60)
+    with pytest.raises(AssembleError, match=words):
+        check_file(video, story, SECONDS, has_sound=has_sound)
 
 
 def test_black_video_is_caught(studio: Studio, story: Output) -> None:

@@ -1,4 +1,4 @@
-"""Input files: images, videos, fonts and LoRAs, found, checked and identified by their bytes.
+"""Input files: images, videos, sounds, fonts and LoRAs, found, checked and identified by their bytes.
 
 Every one passes ``wanflow.allowed`` first. It is decoded once while planning, in a process that may die
 (``wanflow.decoder``), so that a broken one is a bad row in the first minute and not a failed clip in the fifth hour.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from wanflow.allowed import Allowed, locate
+from wanflow.audio import FORMATS as SOUND_FORMATS
 from wanflow.errors import InputError, StoreError
 from wanflow.model import Source
 from wanflow.pictures import FORMATS
@@ -33,6 +34,7 @@ MAX_LORA_BYTES = 2 * 2**30
 MAX_VIDEO_BYTES = 256 * 2**20
 #: what a file of them has passed that a memo knows
 LORA_RULES = 1
+SOUND_RULES = 1
 VIDEO_RULES = 2
 #: 64 megapixels are 8000x8000, 256 MB once decoded
 MAX_PIXELS = 64_000_000
@@ -70,6 +72,8 @@ class Inputs:
         self._allowed = allowed or Allowed.by_default(self.directory)
         self._reader = Reader(self._allowed)
         self._known: dict[tuple[str, str], Source | InputError] = {}
+        #: digest of a sound -> how long it lasts
+        self._seconds: dict[str, float] = {}
 
     def image(self, url: str) -> Source:
         """The image at ``url`` (relative: below the directory). InputError: it is unusable; StoreError: an outage."""
@@ -91,6 +95,11 @@ class Inputs:
         """
         return self._get(*self._video(url, num_frames, fps))
 
+    def sound(self, url: str) -> tuple[Source, float]:
+        """The sound file at ``url``, and how many seconds it lasts. InputError says why it cannot be used."""
+        source = self._get(*self._sound(url))
+        return source, self._seconds[source.digest]
+
     def prefetch_images(self, urls: Iterable[str]) -> None:
         """Read and check many images at once; what is wrong with one is said by :meth:`image`."""
         self._prefetch([("image", url, self._check_image) for url in dict.fromkeys(urls)])
@@ -98,6 +107,13 @@ class Inputs:
     def prefetch_videos(self, videos: Iterable[tuple[str, int, float]]) -> None:
         """The same of videos; what is wrong with one is said by :meth:`video`."""
         self._prefetch([self._video(*video) for video in dict.fromkeys(videos)])
+
+    def prefetch_sounds(self, urls: Iterable[str]) -> None:
+        """The same of sounds; what is wrong with one is said by :meth:`sound`."""
+        self._prefetch([self._sound(url) for url in dict.fromkeys(urls)])
+
+    def _sound(self, url: str) -> tuple[str, str, Callable[[str, bytes], None]]:
+        return f"sound {SOUND_RULES}", url, self._check_sound
 
     def _video(self, url: str, num_frames: int, fps: float) -> tuple[str, str, Callable[[str, bytes], None]]:
         kind = f"video {VIDEO_RULES} {num_frames} {fps:g}"
@@ -137,6 +153,7 @@ class Inputs:
         if self._memo is not None:
             self._memo.look([place], self._allowed)
             if known := self._memo.known(kind, place):
+                self._seconds[known] = self._memo.seconds(known)
                 return Source(place, known)
         sort = kind.partition(" ")[0]
         data = self._reader.read(place, _MAX_BYTES.get(sort, self.max_bytes))
@@ -148,7 +165,7 @@ class Inputs:
         if sort not in _MAGIC or not is_known or not data.startswith(_MAGIC[sort]):
             check(place, data)
         if self._memo is not None:
-            self._memo.note(kind, place, digest)
+            self._memo.note(kind, place, digest, self._seconds.get(digest, 0.0))
         return Source(place, digest)
 
     def _may_read(self, place: str) -> bool:
@@ -157,6 +174,20 @@ class Inputs:
         except InputError:  # told with its row
             return False
         return True
+
+    def _check_sound(self, place: str, data: bytes) -> None:
+        """Note how long it lasts. InputError when it cannot be decoded to its end, or nobody would hear it."""
+        from wanflow.decoder import Undecodable, decoder
+
+        try:
+            self._seconds[hashlib.sha256(data).hexdigest()] = decoder.seconds(data)
+        except Undecodable as exc:
+            word, details = exc.args
+            problem = {
+                "unknown": f"is no sound file that can be read; use {SOUND_FORMATS}",
+                "silent": "is silent from beginning to end; is it the right file?",
+            }.get(word) or f"{_BAD.get(word, _BAD['broken']).format(details)}; save it again"
+            raise InputError(f"{_name(place)}: {problem}") from None
 
     def _check_image(self, place: str, data: bytes) -> None:
         """Raise InputError unless ``data`` is a whole picture of a known format and a sane size."""

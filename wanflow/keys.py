@@ -20,12 +20,12 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
-from wanflow.model import Branch, Clip, ImageLayer, Layer, Output, Placement, Source, Stage, Variant
+from wanflow.model import Branch, Clip, ImageLayer, Output, Placement, Source, Stage, Variant
 
-#: of every stage, a cascade step's under the name of its method; of how a source ``video`` is fitted to a clip; and of
-#: how a ``picture`` is read, for clips that are made from one and outputs that show one
+#: of every stage, a cascade step's under the name of its method; of how a source ``video`` is fitted to a clip; of how
+#: a ``picture`` is read, for clips that are made from one and outputs that show one; and of how ``sound`` is mixed
 VERSIONS: Mapping[str, int] = {
-    "trunk": 1, "base": 1, "refine": 2, "master": 2, "output": 1, "video": 2, "picture": 1
+    "trunk": 1, "base": 1, "refine": 2, "master": 2, "output": 1, "video": 2, "picture": 1, "sound": 1
 }  # fmt: skip
 
 
@@ -169,19 +169,23 @@ def master_key(clip: Clip) -> str:
 
 
 def output_key(variant: Variant, output: Output) -> str:
-    """Key of a finished file: its masters, what is laid over them, and its format. Names and paths stay out."""
-    scenes = [(master_key(scene.clip(output.aspect)), scene.layers) for scene in variant.scenes]
-    return assembled_key(scenes, output)
+    """Key of a finished file: its masters, what is laid over them, its sound and its format. Names and paths stay
+    out."""
+    return assembled_key(variant, [master_key(scene.clip(output.aspect)) for scene in variant.scenes], output)
 
 
-def assembled_key(scenes: Sequence[tuple[str, tuple[Layer, ...]]], output: Output) -> str:
-    """:func:`output_key` from the master's key and the layers of each scene."""
+def assembled_key(variant: Variant, masters: Sequence[str], output: Output) -> str:
+    """:func:`output_key` from the key of each scene's master."""
+    scenes = [(master, scene.layers) for master, scene in zip(masters, variant.scenes, strict=True)]
     version: object = VERSIONS["output"]
     if any(isinstance(layer, ImageLayer) for _, layers in scenes for layer in layers):
         version = (version, VERSIONS["picture"])
-    return hashlib.sha256(
-        b"l4:%b%b%b%b" % (_OUTPUT, canonical(version), canonical(scenes), _form(output))
-    ).hexdigest()
+    encoded = b"%b%b%b%b" % (_OUTPUT, canonical(version), canonical(scenes), _form(output))
+    if not variant.has_sound:
+        return hashlib.sha256(b"l4:" + encoded).hexdigest()
+    voices = [scene.voice for scene in variant.scenes]
+    sound = ("sound", VERSIONS["sound"], voices, variant.music, variant.loudness)
+    return hashlib.sha256(b"l5:" + encoded + canonical(sound)).hexdigest()
 
 
 _OUTPUT = canonical("output")

@@ -1,9 +1,9 @@
 """Which input files are known by their bytes already, so that unchanged ones are listed and not read.
 
 ``<workspace>/inputs-memo.parquet``: digest of kind and URL, what the store said about the file (``Validators``; empty:
-nothing), digest of its bytes. Only files that passed all checks have an entry. It says what a file is as long as the
-store says the same, and that these bytes are good wherever they are. It is a cache: without it every file is read. URLs
-are not kept, because they may carry credentials.
+nothing), digest of its bytes, and the length of a sound. Only files that passed all checks have an entry. It says what
+a file is as long as the store says the same, and that these bytes are good wherever they are. It is a cache: without it
+every file is read. URLs are not kept, because they may carry credentials.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class InputMemo:
         self._known: dict[bytes, tuple[str, bytes]] = {}
         #: digests of bytes that passed
         self._passed: set[bytes] = set()
+        #: digest of a sound -> how long it lasts
+        self._seconds: dict[bytes, float] = {}
         self._used: set[bytes] = set()
         self._changed = False
         self._validators = Validators()
@@ -53,6 +55,9 @@ class InputMemo:
                     file: (validator, digest) for file, validator, digest in zip(*columns, strict=True)
                 }
                 memo._passed = {digest for _, digest in memo._known.values()}
+                if "seconds" in table.column_names:
+                    lengths = zip(table["digest"].to_pylist(), table["seconds"].to_pylist(), strict=True)
+                    memo._seconds = {digest: seconds for digest, seconds in lengths if seconds}
         return memo
 
     def look(self, urls: Iterable[str], gate: Gate | None = None) -> None:
@@ -75,9 +80,15 @@ class InputMemo:
         """Whether a file of these bytes was noted as good, whatever its kind and wherever it was."""
         return bytes.fromhex(digest) in self._passed
 
-    def note(self, kind: str, url: str, digest: str) -> None:
-        """The file at ``url`` was read after :meth:`known` was asked, and is good."""
+    def seconds(self, digest: str) -> float:
+        """How long the sound of these bytes lasts; 0.0 when they are no sound."""
+        return self._seconds.get(bytes.fromhex(digest), 0.0)
+
+    def note(self, kind: str, url: str, digest: str, seconds: float = 0.0) -> None:
+        """The file at ``url`` was read after :meth:`known` was asked, and is good; ``seconds`` are a sound's."""
         name, noted = _name(kind, url), (self._now.get(url, ""), bytes.fromhex(digest))
+        if seconds:
+            self._seconds[noted[1]] = seconds
         self._used.add(name)
         if self._known.get(name) != noted:
             self._known[name] = noted
@@ -104,6 +115,7 @@ class InputMemo:
                 "file": pa.array(list(kept), pa.binary()),
                 "validator": pa.array([validator for validator, _ in kept.values()], pa.string()),
                 "digest": pa.array([digest for _, digest in kept.values()], pa.binary()),
+                "seconds": pa.array([self._seconds.get(digest) for _, digest in kept.values()], pa.float64()),
             }
         ).replace_schema_metadata({"rules": self._rules})
         with suppress(StoreError):

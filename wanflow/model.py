@@ -15,6 +15,9 @@ from enum import StrEnum
 
 Scalar = str | int | float | bool | None
 
+#: LUFS; what streaming services play at
+DEFAULT_LOUDNESS = -14.0
+
 #: metadata of fields that came after keys were in use: a key has them only where they differ from their default
 LATER = {"later": True}
 
@@ -304,25 +307,70 @@ Layer = ImageLayer | TextLayer | BoxLayer
 
 
 @dataclass(frozen=True, slots=True)
+class Voice:
+    """Someone who speaks in a scene."""
+
+    source: Source
+    #: how long the file lasts; follows from its bytes
+    seconds: float = field(compare=False)
+    #: seconds into the scene
+    start_s: float = 0.0
+    #: dB on top of what brings it to the video's loudness
+    volume_db: float = 0.0
+    #: how a shorter clip lasts as long as it: ``hold`` (its last frame stays), ``boomerang`` (it runs back and forth);
+    #: empty: it is not shorter
+    extend: str = ""
+
+    @property
+    def end_s(self) -> float:
+        return self.start_s + self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Music:
+    """What plays under a whole video, from its beginning to its end; a shorter file begins again."""
+
+    source: Source
+    #: how long the file lasts; follows from its bytes
+    seconds: float = field(compare=False)
+    #: dB on top of what brings it to the video's loudness
+    volume_db: float = 0.0
+    #: dB by which it is softer while someone speaks
+    duck_db: float = 15.0
+    #: seconds of the file that are left out at its beginning
+    skip_s: float = 0.0
+    fade_in_s: float = 0.0
+    fade_out_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
-    """What is seen for some seconds: clips by aspect, and what is laid over them."""
+    """What is seen and said for some seconds: clips by aspect, what is laid over them, and a voice."""
 
     #: (aspect such as ``9x16``, clip)
     clips: tuple[tuple[str, Clip], ...]
     layers: tuple[Layer, ...] = ()
+    voice: Voice | None = None
 
     def clip(self, aspect: str) -> Clip:
         """The clip of ``aspect``; KeyError when the scene has none."""
         return dict(self.clips)[aspect]
 
+    def seconds(self, aspect: str) -> float:
+        """How long it is seen in that aspect: as long as its clip, or as its voice where that extends it."""
+        clip_s = self.clip(aspect).seconds
+        return max(clip_s, self.voice.end_s) if self.voice and self.voice.extend else clip_s
+
     @property
     def sources(self) -> Iterator[Source]:
-        """Every input file that is laid over it."""
+        """Every input file of its layers and its voice."""
         for layer in self.layers:
             if isinstance(layer, ImageLayer):
                 yield layer.image
             elif isinstance(layer, TextLayer) and layer.font:
                 yield layer.font
+        if self.voice:
+            yield self.voice.source
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +407,21 @@ class Variant:
     priority: int = 0
     #: columns that results and catalog repeat
     carry: tuple[tuple[str, Scalar], ...] = ()
+    music: Music | None = None
+    #: of its sound (integrated, ITU-R BS.1770), LUFS
+    loudness: float = DEFAULT_LOUDNESS
+
+    @property
+    def has_sound(self) -> bool:
+        return self.music is not None or any(scene.voice for scene in self.scenes)
+
+    @property
+    def sources(self) -> Iterator[Source]:
+        """Every input file that it is assembled from, beside its masters."""
+        for scene in self.scenes:
+            yield from scene.sources
+        if self.music:
+            yield self.music.source
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -3,12 +3,13 @@ And on a clip's frames, as they are made: what is wrong with those no assembly c
 
 Size, frame rate, length, pixel format, index in front, not black, and not standing still although its masters
 move. Knows nothing of how the file was made but which parts of it layers cover. Limits: pictures are compared, not
-judged; sound is not looked at yet.
+judged; of sound it is known that there is some, for as long as there are pictures.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,10 @@ _MOVES = 1.0
 _KEPT = 0.1
 #: Share of the picture that must show nothing but the master, for a verdict whether it moves.
 _LEAST_SEEN = 0.1
+#: AAC comes in frames of 21 ms, and begins with some that players skip
+_SOUND_OFF_S = 0.1
+#: peak of sound that nobody hears
+_SILENT_DB = -60.0
 _THUMB = 64
 #: BT.709
 _LUMA = [0.2126, 0.7152, 0.0722]
@@ -38,9 +43,16 @@ _FROZEN = 0.01
 
 
 def check_file(
-    path: Path, output: Output, expect_s: float, masters: Sequence[Path] = (), covered: Sequence[Area] = ()
+    path: Path,
+    output: Output,
+    expect_s: float,
+    masters: Sequence[Path] = (),
+    covered: Sequence[Area] = (),
+    *,
+    has_sound: bool = False,
 ) -> dict[str, Scalar]:
-    """Facts of the finished file ``path``: ``width height fps num_frames seconds size_bytes luma motion``.
+    """Facts of the finished file ``path``: ``width height fps num_frames seconds size_bytes luma motion``, and
+    ``peak_db`` where it ``has_sound``.
 
     ``expect_s`` is the length that its scenes add up to, seconds; with ``masters`` the file must move when they do,
     where nothing is ``covered`` by layers. Raises :class:`AssembleError` that names what is wrong.
@@ -56,6 +68,7 @@ def check_file(
             size, fps = (context.width, context.height), float(stream.average_rate or 0)
             pix_fmt = str(context.pix_fmt)
             thumbs = list(_thumbs(container))
+        heard = _heard(path)
     except (av.error.FFmpegError, OSError) as error:
         raise AssembleError(
             f"{path.name} cannot be decoded: {error}; it is not published, run again"
@@ -66,7 +79,8 @@ def check_file(
         wrong.append(f"it is {size[0]}x{size[1]}, not {output.width}x{output.height}")
     if abs(fps - output.fps) > 0.01 * output.fps:
         wrong.append(f"it has {fps:.3f} frames a second, not {output.fps:g}")
-    if abs(seconds - expect_s) > max(1.5 / output.fps, 0.05):
+    cuts = 1 + len(masters) / 2  # each scene has a whole number of frames of its own
+    if abs(seconds - expect_s) > max(cuts / output.fps, 0.05):
         wrong.append(f"it lasts {seconds:.3f} s, not {expect_s:.3f} s")
     if pix_fmt != "yuv420p":
         wrong.append(f"its pixels are {pix_fmt}, not yuv420p, which phones need")
@@ -76,6 +90,7 @@ def check_file(
         wrong.append("every frame is black")
     if not wrong and any(_stands_still(thumbs, output, master, covered) for master in masters):
         wrong.append("it stands still although its clips move")
+    wrong += _wrong_sound(heard, seconds) if has_sound else ["it has sound"] if heard else []
     if wrong:
         raise AssembleError(f"{path.name} is not what was asked for: {'; '.join(wrong)}")
     return {
@@ -87,7 +102,34 @@ def check_file(
         "size_bytes": path.stat().st_size,
         "luma": round(max(float(thumb.mean()) for thumb in thumbs), 2),
         "motion": round(motion, 3),
+        **({"peak_db": round(heard[1], 1)} if heard else {}),
     }
+
+
+def _heard(path: Path) -> tuple[float, float] | None:
+    """Seconds and peak (dB of full scale) of a file's sound; None where it has none."""
+    import av
+    import numpy as np
+
+    with av.open(str(path)) as container:
+        if not container.streams.audio:
+            return None
+        num_samples, rate, peak = 0, 1, 1e-5
+        for frame in container.decode(audio=0):
+            num_samples, rate = num_samples + frame.samples, frame.sample_rate
+            peak = max(peak, float(np.abs(frame.to_ndarray()).max(initial=0.0)))
+    return num_samples / rate, 20 * math.log10(peak)
+
+
+def _wrong_sound(heard: tuple[float, float] | None, seconds: float) -> list[str]:
+    if heard is None:
+        return ["it has no sound"]
+    wrong = []
+    if abs(heard[0] - seconds) > _SOUND_OFF_S:
+        wrong.append(f"its sound lasts {heard[0]:.3f} s, its pictures {seconds:.3f} s")
+    if heard[1] < _SILENT_DB:
+        wrong.append("its sound is silent")
+    return wrong
 
 
 def check_frames(chunks: Iterator[np.ndarray[Any, Any]]) -> Iterator[np.ndarray[Any, Any]]:

@@ -109,9 +109,11 @@ def _clip(clip: Clip, moved: Callable[[Source], Source]) -> Clip:
 
 def _variant(variant: Variant, moved: Callable[[Source], Source]) -> Variant:
     def scene(old: Scene) -> Scene:
-        return replace(old, layers=tuple(_layer(layer, moved) for layer in old.layers))
+        voice = replace(old.voice, source=moved(old.voice.source)) if old.voice else None
+        return replace(old, layers=tuple(_layer(layer, moved) for layer in old.layers), voice=voice)
 
-    return replace(variant, scenes=tuple(map(scene, variant.scenes)))
+    music = replace(variant.music, source=moved(variant.music.source)) if variant.music else None
+    return replace(variant, scenes=tuple(map(scene, variant.scenes)), music=music)
 
 
 def _layer(layer: Layer, moved: Callable[[Source], Source]) -> Layer:

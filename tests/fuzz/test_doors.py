@@ -18,6 +18,7 @@ from PIL import Image, ImageCms
 
 from tests.fuzz.conftest import count
 from tests.inputs.conftest import ENGINES
+from tests.sounds import tone, write_sound
 from tests.videos import write_video
 from wanflow.allowed import Allowed
 from wanflow.assemble.fonts import load, packaged, static
@@ -420,6 +421,33 @@ def test_damaged_videos_are_taken_or_refused(folder: Path, videos: list[bytes], 
         count("video", "taken")
     except InputError:
         count("video", "refused")
+
+
+@pytest.fixture(scope="module")
+def sounds(folder: Path) -> list[bytes]:
+    made = [
+        write_sound(folder / f"good.{kind}", tone(0.2))
+        for kind in ("wav", "mp3", "m4a", "flac", "ogg", "webm")
+    ]
+    found = [path.read_bytes() for path in made]
+    for path in made:
+        path.unlink()
+    return found
+
+
+@given(st.data())
+def test_damaged_sounds_are_taken_or_refused(folder: Path, sounds: list[bytes], data: st.DataObject) -> None:
+    content = bytearray(data.draw(st.sampled_from(sounds)))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    end = data.draw(st.one_of(st.just(len(content)), st.integers(1, len(content))))
+    (folder / "a.mp3").write_bytes(content[:end])
+    try:
+        _, seconds = Inputs(folder).sound("a.mp3")
+        assert seconds > 0
+        count("sound", "taken")
+    except InputError:
+        count("sound", "refused")
 
 
 _PARTS = [

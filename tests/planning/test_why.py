@@ -12,6 +12,7 @@ from PIL import Image
 from tests.checkpoints import make
 from tests.planning.published import pretend_run, stores
 from tests.run.jobs import ROWS, job_dict, make_job, write_rows
+from tests.sounds import tone, write_sound
 from wanflow import Job, keys, plan
 from wanflow.cli import main
 from wanflow.model import Cause
@@ -45,6 +46,29 @@ def test_changed_prompt_shows_both(job: Job) -> None:
     write_rows(job.directory, [*ROWS[:2], ROWS[2] | {"prompt": "stars"}])
     assert whys(job) == {"cem": "prompt changed: 'bokeh' -> 'stars'"}
     assert list(whys(job, "clip").values()) == ["prompt changed: 'bokeh' -> 'stars'"]
+
+
+def test_another_voice_is_told_and_no_clip_is_made_for_it(tmp_path: Path, checkpoint: str) -> None:
+    """The speaker corrected a name: one video is assembled anew."""
+    write_sound(tmp_path / "ann.wav", tone(0.4))
+    write_sound(tmp_path / "bed.wav", tone(1.0, 200))
+    rows = [ROWS[0] | {"voice": "ann.wav"}, ROWS[1] | {"voice": ""}]
+    sound = {"voice": "{{ voice }}", "music": {"url": "bed.wav", "duck": 15}}
+    job = make_job(tmp_path, checkpoint, rows, sound=sound)
+    pretend_run(job)
+    assert whys(job) == {}
+    write_sound(tmp_path / "ann.wav", tone(0.3))
+    found = whys(job)
+    assert list(found) == ["ann"]
+    assert found["ann"].startswith("sound voice: ann.wav (")
+    assert whys(job, "clip") == {}
+    quieter = make_job(
+        tmp_path, checkpoint, rows, sound=sound | {"music": {"url": "bed.wav", "duck": 20}, "loudness": -16}
+    )
+    assert whys(quieter)["bob"] == "sound music duck_db: 15.0 -> 20.0; sound loudness: -14.0 -> -16.0"
+    silent = make_job(tmp_path, checkpoint, rows)
+    assert "sound music: bed.wav (" in whys(silent)["bob"]
+    assert whys(silent)["bob"].endswith(" -> none")
 
 
 def test_image_of_the_same_name_with_other_bytes_is_seen(tmp_path: Path, checkpoint: str) -> None:

@@ -54,6 +54,13 @@ class Target:
         self.rows[1]["image"] = name
         return self.refused()
 
+    def refused_voice(self, name: str) -> str:
+        self.sections["sound"] = {"voice": {"url": "{{ voice }}", "extend": "hold"}}
+        for row in self.rows:
+            row["voice"] = ""
+        self.rows[1]["voice"] = name
+        return self.refused()
+
     def refused_video(self, name: str) -> str:
         for row in self.rows:
             row["video"] = ""

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.security.attacks import Target, png, png_header
+from tests.sounds import tone, write_sound
 from tests.videos import write_video
 from wanflow import decoder as decoder_module
 from wanflow.assemble.fonts import packaged
@@ -311,3 +312,55 @@ def test_a_decoder_of_videos_that_crashes_hangs_or_grows_costs_its_clip(spoilt: 
         "spin": (("time", "1 s"), ("time", "1 s")),
         "memory": (("memory", ""), ("memory", "")),
     }
+
+
+# -- sounds ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc/passwd",
+        "../a.mp3",
+        "https://169.254.169.254/a.mp3",
+        "http://example.com/a.mp3",
+        "~/a.mp3",
+        "out.mp3",
+    ],
+)
+def test_sounds_pass_the_same_door(target: Target, name: str) -> None:
+    os.symlink("/etc/passwd", target.folder / "out.mp3")
+    assert "voice: " in target.refused_voice(name)
+
+
+@pytest.mark.parametrize("name", ["a.m3u8", "a.ffconcat", "a.sdp", "a.mp3", "a.m4a", "a.mid"])
+def test_playlists_and_rare_formats_are_not_opened_as_sound(target: Target, name: str) -> None:
+    """ffmpeg is told the format that the bytes say, so that it looks for no other in them."""
+    content = {
+        "a.m3u8": b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST",
+        "a.ffconcat": b"ffconcat version 1.0\nfile /etc/passwd",
+        "a.sdp": b"v=0\no=- 0 0 IN IP4 169.254.169.254\nm=audio 80 RTP/AVP 96",
+        "a.mp3": b"ID3#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST",
+        "a.m4a": b"#EXTftyp\nfile:///etc/passwd",
+        "a.mid": b"MThd\0\0\0\6",
+    }[name]
+    (target.folder / name).write_bytes(content)
+    assert re.search("is no sound file that can be read|is broken or cut off", target.refused_voice(name))
+
+
+def test_a_sound_larger_than_the_limit_is_not_read(target: Target) -> None:
+    with (target.folder / "large.mp3").open("wb") as file:
+        file.truncate(2**40)
+    assert "larger than" in target.refused_voice("large.mp3")
+
+
+def test_a_sound_that_takes_for_ever_is_given_up(tmp_path: Path) -> None:
+    """64 MiB of Opus are hours."""
+    data = write_sound(tmp_path / "a.flac", tone(120.0)).read_bytes()
+    hasty = Decoder(num_children=1, cpu_s=0.02)
+    try:
+        with pytest.raises(Undecodable) as caught:
+            hasty.seconds(data)
+        assert caught.value.args == ("time", "0.02 s")
+    finally:
+        hasty.close()

@@ -1,10 +1,11 @@
-"""Assembly: masters, layers and an output's preset become a finished file and its poster, in one ffmpeg run.
+"""Assembly: masters, layers, sound and an output's preset become a finished file and its poster, in one ffmpeg run.
 
-:func:`assemble` is the whole interface. It prepares pictures and words in a work directory of its own, builds the graph
-(``graph.py``, pure) and runs it (``ffmpeg.py``). The same inputs give the same bytes. Raise ``keys.VERSIONS["output"]``
-when the same job would look otherwise (graph, styles, packaged fonts).
+:func:`assemble` is the whole interface. It prepares pictures and words in a work directory of its own, measures how
+loud voices and music are, builds the graph (``graph.py``, ``sound.py``, pure) and runs it (``ffmpeg.py``). The same
+inputs give the same bytes. Raise ``keys.VERSIONS["output"]`` when the same job would look otherwise (graph, styles,
+packaged fonts), ``VERSIONS["sound"]`` when it would sound otherwise.
 
-Knows nothing of keys, stores, Ray or engines. Limits: H.264, no sound yet, hard cuts between scenes.
+Knows nothing of keys, stores, Ray or engines. Limits: H.264 and AAC, hard cuts between scenes.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wanflow import audio
 from wanflow.errors import AssembleError
-from wanflow.model import ImageLayer, Layer, Output, OutputFile, Scene, Variant
+from wanflow.model import ImageLayer, Layer, Output, OutputFile, Scene, Source, Variant
 
 if TYPE_CHECKING:
-    from wanflow.assemble import graph
+    from wanflow.assemble import graph, sound
     from wanflow.assemble.layout import Area
 
 #: An assembly that takes longer than this times the video's length (at 1080p) is stuck.
@@ -48,8 +50,8 @@ def assemble(
 ) -> Finished:
     """Makes one file of ``variant`` in ``out_dir``, and its poster if wanted.
 
-    ``masters`` maps the keys in ``file.masters`` to local files, ``sources`` digests of images and fonts. Raises
-    :class:`AssembleError`, whose message names the variant and the output.
+    ``masters`` maps the keys in ``file.masters`` to local files, ``sources`` digests of images, fonts and sounds.
+    Raises :class:`AssembleError`, whose message names the variant and the output.
     """
     from wanflow.assemble import ffmpeg, graph
 
@@ -63,7 +65,8 @@ def assemble(
         ]
         shots = tuple(shot for shot, _ in prepared)
         out_dir.mkdir(parents=True, exist_ok=True)
-        arguments = graph.build(shots, output, video, poster if output.poster else None)
+        mix = _mix(variant, shots, output, sources, work) if variant.has_sound else None
+        arguments = graph.build(shots, output, video, poster if output.poster else None, mix)
         seconds = sum(shot.seconds for shot in shots)
         said = ffmpeg.run(arguments, timeout_s=_TIMEOUT_BASE_S + _TIMEOUT_PER_SECOND * seconds)
         if gone := re.findall(r"failed to find any fallback with glyph (0x[1-9A-Fa-f][0-9A-Fa-f]*)", said):
@@ -94,12 +97,66 @@ def _shot(
 ) -> tuple[graph.Shot, list[Area]]:
     from wanflow.assemble import graph
 
-    clip = scene.clip(output.aspect)
+    clip, seconds = scene.clip(output.aspect), scene.seconds(output.aspect)
     work.mkdir(parents=True)
-    layers, covered = _layers(scene.layers, clip.seconds, output, sources, work)
-    link = work / "master"
-    link.symlink_to(master.absolute())  # two scenes may show the same clip; the graph wants a path for each
-    return graph.Shot(link, clip.seconds, clip.fps, layers), covered
+    layers, covered = _layers(scene.layers, seconds, output, sources, work)
+    link = _link(master, work / "master")
+    extend = scene.voice.extend if scene.voice and seconds > clip.seconds else ""
+    return graph.Shot(link, seconds, clip.fps, layers, clip.num_frames, extend), covered
+
+
+def _link(path: Path, link: Path) -> Path:
+    """``link`` to ``path``: scenes may share a clip or a voice, and the graph wants a path for each."""
+    link.symlink_to(path.absolute())
+    return link
+
+
+def _mix(
+    variant: Variant,
+    shots: tuple[graph.Shot, ...],
+    output: Output,
+    sources: Mapping[str, Path],
+    work: Path,
+) -> sound.Mix:
+    """The voices where their scenes are, and the music, each with the gain that it needs."""
+    from wanflow.assemble import graph, loudness, sound
+
+    begin_s = 0.0
+    speeches = []
+    for i, (scene, shot) in enumerate(zip(variant.scenes, shots, strict=True)):
+        end_s = begin_s + graph.num_frames((shot,), output) / output.fps
+        if voice := scene.voice:
+            path, demuxer = _sound(voice.source, sources)
+            gain_db = loudness.gain_db(path, demuxer, variant.loudness, 0.0, voice.seconds) + voice.volume_db
+            start_s = begin_s + voice.start_s
+            stop_s = min(end_s, start_s + voice.seconds)
+            link = _link(path, work / f"voice-{i}")
+            speeches.append(sound.Speech(link, demuxer, start_s, stop_s, gain_db))
+        begin_s = end_s
+    bed = None
+    if music := variant.music:
+        path, demuxer = _sound(music.source, sources)
+        heard_s = min(begin_s, music.seconds - music.skip_s)
+        bed = sound.Bed(
+            _link(path, work / "music"),
+            demuxer,
+            loudness.gain_db(path, demuxer, variant.loudness, music.skip_s, heard_s) + music.volume_db,
+            music.duck_db,
+            music.skip_s,
+            heard_s < begin_s,
+            music.fade_in_s,
+            music.fade_out_s,
+        )
+    return sound.Mix(begin_s, tuple(speeches), bed)
+
+
+def _sound(source: Source, sources: Mapping[str, Path]) -> tuple[Path, str]:
+    """A sound file, and ffmpeg's name of its format."""
+    path = sources.get(source.digest)
+    if path is None or not path.is_file():
+        raise AssembleError(f"the sound {Path(source.url).name} is not here; check its URL and rights")
+    with path.open("rb") as file:
+        return path, audio.demuxer(file.read(audio.HEAD_BYTES))
 
 
 def _layers(

@@ -22,10 +22,11 @@ from pathlib import Path
 from wanflow.errors import AssembleError
 
 FILTERS = frozenset(
-    ("concat", "crop", "fade", "format", "fps", "loop", "minterpolate", "overlay", "pad", "scale", "select", "setpts",
-     "setsar", "split", "subtitles", "tpad", "trim")
+    ("adelay", "afade", "aformat", "alimiter", "aloop", "amix", "apad", "aresample", "asetnsamples", "asetpts", "atrim",
+     "concat", "crop", "ebur128", "fade", "format", "fps", "loop", "minterpolate", "overlay", "pad", "reverse", "scale",
+     "select", "setpts", "setsar", "split", "subtitles", "tpad", "trim", "volume")
 )  # fmt: skip
-ENCODERS = frozenset({"libx264", "mjpeg"})
+ENCODERS = frozenset({"aac", "libx264", "mjpeg"})
 _WHITELIST, _PROTOCOLS = "-protocol_whitelist", "file,pipe"
 #: what a program needs to start and to find its libraries and fonts
 _ENVIRONMENT = (

@@ -1,16 +1,17 @@
 """The ffmpeg command of one output file, built with ffmpeg-python as a pure value: no process, no file is touched.
 
 A :class:`Shot` a scene: master -> interpolate (at the master's size, where it is cheap) -> fps -> scale -> layers in
-order; shots are joined with hard cuts and encoded as H.264 yuv420p BT.709 with the index in front, and one frame
-becomes the poster. Layers are laid over in RGB, which costs a tenth: ffmpeg 5 draws words on YUV in BT.601's colours,
-and a build must not decide how orange a brand is. All strings in the command are ours (numbers, paths of a work
-directory); words and pictures are in files.
+order; shots are joined with hard cuts and encoded as H.264 yuv420p BT.709, with AAC where something is heard
+(``sound.py``) and the index in front, and one frame becomes the poster. Layers are laid over in RGB, which costs a
+tenth: ffmpeg 5 draws words on YUV in BT.601's colours, and a build must not decide how orange a brand is. All strings
+in the command are ours (numbers, paths of a work directory); words and pictures are in files.
 
-Knows nothing of fonts or pictures beyond their paths. Limits: no sound yet, hard cuts only.
+Knows nothing of fonts or pictures beyond their paths. Limits: hard cuts only.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import ffmpeg
 
+from wanflow.assemble import sound
 from wanflow.model import Output
 
 #: Which frame becomes the poster, as a share of the video: what comes in has come in, what goes out is still there.
@@ -54,9 +56,15 @@ class Shot:
     """One scene: a master and what lies over it, lowest first."""
 
     master: Path
+    #: how long it is seen
     seconds: float
+    #: of the master
     fps: float
     layers: tuple[Picture | Words, ...] = ()
+    #: of the master
+    num_frames: int = 0
+    #: what is seen behind the master's end: ``hold``, its last frame; ``boomerang``, itself backwards and forwards
+    extend: str = ""
 
 
 def num_frames(shots: tuple[Shot, ...], output: Output) -> int:
@@ -64,7 +72,9 @@ def num_frames(shots: tuple[Shot, ...], output: Output) -> int:
     return sum(_frames(shot, output) for shot in shots)
 
 
-def build(shots: tuple[Shot, ...], output: Output, video: Path, poster: Path | None) -> list[str]:
+def build(
+    shots: tuple[Shot, ...], output: Output, video: Path, poster: Path | None, mix: sound.Mix | None = None
+) -> list[str]:
     """The arguments after ``ffmpeg`` that make ``video`` and, with a path, ``poster`` (JPEG)."""
     assert shots, "a variant has at least one scene"
     # ffmpeg-python takes equal nodes for one node, and refuses to read it twice
@@ -84,33 +94,29 @@ def build(shots: tuple[Shot, ...], output: Output, video: Path, poster: Path | N
                          **{"q:v": 2, "frames:v": 1, "flags:v": "+bitexact", "fps_mode": "passthrough"})
         )  # fmt: skip
     gop = round(output.fps * 2)
-    outputs.insert(0, stream.output(
-        str(video), f="mp4", vcodec="libx264", preset=_X264, crf=output.crf, pix_fmt="yuv420p", r=_rate(output.fps),
-        g=gop, keyint_min=gop, sc_threshold=0, bf=2, movflags="+faststart", fflags="+bitexact", map_metadata=-1,
-        **{"profile:v": "high", "flags:v": "+bitexact+cgop", "threads:v": THREADS},
+    streams = [stream] if mix is None else [stream, sound.build(mix)]
+    outputs.insert(0, ffmpeg.output(
+        *streams, str(video), f="mp4", vcodec="libx264", preset=_X264, crf=output.crf, pix_fmt="yuv420p",
+        r=_rate(output.fps), g=gop, keyint_min=gop, sc_threshold=0, bf=2, movflags="+faststart", fflags="+bitexact",
+        map_metadata=-1, **{"profile:v": "high", "flags:v": "+bitexact+cgop", "threads:v": THREADS},
         **{"frames:v": num_frames(shots, output)},
-        **_TAGS,
+        **_TAGS, **({} if mix is None else sound.ENCODED),
     ))  # fmt: skip
     arguments: list[str] = ffmpeg.merge_outputs(*outputs).get_args()
     return [*_GLOBAL, *arguments]
 
 
-_GLOBAL = (
-    "-hide_banner",
-    "-nostdin",
-    "-y",
-    "-loglevel",
-    "info",
-    "-nostats",
-    "-filter_complex_threads",
-    str(THREADS),
-)
+#: says what it did at the end, and nothing on the way
+QUIET = ("-hide_banner", "-nostdin", "-y", "-loglevel", "info", "-nostats")
+_GLOBAL = (*QUIET, "-filter_complex_threads", str(THREADS))
 _INPUT = {"protocol_whitelist": "file,pipe", "threads": THREADS}
 
 
 def _scene(shot: Shot, output: Output) -> Any:
     frames, rate, resized = _frames(shot, output), _rate(output.fps), False
     stream = ffmpeg.input(str(shot.master), **_INPUT).video.filter("setpts", "PTS-STARTPTS")
+    if shot.extend == "boomerang" and shot.num_frames > 2:
+        stream = _back_and_forth(stream, shot)
     if output.interpolate and output.fps > shot.fps:
         # two copies of the last frame: the interpolation needs frames after the one that it makes
         stream = stream.filter("tpad", stop=2, stop_mode="clone")
@@ -120,7 +126,8 @@ def _scene(shot: Shot, output: Output) -> Any:
     elif output.fps > shot.fps:
         stream, resized = _resize(stream, output), True  # before frames are repeated: fewer of them to scale
     # copies of the last frame, cut off right after: it lasts as long as every other
-    stream = stream.filter("fps", rate).filter("tpad", stop=round(output.fps) + 1, stop_mode="clone")
+    copies = frames if shot.extend else round(output.fps) + 1
+    stream = stream.filter("fps", rate).filter("tpad", stop=copies, stop_mode="clone")
     stream = stream.filter("trim", end_frame=frames).filter("setpts", "PTS-STARTPTS")
     if not resized:
         stream = _resize(stream, output)
@@ -129,6 +136,17 @@ def _scene(shot: Shot, output: Output) -> Any:
             _words(stream, layer) if isinstance(layer, Words) else _picture(stream, layer, frames, output)
         )
     return stream.filter("scale", flags="accurate_rnd+full_chroma_int", **_BT709).filter("format", "yuv420p")
+
+
+def _back_and_forth(stream: Any, shot: Shot) -> Any:
+    """The master, then itself backwards without its two ends, again and again: no frame is seen twice in a row."""
+    both = stream.filter_multi_output("split", 2)
+    back = both[1].filter("reverse").filter("trim", start_frame=1, end_frame=shot.num_frames - 1)
+    round_trip = 2 * shot.num_frames - 2
+    times = math.ceil(shot.seconds * shot.fps / round_trip)
+    stream = ffmpeg.concat(both[0], back.filter("setpts", "PTS-STARTPTS"), v=1, a=0)
+    stream = stream.filter("loop", loop=times, size=round_trip, start=0)
+    return stream.filter("setpts", f"N/({shot.fps:.6f}*TB)")
 
 
 def _resize(stream: Any, output: Output) -> Any:

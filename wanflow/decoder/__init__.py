@@ -1,4 +1,5 @@
-"""Opens strangers' pictures, videos, fonts and Parquet footers in processes that may die: no crafted file ends a run.
+"""Opens strangers' pictures, videos, sounds, fonts and Parquet footers in processes that may die: no crafted file
+ends a run.
 
 A few children (``child.py``) are started when they are first needed and kept; each takes one file at a time. They
 have limits of memory, of processor time a file and of open files, may write no file, start no process, and are given
@@ -48,7 +49,7 @@ _LENGTH = struct.Struct("!I")
 #: in front of each frame another byte, and this one in front of the verdict on the video
 _END = b"\0"
 _BLOCK_BYTES = 2**20
-_KINDS = {"image": b"i", "font": b"f", "parquet": b"p", "video": b"v"}
+_KINDS = {"image": b"i", "font": b"f", "parquet": b"p", "sound": b"s", "video": b"v"}
 #: what a Python needs to start; credentials are not among it
 _ENVIRONMENT = (
     "PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TZ",
@@ -75,7 +76,8 @@ class Fit:
 
 
 class Undecodable(Exception):
-    """A video whose frames cannot be had: a word and the details, as :meth:`Decoder.problem` returns them."""
+    """A video whose frames cannot be had, or a sound: a word and the details, as :meth:`Decoder.problem` returns
+    them."""
 
 
 class Decoder:
@@ -119,6 +121,13 @@ class Decoder:
                 self._idle.put(child)
                 return found
             return ended
+
+    def seconds(self, data: bytes) -> float:
+        """How long the sound in ``data`` lasts. Undecodable says what is wrong; ``silent``: nothing can be heard."""
+        word, details = self.problem("sound", data) or ("broken", "")
+        if word != "seconds":
+            raise Undecodable(word, details)
+        return float(details)
 
     def frames(self, path: Path, fit: Fit) -> Generator[bytes, None, None]:
         """The frames that ``fit`` takes of the video in ``path``, each as RGB, 8 bits, row after row.

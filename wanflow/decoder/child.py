@@ -1,11 +1,11 @@
-"""The process that opens strangers' files. Run by path, with nothing of wanflow in it but ``pictures.py`` and
-``faces.py``: a picture and a font are checked by what will show them. Reads its orders from stdin.
+"""The process that opens strangers' files. Run by path, with nothing of wanflow in it but ``pictures.py``,
+``faces.py`` and ``audio.py``: what will show a file checks it. Reads its orders from stdin.
 
-An order is a byte (``i`` image, ``f`` font, ``p`` the footer of a Parquet file, ``v`` video), the most pixels, the
-length, the bytes; an answer a length and JSON: null, or a word and its details. Before the bytes of a video come the
-size, number and rate of the frames that a clip takes of it; before the answer, where the size is not 0, each of them in
-RGB with the byte 1 in front, and then the byte 0. It limits itself before the first order, because what it opens may
-take it over.
+An order is a byte (``i`` image, ``f`` font, ``p`` the footer of a Parquet file, ``s`` sound, ``v`` video), the most
+pixels, the length, the bytes; an answer a length and JSON: null, or a word and its details. Before the bytes of a video
+come the size, number and rate of the frames that a clip takes of it; before the answer, where the size is not 0, each
+of them in RGB with the byte 1 in front, and then the byte 0. It limits itself before the first order, because what it
+opens may take it over.
 """
 
 from __future__ import annotations
@@ -38,11 +38,14 @@ _ROUNDING_S = 0.01
 #: what a font is made to draw: joined, accented and wide letters
 _SAMPLE = "Hamburgefonstiv 0123 ÄÖß &%"
 _MAX_GLYPHS = 200_000
+#: peak of a sound that nobody hears, -60 dB of full scale
+_SILENT = 0.001
 
 
 def main() -> None:
     cpu_s, video_cpu_s, memory_bytes = float(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     sys.path.insert(0, sys.argv[4])  # this wanflow and no other
+    import wanflow.audio
     import wanflow.faces
     import wanflow.pictures  # noqa: F401
 
@@ -274,7 +277,41 @@ def _parquet(data: bytes) -> tuple[str, str] | None:
     return None
 
 
-_OTHERS = {b"f": _font, b"p": _parquet}
+def _sound(data: bytes) -> tuple[str, str]:
+    """Decodes all of it: ``seconds`` and how many it lasts, or what is wrong."""
+    try:
+        import av
+        import numpy as np
+
+        from wanflow.audio import CODECS, HEAD_BYTES, demuxer
+
+        name = demuxer(data[:HEAD_BYTES])
+        if not name:
+            return "unknown", ""
+        options = {"codec_whitelist": ",".join(CODECS), "threads": "1"}
+        with av.open(BytesIO(data), "r", format=name, options=options) as container:
+            stream: Any = container.streams.best("audio")
+            if stream is None or stream.codec_context.name not in CODECS:
+                return "unknown", ""
+            seconds = loudest = 0.0
+            for frame in container.decode(stream):
+                seconds += frame.samples / frame.sample_rate
+                samples = frame.to_ndarray()
+                if samples.dtype == np.uint8:
+                    samples = samples.astype(np.int16) - 128
+                full = 128 if frame.format.bytes == 1 else 2.0 ** (8 * samples.itemsize - 1)
+                scale = full if samples.dtype.kind == "i" else 1.0
+                loudest = max(loudest, float(np.abs(samples.astype(np.float32)).max(initial=0)) / scale)
+    except MemoryError:
+        raise
+    except Exception as exc:  # noqa: BLE001 - whatever a broken file makes a decoder raise
+        return "broken", getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
+    if not seconds:
+        return "broken", "no sound in it"
+    return ("silent", "") if loudest < _SILENT else ("seconds", f"{seconds:.3f}")
+
+
+_OTHERS = {b"f": _font, b"p": _parquet, b"s": _sound}
 
 if __name__ == "__main__":
     main()

@@ -34,6 +34,7 @@ from wanflow.job.sections import (
     PublishSection,
     ResourcesSection,
 )
+from wanflow.job.sound import SoundSection
 from wanflow.job.text import MAX_BYTES, apply_sets, parse_yaml, substitute
 from wanflow.model import CascadeStep
 from wanflow.templates import compile_template, is_template
@@ -58,12 +59,13 @@ class Job(Section):
         default=(), description="Upscale steps after the base clip, in order."
     )
     layers: tuple[LayerEntry, ...] = Field(default=(), description="What lies over the clip, lowest first.")
+    sound: SoundSection | None = Field(default=None, description="What is heard. Default: nothing.")
     outputs: Annotated[tuple[OutputSection, ...], Field(min_length=1)] = Field(
         default=(OutputSection(name="video"),),
         description="The files of a variant: those that are made from its aspects.",
     )
     inputs: InputsSection = Field(
-        default=InputsSection(), description="Where images, videos, fonts and LoRAs may come from."
+        default=InputsSection(), description="Where images, videos, sounds, fonts and LoRAs may come from."
     )
     limits: LimitsSection = Field(default=LimitsSection(), description="When to give up.")
     publish: PublishSection = Field(description="Where the finished videos go.")
@@ -172,6 +174,11 @@ class Job(Section):
             for i, layer in enumerate(self.layers)
             for name, value in layer.body.model_dump(exclude_none=True).items()
         }
+
+    def sound_templates(self) -> dict[str, str]:
+        """Place (``sound.voice.url``) to template, of everything that is heard."""
+        tracks = {"voice": self.sound.voice, "music": self.sound.music} if self.sound else {}
+        return {f"sound.{name}.url": track.url for name, track in tracks.items() if track}
 
     def model_post_init(self, context: Any, /) -> None:
         object.__setattr__(self, "workspace", _workspace(self, context))

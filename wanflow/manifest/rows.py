@@ -11,7 +11,7 @@ Nothing is rendered or published here, and the store is not looked at.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from wanflow.errors import BadRow, ManifestError
@@ -21,12 +21,13 @@ from wanflow.manifest.clips import ClipMaker, default_templates
 from wanflow.manifest.layers import LayerMaker
 from wanflow.manifest.notes import Notes
 from wanflow.manifest.outputs import OutputMaker
+from wanflow.manifest.sounds import SoundMaker
 from wanflow.manifest.table import Table
 from wanflow.manifest.values import aspects_of, carried, identity, is_null, priority_of
 from wanflow.model import EngineSpec, Layer, Mode, Output, Scalar, Scene, Variant
 from wanflow.storage.paths import shown
 from wanflow.suggest import did_you_mean
-from wanflow.templates import compile_template, opaque_names, unknown_names
+from wanflow.templates import Template, compile_template, opaque_names, unknown_names
 
 #: rows whose images are read ahead together
 CHUNK_ROWS = 1024
@@ -81,7 +82,7 @@ def _check_names(job: Job, table: Table, columns: frozenset[str]) -> None:
     ways = table.ways_inside()
     for templates, built_ins in (
         ({**default_templates(columns), **job.clip_templates()}, {"variant_id", "row", "aspect"}),
-        (job.layer_templates(), {"variant_id", "row"}),
+        (job.layer_templates() | job.sound_templates(), {"variant_id", "row"}),
         ({"publish.path": job.publish.path}, set(BUILT_INS)),
     ):
         problems += unknown_names(templates, columns | built_ins)
@@ -112,12 +113,14 @@ class _VariantMaker:
         self._job = job
         self._inputs = inputs
         self._clips = ClipMaker(job, engines, inputs, columns)
+        self._sounds = SoundMaker(job, inputs)
         self._layers = [LayerMaker(f"layers.{i}", entry, inputs) for i, entry in enumerate(job.layers)]
         self._outputs = OutputMaker(job)
         made_of = {
             **default_templates(columns),
             **job.clip_templates(),
             **job.layer_templates(),
+            **job.sound_templates(),
             "": job.publish.path,
         }
         #: the columns that are read
@@ -142,8 +145,9 @@ class _VariantMaker:
             outputs = self._outputs.applying_always(aspects)
         self._clips.check_constants(dict.fromkeys(output.aspect for output in outputs), columns)
         longest_s = self._clips.longest_s(columns)
+        self._sounds.check_length(longest_s)
         for maker in self._layers:
-            maker.check_start(longest_s)
+            maker.check_start(self._sounds.longest_s(longest_s))
 
     def variants(
         self,
@@ -198,7 +202,18 @@ class _VariantMaker:
             else:
                 clips.append((aspect, clip))
         layers: list[Layer] = []
+        voice, music = None, None
         shortest_s = min((clip.seconds for _, clip in clips), default=math.inf)
+        try:
+            voice = self._sounds.voice(values, shortest_s)
+        except ValueError as exc:
+            reasons.append(str(exc))
+        try:
+            music = self._sounds.music(values)
+        except ValueError as exc:
+            reasons.append(str(exc))
+        if voice is not None and voice.extend:
+            shortest_s = max(shortest_s, voice.end_s)
         for maker in self._layers:
             layer = maker.make(values, shortest_s)
             if isinstance(layer, list):
@@ -228,21 +243,29 @@ class _VariantMaker:
                 if is_null(values.get(name)):
                     for place in places:
                         notes.gap(place, name, row)
-        return Variant(variant_id, row, (Scene(tuple(clips), tuple(layers)),), tuple(paths), priority, carry)
+        scene = Scene(tuple(clips), tuple(layers), voice)
+        return Variant(variant_id, row, (scene,), tuple(paths), priority, carry, music, self._sounds.loudness)
 
     def _prefetch(self, chunk: list[dict[str, object]]) -> None:
-        """Read the chunk's new images at once instead of one after another."""
-        urls: set[str] = set()
-        for template in (*self._clips.images, *(layer.image for layer in self._layers)):
-            if template is None or template.constant is not None or "aspect" in template.names:
-                continue
-            for values in _different(chunk, template.names):
-                try:  # noqa: SIM105 - a context manager would cost as much as the rendering
-                    urls.add(template.render({**values, "row": 0} if "row" in template.names else values))
-                except ValueError:  # told with its row
-                    pass
-        self._inputs.prefetch_images(sorted(urls))
+        """Read the chunk's new files at once instead of one after another."""
+        pictures = (*self._clips.images, *(layer.image for layer in self._layers))
+        self._inputs.prefetch_images(_urls(pictures, chunk))
+        self._inputs.prefetch_sounds(_urls(self._sounds.urls, chunk))
         self._inputs.prefetch_videos(self._clips.videos(_different(chunk, self._clips.video_names)))
+
+
+def _urls(templates: Iterable[Template | None], chunk: list[dict[str, object]]) -> list[str]:
+    """What ``templates`` give for the rows of ``chunk``, as far as it can be told before them."""
+    urls: set[str] = set()
+    for template in templates:
+        if template is None or template.constant is not None or "aspect" in template.names:
+            continue
+        for values in _different(chunk, template.names):
+            try:  # noqa: SIM105 - a context manager would cost as much as the rendering
+                urls.add(template.render({**values, "row": 0} if "row" in template.names else values))
+            except ValueError:  # told with its row
+                pass
+    return sorted(urls)
 
 
 def _different(chunk: list[dict[str, object]], names: Collection[str]) -> Collection[dict[str, object]]:

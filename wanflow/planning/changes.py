@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import zip_longest
 from typing import Any
 
 from wanflow.keys import VERSIONS
@@ -28,6 +29,7 @@ class Reason(StrEnum):
     CASCADE = "cascade"
     LORA = "lora"
     LAYERS = "layers"
+    SOUND = "sound"
     OUTPUT = "output"
     FAILED_BEFORE = "failed before"
     MISSING = "missing in the store"
@@ -129,6 +131,25 @@ def compare_layers(old: list[Mapping[str, Any]], new: list[dict[str, Any]]) -> I
                     yield change(Reason.LAYERS, f"{now['layer']} {part}", was[name], now[name], part)
             else:
                 yield change(Reason.LAYERS, f"{now['layer']} {name}", was, now, name)
+
+
+def compare_sounds(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+    """What differs between two descriptions of what is heard; an empty one is silence."""
+    voices = old.get("voices") or [], new.get("voices") or []
+    tracks = [("music", old.get("music"), new.get("music"))]
+    for i, (was, now) in enumerate(zip_longest(*voices), 1):
+        tracks.append(("voice" if max(map(len, voices)) == 1 else f"voice of scene {i}", was, now))
+    for what, was, now in tracks:
+        was, now = was or {}, now or {}
+        files = was.get("source") or {}, now.get("source") or {}
+        if files[0].get("digest") != files[1].get("digest"):
+            yield Change(Reason.SOUND, what, *map(_source, files))
+        elif was and now:
+            for name in differing(was, now):
+                if name not in ("source", "seconds"):
+                    yield change(Reason.SOUND, f"{what} {name}", was, now, name)
+    if old and new and old.get("loudness") != new.get("loudness"):
+        yield change(Reason.SOUND, "loudness", old, new)
 
 
 def compare_versions(then: Mapping[str, int], names: Iterable[str]) -> list[Change]:

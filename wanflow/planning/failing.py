@@ -16,8 +16,7 @@ def without_sources(plan: Plan, refused: Mapping[Source, str]) -> Plan:
     """``plan`` without what is made from the ``refused`` inputs; the words say why they cannot be used."""
     variants = []
     for planned in plan.variants:
-        sources = (source for scene in planned.variant.scenes for source in scene.sources)
-        whys = [refused[source] for source in sources if source in refused]
+        whys = [refused[source] for source in planned.variant.sources if source in refused]
         variants.append(_failed(planned, whys[0]) if whys and planned.status is Status.LEFT else planned)
     reasons = {
         planned.task.key: refused[source]

@@ -1,8 +1,8 @@
 """``plan.parquet``: a plan as rows in the run directory, and back as far as a later plan compares with it.
 
 A row a variant, a row a clip that they need, a row a retired video. ``detail`` describes in JSON what decides the
-result: of a clip its fields, of a variant that is made its layers and files. A variant that was unchanged has the run
-that published it in ``made_by`` instead. The file's metadata has the versions of wanflow and of its stages.
+result: of a clip its fields, of a variant that is made its layers, sound and files. A variant that was unchanged has
+the run that published it in ``made_by`` instead. The file's metadata has the versions of wanflow and of its stages.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from wanflow.keys import VERSIONS
-from wanflow.model import Clip, Layer, Output, Source, Status
+from wanflow.model import Clip, Layer, Output, Source, Status, Variant
 from wanflow.planning.plan import Plan, PlannedVariant
 from wanflow.storage import redact
 
@@ -34,6 +34,8 @@ class FormerFile:
     #: key of the master and description of the clip, of each scene
     masters: list[str]
     clips: list[Mapping[str, Any] | None]
+    #: what is heard
+    sound: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ def former_plan(table: pa.Table | None) -> FormerPlan:
             detail["layers"],
             file["masters"],
             [clips.get(key) for key in file["masters"]],
+            detail.get("sound", {}),
         )
         for detail in details
         for path, file in detail["files"].items()
@@ -148,6 +151,17 @@ def describe_clip(clip: Clip) -> dict[str, Any]:
 
 def describe_layer(layer: Layer) -> dict[str, Any]:
     return {"layer": type(layer).__name__.removesuffix("Layer").lower(), **_plain(layer)}
+
+
+def describe_sound(variant: Variant) -> dict[str, Any]:
+    """What is heard, JSON-ready; nothing where that is nothing."""
+    if not variant.has_sound:
+        return {}
+    return {
+        "voices": [_plain(scene.voice) for scene in variant.scenes],
+        "music": _plain(variant.music),
+        "loudness": variant.loudness,
+    }
 
 
 def describe_output(output: Output) -> dict[str, Any]:
@@ -190,6 +204,7 @@ def _rows(plan: Plan) -> Iterator[dict[str, object]]:
 def _detail(planned: PlannedVariant) -> dict[str, Any]:
     return {
         "layers": [[describe_layer(layer) for layer in scene.layers] for scene in planned.variant.scenes],
+        **({"sound": describe_sound(planned.variant)} if planned.variant.has_sound else {}),
         "files": {
             file.path: {
                 "key": file.key,

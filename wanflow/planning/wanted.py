@@ -20,24 +20,21 @@ class WantedClips:
         self.clips: dict[str, Clip] = {}
         #: master -> how often it is shown, once a variant
         self.num_uses: Counter[str] = Counter()
-        #: digests of what layers show: pictures and fonts
+        #: digests of what assembly shows and plays: pictures, fonts, sounds
         self.inputs: set[str] = set()
         #: id -> the clip, which is kept so that its id stays its own, and its key
         self._known: dict[int, tuple[Clip, str]] = {}
 
     def files_of(self, variant: Variant) -> list[OutputFile]:
         """Every file of ``variant`` with its keys; its clips are counted."""
-        scenes = [
-            ({a: self.key_of(clip) for a, clip in scene.clips}, scene.layers) for scene in variant.scenes
-        ]
-        for scene in variant.scenes:
-            self.inputs.update(source.digest for source in scene.sources)
-        for key in {key for masters, _ in scenes for key in masters.values()}:
+        scenes = [{aspect: self.key_of(clip) for aspect, clip in scene.clips} for scene in variant.scenes]
+        self.inputs.update(source.digest for source in variant.sources)
+        for key in {key for masters in scenes for key in masters.values()}:
             self.num_uses[key] += 1
         files = []
         for output, path in variant.outputs:
-            shown = [(masters[output.aspect], layers) for masters, layers in scenes]
-            files.append(OutputFile(output, path, assembled_key(shown, output), tuple([m for m, _ in shown])))
+            shown = tuple([masters[output.aspect] for masters in scenes])
+            files.append(OutputFile(output, path, assembled_key(variant, shown, output), shown))
         return files
 
     def key_of(self, clip: Clip) -> str:

@@ -22,6 +22,7 @@ from wanflow.planning.changes import (
     change,
     compare_clips,
     compare_layers,
+    compare_sounds,
     compare_versions,
     differing,
 )
@@ -32,6 +33,7 @@ from wanflow.planning.rows import (
     describe_clip,
     describe_layer,
     describe_output,
+    describe_sound,
     former_plan,
     makers_of,
 )
@@ -254,6 +256,8 @@ def _differences(
     for scene, layers in zip(variant.scenes, old.layers, strict=False):
         used += ["picture" for layer in scene.layers if isinstance(layer, ImageLayer)]
         found += compare_layers(layers, [describe_layer(layer) for layer in scene.layers])
+    found += compare_sounds(old.sound, describe_sound(variant))
+    used += ["sound"] if variant.has_sound else []
     now = describe_output(file.output)
     found += [change(Reason.OUTPUT, n, old.output, now) for n in differing(old.output, now) if n != "name"]
     found += compare_versions(before.versions, dict.fromkeys(used))

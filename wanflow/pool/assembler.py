@@ -1,4 +1,4 @@
-"""Assembles and publishes one variant: masters and layers in, visible files out. Knows neither Ray nor the scheduler.
+"""Assembles and publishes one variant: masters, layers, sound in, visible files out. Knows neither Ray nor scheduler.
 
 Masters and layer images are kept in a folder of this machine while the run lasts, because many variants share them.
 """
@@ -22,12 +22,9 @@ from wanflow.model import (
     AssembleVariant,
     Attempt,
     Cause,
-    ImageLayer,
     Record,
     Scalar,
     Source,
-    TextLayer,
-    Variant,
 )
 from wanflow.pool import RunContext
 from wanflow.pool.failures import no_room
@@ -101,16 +98,18 @@ def _publish_files(
     started_s = time.perf_counter()
     rendered = _master_records(workspace, task)
     masters = {key: _fetch_master(workspace, record, cache) for key, record in rendered.items()}
-    sources = {source.digest: _fetch_source(source, cache) for source in _sources(task.variant)}
+    sources = {source.digest: _fetch_source(source, cache) for source in set(task.variant.sources)}
     seconds = {"fetch": time.perf_counter() - started_s, "assemble": 0.0, "publish": 0.0}
     for file in task.files:
         with tempfile.TemporaryDirectory(prefix="wanflow-") as folder:
             since_s = time.perf_counter()
             finished = assemble.assemble(task.variant, file, masters, sources, Path(folder))
             local = finished.files
-            expect_s = sum(scene.clip(file.output.aspect).seconds for scene in task.variant.scenes)
-            shown = [masters[key] for key in file.masters]
-            facts = quality.check_file(local["video"], file.output, expect_s, shown, finished.covered)
+            expect_s = sum(scene.seconds(file.output.aspect) for scene in task.variant.scenes)
+            shown, has_sound = [masters[key] for key in file.masters], task.variant.has_sound
+            facts = quality.check_file(
+                local["video"], file.output, expect_s, shown, finished.covered, has_sound=has_sound
+            )
             facts["job"] = context.job
             facts["reason"] = context.reasons.get(file.path, "")
             facts |= _gpu_facts(context, [rendered[key] for key in file.masters])
@@ -188,14 +187,3 @@ def _place(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def _sources(variant: Variant) -> set[Source]:
-    found: set[Source] = set()
-    for scene in variant.scenes:
-        for layer in scene.layers:
-            if isinstance(layer, ImageLayer):
-                found.add(layer.image)
-            elif isinstance(layer, TextLayer) and layer.font:
-                found.add(layer.font)
-    return found

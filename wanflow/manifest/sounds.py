@@ -1,0 +1,95 @@
+"""What is heard in a row's scene: the job's voice and music with the row's values in their URLs, read and checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from wanflow.errors import InputError, JobError
+from wanflow.inputs import Inputs
+from wanflow.job import Job
+from wanflow.model import DEFAULT_LOUDNESS, Music, Source, Voice
+from wanflow.templates import Template, compile_template
+
+#: by so much a voice may be longer than its scene: files of some formats end with a little that was never recorded
+TOLERANCE_S = 0.05
+
+
+class SoundMaker:
+    """Makes the voice and the music of each row of a job; both are None where it has no ``sound``."""
+
+    def __init__(self, job: Job, inputs: Inputs) -> None:
+        """Raises JobError when a file that every row would use is missing or broken."""
+        self._inputs = inputs
+        self._voice = job.sound.voice if job.sound else None
+        self._music = job.sound.music if job.sound else None
+        #: LUFS
+        self.loudness = job.sound.loudness if job.sound else DEFAULT_LOUDNESS
+        self._voice_url = compile_template(self._voice.url) if self._voice else None
+        self._music_url = compile_template(self._music.url) if self._music else None
+        try:
+            if self._voice_url is not None and self._voice_url.constant is not None:
+                self._find("voice", self._voice_url, {})
+            if self._music_url is not None and self._music_url.constant is not None:
+                self.music({})
+        except ValueError as exc:
+            raise JobError(f"sound.{exc}") from None
+
+    @property
+    def urls(self) -> tuple[Template | None, ...]:
+        """For reading ahead."""
+        return self._voice_url, self._music_url
+
+    def longest_s(self, clip_s: float) -> float:
+        """How long a scene can be whose clip lasts at most ``clip_s`` seconds."""
+        return math.inf if self._voice and self._voice.extend else clip_s
+
+    def check_length(self, clip_s: float) -> None:
+        """JobError when no row decides who speaks, and it does not fit the longest clip, of ``clip_s`` seconds."""
+        if self._voice_url is not None and self._voice_url.constant is not None:
+            try:
+                self.voice({}, clip_s)
+            except ValueError as exc:
+                raise JobError(f"sound.{exc}") from None
+
+    def voice(self, values: Mapping[str, Any], clip_s: float) -> Voice | None:
+        """Who speaks over clips of which the shortest lasts ``clip_s`` seconds. ValueError says why it cannot be."""
+        if self._voice is None or self._voice_url is None:
+            return None
+        found = self._find("voice", self._voice_url, values)
+        if found is None:
+            return None
+        source, seconds = found
+        given = self._voice
+        voice = Voice(source, seconds, given.start, given.volume, given.extend or "")
+        if not voice.extend and voice.end_s > clip_s + TOLERANCE_S:
+            starts = f" from {given.start:g} s on" if given.start else ""
+            raise ValueError(
+                f"voice: lasts {seconds:.2f} s{starts}, and its scene {clip_s:.2f} s; make the clip longer "
+                "(seconds), or let it wait for the voice (sound.voice.extend: hold or boomerang)"
+            )
+        return voice
+
+    def music(self, values: Mapping[str, Any]) -> Music | None:
+        """What plays under the video. ValueError says why it cannot be used."""
+        if self._music is None or self._music_url is None:
+            return None
+        found = self._find("music", self._music_url, values)
+        if found is None:
+            return None
+        source, seconds = found
+        given = self._music
+        if given.skip >= seconds:
+            raise ValueError(
+                f"music: lasts {seconds:.2f} s, and {given.skip:g} s of it are to be left out (skip)"
+            )
+        return Music(source, seconds, given.volume, given.duck, given.skip, given.fade_in, given.fade_out)
+
+    def _find(self, place: str, template: Template, values: Mapping[str, Any]) -> tuple[Source, float] | None:
+        """The file and its seconds; None when there is none."""
+        try:
+            url = template.render(values)
+            return self._inputs.sound(url) if url.strip() else None
+        except (ValueError, InputError) as exc:
+            raise ValueError(f"{place}: {exc}") from None

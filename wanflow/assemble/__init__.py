@@ -41,6 +41,11 @@ class Finished:
     covered: tuple[Area, ...]
 
 
+def timeout_s(seconds: float) -> float:
+    """How long the assembly of a file of ``seconds`` may take."""
+    return _TIMEOUT_BASE_S + _TIMEOUT_PER_SECOND * seconds
+
+
 def assemble(
     variant: Variant,
     file: OutputFile,
@@ -68,7 +73,7 @@ def assemble(
         mix = _mix(variant, shots, output, sources, work) if variant.has_sound else None
         arguments = graph.build(shots, output, video, poster if output.poster else None, mix)
         seconds = sum(shot.seconds for shot in shots)
-        said = ffmpeg.run(arguments, timeout_s=_TIMEOUT_BASE_S + _TIMEOUT_PER_SECOND * seconds)
+        said = ffmpeg.run(arguments, timeout_s=timeout_s(seconds))
         if gone := re.findall(r"failed to find any fallback with glyph (0x[1-9A-Fa-f][0-9A-Fa-f]*)", said):
             raise AssembleError(
                 f"no font could draw {', '.join(sorted(set(gone)))}; name one with the layer's `font`"

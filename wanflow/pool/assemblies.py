@@ -1,7 +1,12 @@
-"""Assemblies as Ray tasks, a CPU each. Ray does not retry them: the scheduler does."""
+"""Assemblies as Ray tasks, a CPU each. Ray does not retry them: the scheduler does.
+
+One that hangs (a disk or a mounted store that never answers) ends its own process, and with it the hang.
+"""
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -9,7 +14,8 @@ from typing import Any
 import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
-from wanflow.model import Cause
+from wanflow import assemble
+from wanflow.model import AssembleVariant, Attempt, Cause
 from wanflow.pool import RunContext
 from wanflow.pool.answers import Answers
 from wanflow.pool.assembler import Assembled, Failed, assemble_variant
@@ -17,6 +23,8 @@ from wanflow.schedule.actions import Assemble
 from wanflow.schedule.events import AssembleFailed, Event, VariantPublished
 
 KIND = "assembly"
+#: beside what ffmpeg may take: fetching masters, publishing, and waiting for a store that is away
+OTHERWISE_S = 3600.0
 
 
 def cause_of_failure(error: Exception) -> tuple[Cause, str]:
@@ -38,6 +46,25 @@ def cause_of_failure(error: Exception) -> tuple[Cause, str]:
     return cause, f"the worker that assembled it was lost: {words}"
 
 
+def limit_s(task: AssembleVariant) -> float:
+    """How long ``task`` may take before it counts as hung."""
+    lengths = [sum(scene.seconds(file.output.aspect) for scene in task.variant.scenes) for file in task.files]
+    return OTHERWISE_S + sum(map(assemble.timeout_s, lengths))
+
+
+def assemble_in_time(
+    context: RunContext, task: AssembleVariant, attempt: Attempt, limit_s: float
+) -> Assembled | Failed:
+    """:func:`assemble_variant`; a process in which it takes longer than ``limit_s`` ends without a word."""
+    hung = threading.Timer(limit_s, os._exit, (1,))
+    hung.daemon = True
+    hung.start()
+    try:
+        return assemble_variant(context, task, attempt)
+    finally:
+        hung.cancel()
+
+
 class Assemblies:
     """``shared`` is the run's context, without its tasks, in Ray's object store."""
 
@@ -46,10 +73,11 @@ class Assemblies:
     ) -> None:
         self._context, self._shared, self._answers, self._clock = context, shared, answers, clock
         remote: Any = ray.remote  # its overloads do not know our signatures
-        self._assembler = remote(num_cpus=1, max_retries=0)(assemble_variant)
+        self._assembler = remote(num_cpus=1, max_retries=0)(assemble_in_time)
 
     def order(self, action: Assemble) -> None:
-        key, attempt = action.key, action.attempt
+        key, attempt, task = action.key, action.attempt, self._context.assemblies[action.key]
+        since_s, limit = self._clock(), limit_s(task)
 
         def assembled(made: Assembled | Failed) -> Event:
             if isinstance(made, Failed):
@@ -59,9 +87,12 @@ class Assemblies:
             return VariantPublished(self._clock(), key, attempt, made.seconds, made.records)
 
         def failed(error: Exception) -> Event:
-            return AssembleFailed(self._clock(), key, attempt, *cause_of_failure(error))
+            cause, words = cause_of_failure(error)
+            if isinstance(error, WorkerCrashedError) and self._clock() - since_s >= limit:
+                cause, words = Cause.HUNG, f"took longer than {limit / 60:.0f} minutes, and was ended"
+            return AssembleFailed(self._clock(), key, attempt, cause, words)
 
-        reference = self._assembler.remote(self._shared, self._context.assemblies[key], attempt)
+        reference = self._assembler.remote(self._shared, task, attempt, limit)
         self._answers.expect(reference, assembled, failed, kind=KIND)
 
     def cancel(self) -> None:

@@ -1,18 +1,21 @@
-"""Makes ``ad_variants.parquet`` and its source images: 36 ads of four made-up brands over 12 clips.
+"""Makes ``ad_variants.parquet``, its source images and its jingles: 36 ads of four made-up brands over 12 clips.
 
     python manifests/make_ad_variants.py
 
 A campaign is a backdrop: one clip. Three brands use each one, so 12 clips serve 36 variants; nothing that belongs to a
 brand may appear in a campaign. Half of the campaigns start from a picture (image-to-video), which is drawn here. Logos
-and product cut-outs come from ``ad_pictures.py``. Paths in the table are relative to the job file,
-``jobs/ad_variants.yaml``.
+and product cut-outs come from ``ad_pictures.py``. A brand's jingle is a few notes, made here of sines. Paths in the
+table are relative to the job file, ``jobs/ad_variants.yaml``.
 """
 
 from __future__ import annotations
 
+import wave
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -72,31 +75,46 @@ class Brand:
     customer: str
     colour: str
     cta: str
+    #: of its jingle, semitones above A3; those in brackets together
+    notes: tuple[int | tuple[int, ...], ...]
+    #: notes a second
+    pace: float
+    #: strength of a note and of each of its overtones
+    overtones: tuple[float, ...]
+    #: seconds in which a note fades to a third
+    fades_s: float
     #: one for each of a brand's ads, in the order of the campaigns
     headlines: tuple[str, ...]
 
 
 BRANDS = {
-    "kavo": Brand("Kavo Coffee", "#d9622b", "Find your roast", (
+    "kavo": Brand("Kavo Coffee", "#d9622b", "Find your roast",
+                  ((-12, 3), 7, 10, (-7, 5), 8, 12), 3.2, (1, 0.35, 0.12, 0.05), 0.5, (
         "Slow mornings, to go", "Roasted this week", "Your corner café, anywhere",
         "Small batch. Big day.", "Made for the walk", "Better before nine",
         "A warmer kind of fast", "Taste the first hour", "Night shift, sorted",
     )),
-    "northlane": Brand("Northlane", "#2f6bff", "Shop the drop", (
+    "northlane": Brand("Northlane", "#2f6bff", "Shop the drop",
+                       ((-17, 7), 7, -17, 12, (-19, 5), 5, -19, 14), 4.4, (1, 0.6, 0.45, 0.3, 0.2, 0.1), 0.18, (
         "Run lighter", "Every street is a track", "Made to move", "Leave the noise behind", "Go the long way home",
         "Softer landings", "One more mile", "Find your pace", "Outrun the weather",
     )),
-    "onda": Brand("Onda Audio", "#7b4dff", "Hear it first", (
+    "onda": Brand("Onda Audio", "#7b4dff", "Hear it first",
+                  ((-12, 0, 7), 14, (-8, 4, 11), 19), 2.0, (1, 0.2, 0.08, 0, 0.06), 0.9, (
         "Silence, tuned", "Turn the city down", "Sound you can feel", "Every note, in its place",
         "Lose the wire. Keep the soul.", "Press play on quiet", "Forty hours, one charge", "Front row, all day",
         "Listen closer",
     )),
-    "verda": Brand("Verda", "#159a78", "Refill, not landfill", (
+    "verda": Brand("Verda", "#159a78", "Refill, not landfill",
+                   ((-5, 7), 12, 16, 14, (-7, 12), 19), 3.0, (1, 0, 0.3, 0, 0, 0.15), 0.25, (
         "Cold for 24 hours", "Drink to the planet", "One bottle, every day", "Made to be kept", "Pure, simple, steel",
         "Goes where you go", "Hot until noon", "The last bottle you buy", "Less plastic, more ocean",
     )),
 }  # fmt: skip
 SEGMENTS = ("new", "returning", "vip")
+#: samples a second of a jingle, and its seconds: those of an ad
+RATE = 32_000
+JINGLE_S = 17 / 8
 
 
 def first_frame(campaign: Campaign) -> str:
@@ -108,12 +126,38 @@ def first_frame(campaign: Campaign) -> str:
     return from_job(path)
 
 
+def jingle(brand: Brand) -> np.ndarray[Any, Any]:
+    """A brand's notes as 16-bit samples, one channel."""
+    time = np.arange(round(JINGLE_S * RATE)) / RATE
+    sound = np.zeros_like(time)
+    for i, notes in enumerate(brand.notes):
+        since = time - i / brand.pace
+        begun = np.clip(since / 0.008, 0, 1) * np.exp(-np.maximum(since, 0) / brand.fades_s)
+        for note in notes if isinstance(notes, tuple) else (notes,):
+            hertz = 220 * 2 ** (note / 12)
+            for k, strength in enumerate(brand.overtones, 1):
+                sound += begun * strength * np.sin(2 * np.pi * k * hertz * since)
+    return np.round(sound / np.abs(sound).max() * 24000).astype("<i2")
+
+
+def write_jingle(name: str) -> str:
+    """Its path, seen from the job file."""
+    path = FOLDER / f"{name}-jingle.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(jingle(BRANDS[name]).tobytes())
+    return from_job(path)
+
+
 def from_job(path: Path) -> str:
     return f"../{path.relative_to(HERE.parent).as_posix()}"
 
 
 def rows() -> list[dict[str, str | None]]:
     headlines = {name: iter(brand.headlines) for name, brand in BRANDS.items()}
+    jingles = {name: write_jingle(name) for name in BRANDS}
     made: list[dict[str, str | None]] = []
     for campaign in CAMPAIGNS:
         image = first_frame(campaign) if campaign.from_image else None
@@ -129,6 +173,7 @@ def rows() -> list[dict[str, str | None]]:
                 "segment": SEGMENTS[len(made) % len(SEGMENTS)],
                 "logo": from_job(FOLDER / f"{brand}-logo-{campaign.ink}.png"),
                 "product": from_job(FOLDER / f"{brand}-product.png"),
+                "music": jingles[brand],
                 "headline": next(headlines[brand]),
                 "cta": BRANDS[brand].cta,
                 "brand_color": BRANDS[brand].colour,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import sys
+import wave
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -110,6 +111,7 @@ def test_each_row_shows_its_own_logo_product_headline_and_button(variants: list[
 def test_table_is_what_its_script_makes(recipe: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table edited by hand, or a script changed without running it, would be two truths."""
     monkeypatch.setattr(recipe, "first_frame", lambda c: recipe.from_job(PICTURES / f"scene-{c.name}.png"))
+    monkeypatch.setattr(recipe, "write_jingle", lambda name: recipe.from_job(PICTURES / f"{name}-jingle.wav"))
     assert pq.read_table(MANIFEST).to_pylist() == recipe.rows()
 
 
@@ -124,6 +126,16 @@ def test_source_pictures_are_what_their_script_draws(recipe: ModuleType) -> None
             )
             with Image.open(path) as stored:
                 assert np.abs(np.asarray(stored).astype(float) - drawn).max() < 3
+
+
+def test_jingles_are_what_their_script_makes_and_no_two_alike(recipe: ModuleType) -> None:
+    stored = {}
+    for name, brand in recipe.BRANDS.items():
+        with wave.open(str(PICTURES / f"{name}-jingle.wav")) as file:
+            samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(int)
+        assert np.abs(samples - recipe.jingle(brand)).max() <= 2, name
+        stored[name] = samples / np.linalg.norm(samples)
+    assert all(abs(stored[a] @ stored[b]) < 0.7 for a, b in itertools.combinations(stored, 2))
 
 
 def test_prompts_are_ones_that_pocket_was_trained_on(recipe: ModuleType) -> None:
@@ -189,13 +201,13 @@ def test_ad_comes_out_as_the_job_asks(
     width, height = recipe.SIZES[campaign.aspect]
     frames = (recipe.draw(campaign.scene, height, width).permute(1, 2, 3, 0) * 255).round().byte().numpy()
     master.encode(iter([frames]), 8.0, tmp_path / "m.mp4")
-    sources = {
-        x.image.digest: Path(x.image.url) for x in variant.scenes[0].layers if isinstance(x, ImageLayer)
-    }
+    sources = {source.digest: Path(source.url) for source in variant.sources}
     [(output, path)] = variant.outputs
     assert path == f"{dict(variant.carry)['customer']}/{variant.variant_id}-{name}.mp4"
     made = assemble(
         variant, OutputFile(output, path, "k", ("m",)), {"m": tmp_path / "m.mp4"}, sources, tmp_path
     )
-    facts = check_file(made.files["video"], output, 17 / 8, [tmp_path / "m.mp4"], made.covered)
+    facts = check_file(
+        made.files["video"], output, 17 / 8, [tmp_path / "m.mp4"], made.covered, has_sound=True
+    )
     assert (facts["num_frames"], facts["fps"]) == (51, 24.0)

@@ -61,6 +61,11 @@ layers:
   - box: {color: "{{ color }}", at: bottom, width: 100%, height: 30%, margin: 0, opacity: 0.8}
   - text: {value: "{{ headline }}", at: bottom, margin: 8%, style: headline, color: "#ffffff"}
 
+# What is heard; this costs no GPU either. Music gives way to a voice, and every file is equally loud.
+# sound:
+#   voice: {url: "{{ voice }}", extend: hold}   # a column with sound files; longer than the clip: its last frame stays
+#   music: music.mp3
+
 # The files of each variant. `from` is the aspect of the clip that a file is made from.
 outputs:
   - {name: wide, preset: preview, from: 16x9}

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from wanflow.allowed import Allowed, locate
 from wanflow.audio import FORMATS as SOUND_FORMATS
+from wanflow.audio import Heard
 from wanflow.errors import InputError, StoreError
 from wanflow.model import Source
 from wanflow.pictures import FORMATS
@@ -51,6 +52,10 @@ MAX_FAILED = 5
 RULES = f"4 {','.join(FORMATS)} {MAX_BYTES} {MAX_PIXELS}"
 
 
+#: looks at the bytes of a place; InputError says what is wrong
+Check = Callable[[str, bytes], Heard | None]
+
+
 class Inputs:
     """Every input of a run, by the URL that asked for it."""
 
@@ -72,8 +77,8 @@ class Inputs:
         self._allowed = allowed or Allowed.by_default(self.directory)
         self._reader = Reader(self._allowed)
         self._known: dict[tuple[str, str], Source | InputError] = {}
-        #: digest of a sound -> how long it lasts
-        self._seconds: dict[str, float] = {}
+        #: of sounds, by digest
+        self._heard: dict[str, Heard] = {}
 
     def image(self, url: str) -> Source:
         """The image at ``url`` (relative: below the directory). InputError: it is unusable; StoreError: an outage."""
@@ -95,10 +100,10 @@ class Inputs:
         """
         return self._get(*self._video(url, num_frames, fps))
 
-    def sound(self, url: str) -> tuple[Source, float]:
-        """The sound file at ``url``, and how many seconds it lasts. InputError says why it cannot be used."""
+    def sound(self, url: str) -> tuple[Source, Heard]:
+        """The sound file at ``url``, and what is heard. InputError says why it cannot be used."""
         source = self._get(*self._sound(url))
-        return source, self._seconds[source.digest]
+        return source, self._heard[source.digest]
 
     def prefetch_images(self, urls: Iterable[str]) -> None:
         """Read and check many images at once; what is wrong with one is said by :meth:`image`."""
@@ -112,14 +117,14 @@ class Inputs:
         """The same of sounds; what is wrong with one is said by :meth:`sound`."""
         self._prefetch([self._sound(url) for url in dict.fromkeys(urls)])
 
-    def _sound(self, url: str) -> tuple[str, str, Callable[[str, bytes], None]]:
-        return f"sound {SOUND_RULES}", url, self._check_sound
+    def _sound(self, url: str) -> tuple[str, str, Check]:
+        return f"sound {SOUND_RULES}", url, _check_sound
 
-    def _video(self, url: str, num_frames: int, fps: float) -> tuple[str, str, Callable[[str, bytes], None]]:
+    def _video(self, url: str, num_frames: int, fps: float) -> tuple[str, str, Check]:
         kind = f"video {VIDEO_RULES} {num_frames} {fps:g}"
         return kind, url, partial(_check_video, num_frames, fps)
 
-    def _prefetch(self, wanted: Iterable[tuple[str, str, Callable[[str, bytes], None]]]) -> None:
+    def _prefetch(self, wanted: Iterable[tuple[str, str, Check]]) -> None:
         new = [each for each in wanted if each[1].strip() and each[:2] not in self._known]
         if self._memo is not None:
             places = [locate(url.strip(), self.directory) for _, url, _ in new]
@@ -128,15 +133,13 @@ class Inputs:
             with ThreadPoolExecutor(_READERS, thread_name_prefix="inputs") as pool:
                 list(pool.map(lambda each: self._find(*each), new))
 
-    def _get(self, kind: str, url: str, check: Callable[[str, bytes], None] | None = None) -> Source:
+    def _get(self, kind: str, url: str, check: Check | None = None) -> Source:
         found = self._known.get((kind, url)) or self._find(kind, url, check)
         if isinstance(found, InputError):
             raise InputError(*found.args)
         return found
 
-    def _find(
-        self, kind: str, url: str, check: Callable[[str, bytes], None] | None = None
-    ) -> Source | InputError:
+    def _find(self, kind: str, url: str, check: Check | None = None) -> Source | InputError:
         found: Source | InputError
         try:
             found = self._identify(kind, url, check or (_check_font if kind == "font" else self._check_image))
@@ -145,27 +148,36 @@ class Inputs:
         self._known[kind, url] = found
         return found
 
-    def _identify(self, kind: str, url: str, check: Callable[[str, bytes], None]) -> Source:
+    def _identify(self, kind: str, url: str, check: Check) -> Source:
         if not url.strip():
             raise InputError("the path is empty")
         place = locate(url.strip(), self.directory)
         self._allowed.check(place)
+        sort = kind.partition(" ")[0]
         if self._memo is not None:
             self._memo.look([place], self._allowed)
-            if known := self._memo.known(kind, place):
-                self._seconds[known] = self._memo.seconds(known)
-                return Source(place, known)
-        sort = kind.partition(" ")[0]
+            known, heard = self._memo.known(kind, place), None
+            if known and sort == "sound":
+                # noted by a wanflow that knew nothing of sounds, it must be heard again
+                known = known if (heard := self._memo.heard(known)) else None
+            if known:
+                return self._found(place, known, heard)
         data = self._reader.read(place, _MAX_BYTES.get(sort, self.max_bytes))
         if not data:
             raise InputError(f"{place}: is an empty file")
         digest = hashlib.sha256(data).hexdigest()
         # checked as what it is used for
         is_known = self._memo is not None and self._memo.has_passed(digest)
+        heard = None
         if sort not in _MAGIC or not is_known or not data.startswith(_MAGIC[sort]):
-            check(place, data)
+            heard = check(place, data)
         if self._memo is not None:
-            self._memo.note(kind, place, digest, self._seconds.get(digest, 0.0))
+            self._memo.note(kind, place, digest, heard)
+        return self._found(place, digest, heard)
+
+    def _found(self, place: str, digest: str, heard: Heard | None) -> Source:
+        if heard is not None:
+            self._heard[digest] = heard
         return Source(place, digest)
 
     def _may_read(self, place: str) -> bool:
@@ -174,20 +186,6 @@ class Inputs:
         except InputError:  # told with its row
             return False
         return True
-
-    def _check_sound(self, place: str, data: bytes) -> None:
-        """Note how long it lasts. InputError when it cannot be decoded to its end, or nobody would hear it."""
-        from wanflow.decoder import Undecodable, decoder
-
-        try:
-            self._seconds[hashlib.sha256(data).hexdigest()] = decoder.seconds(data)
-        except Undecodable as exc:
-            word, details = exc.args
-            problem = {
-                "unknown": f"is no sound file that can be read; use {SOUND_FORMATS}",
-                "silent": "is silent from beginning to end; is it the right file?",
-            }.get(word) or f"{_BAD.get(word, _BAD['broken']).format(details)}; save it again"
-            raise InputError(f"{_name(place)}: {problem}") from None
 
     def _check_image(self, place: str, data: bytes) -> None:
         """Raise InputError unless ``data`` is a whole picture of a known format and a sane size."""
@@ -331,6 +329,22 @@ def describe_video_problem(word: str, details: str, num_frames: int, fps: float)
         case "hdr":
             return "is HDR, which no model was trained on; convert it to SDR (BT.709)"
     return f"{_BAD.get(word, _BAD['broken']).format(details)}; save it again"
+
+
+def _check_sound(place: str, data: bytes) -> Heard:
+    """What is heard. InputError when it cannot be decoded to its end, or nobody would hear anything."""
+    from wanflow.decoder import Undecodable, decoder
+
+    try:
+        return decoder.heard(data)
+    except Undecodable as exc:
+        word, details = exc.args
+    problem = {
+        "unknown": f"is no sound file that can be read; use {SOUND_FORMATS}",
+        "codec": f"has its sound in {details}, which is not read; save it as MP3, WAV or FLAC",
+        "silent": "is silent from beginning to end; is it the right file?",
+    }.get(word) or f"{_BAD.get(word, _BAD['broken']).format(details)}; save it again"
+    raise InputError(f"{_name(place)}: {problem}")
 
 
 def _check_font(place: str, data: bytes) -> None:

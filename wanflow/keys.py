@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any
@@ -184,7 +184,10 @@ def assembled_key(variant: Variant, masters: Sequence[str], output: Output) -> s
     if not variant.has_sound:
         return hashlib.sha256(b"l4:" + encoded).hexdigest()
     voices = [scene.voice for scene in variant.scenes]
-    sound = ("sound", VERSIONS["sound"], voices, variant.music, variant.loudness)
+    music = variant.music
+    if music is not None and not any(voices):  # nothing that it would give way to
+        music = replace(music, duck_db=0.0)
+    sound = ("sound", VERSIONS["sound"], voices, music, variant.loudness)
     return hashlib.sha256(b"l5:" + encoded + canonical(sound)).hexdigest()
 
 

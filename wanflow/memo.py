@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterable
 from contextlib import suppress
 
+from wanflow.audio import Heard
 from wanflow.errors import StoreError
 from wanflow.parquet import dump_table, load_table
 from wanflow.storage import Store, redact
@@ -32,8 +33,8 @@ class InputMemo:
         self._known: dict[bytes, tuple[str, bytes]] = {}
         #: digests of bytes that passed
         self._passed: set[bytes] = set()
-        #: digest of a sound -> how long it lasts
-        self._seconds: dict[bytes, float] = {}
+        #: digest of a sound -> what is known of it
+        self._heard: dict[bytes, Heard] = {}
         self._used: set[bytes] = set()
         self._changed = False
         self._validators = Validators()
@@ -56,8 +57,12 @@ class InputMemo:
                 }
                 memo._passed = {digest for _, digest in memo._known.values()}
                 if "seconds" in table.column_names:
-                    lengths = zip(table["digest"].to_pylist(), table["seconds"].to_pylist(), strict=True)
-                    memo._seconds = {digest: seconds for digest, seconds in lengths if seconds}
+                    sounds = (table[name].to_pylist() for name in ("digest", "seconds", "silence_s"))
+                    memo._heard = {
+                        digest: Heard(seconds, silence_s)
+                        for digest, seconds, silence_s in zip(*sounds, strict=True)
+                        if seconds
+                    }
         return memo
 
     def look(self, urls: Iterable[str], gate: Gate | None = None) -> None:
@@ -80,15 +85,16 @@ class InputMemo:
         """Whether a file of these bytes was noted as good, whatever its kind and wherever it was."""
         return bytes.fromhex(digest) in self._passed
 
-    def seconds(self, digest: str) -> float:
-        """How long the sound of these bytes lasts; 0.0 when they are no sound."""
-        return self._seconds.get(bytes.fromhex(digest), 0.0)
+    def heard(self, digest: str) -> Heard | None:
+        """What was noted of the sound of these bytes."""
+        return self._heard.get(bytes.fromhex(digest))
 
-    def note(self, kind: str, url: str, digest: str, seconds: float = 0.0) -> None:
-        """The file at ``url`` was read after :meth:`known` was asked, and is good; ``seconds`` are a sound's."""
+    def note(self, kind: str, url: str, digest: str, heard: Heard | None = None) -> None:
+        """The file at ``url`` was read after :meth:`known` was asked, and is good; ``heard``: it is a sound."""
         name, noted = _name(kind, url), (self._now.get(url, ""), bytes.fromhex(digest))
-        if seconds:
-            self._seconds[noted[1]] = seconds
+        if heard is not None and self._heard.get(noted[1]) != heard:
+            self._heard[noted[1]] = heard
+            self._changed = True
         self._used.add(name)
         if self._known.get(name) != noted:
             self._known[name] = noted
@@ -110,12 +116,14 @@ class InputMemo:
         import pyarrow as pa
 
         kept = self._known if len(self._known) <= MAX_ENTRIES else {n: self._known[n] for n in self._used}
+        heard = [self._heard.get(digest) for _, digest in kept.values()]
         table = pa.table(
             {
                 "file": pa.array(list(kept), pa.binary()),
                 "validator": pa.array([validator for validator, _ in kept.values()], pa.string()),
                 "digest": pa.array([digest for _, digest in kept.values()], pa.binary()),
-                "seconds": pa.array([self._seconds.get(digest) for _, digest in kept.values()], pa.float64()),
+                "seconds": pa.array([h and h.seconds for h in heard], pa.float64()),
+                "silence_s": pa.array([h and h.silence_s for h in heard], pa.float64()),
             }
         ).replace_schema_metadata({"rules": self._rules})
         with suppress(StoreError):

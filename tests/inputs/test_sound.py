@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 
 from tests.inputs.conftest import Case, job_dict
 from tests.sounds import speech, tone, write_sound
+from wanflow import decoder as decoder_module
 from wanflow import inputs as inputs_module
-from wanflow.errors import BadRow, JobError, ManifestError
+from wanflow.errors import BadRow, InputError, JobError, ManifestError
 from wanflow.inputs import RULES, Inputs
 from wanflow.job import Job
-from wanflow.memo import InputMemo
+from wanflow.memo import PATH, InputMemo
 from wanflow.model import Music, Variant, Voice
+from wanflow.parquet import dump_table, load_table
 from wanflow.storage import Store, validators
 
 #: clips of 17 frames at 8 a second: 2.125 s
@@ -164,6 +170,101 @@ def test_a_template_that_names_no_column_is_told_before_the_first_row(sounds: Ca
         sounds.read(sound={"voice": "{{ voicee }}"})
 
 
+def test_music_that_is_silent_where_it_would_be_heard_is_told(sounds: Case) -> None:
+    """Most songs begin with a moment of silence, and an ad has two seconds of them."""
+    write_sound(sounds.folder / "late.wav", np.concatenate([tone(3.0, peak=0.0), tone(3.0)]))
+    sounds.rows([ROW | {"bed": "late.wav"}])
+    [bad] = sounds.bad(sound={"music": "{{ bed }}"})
+    assert bad.reason == (
+        "music: begins with 3.00 s of silence, and its scene lasts 2.12 s; leave them out (sound.music.skip)"
+    )
+    sounds.variants(sound={"music": {"url": "{{ bed }}", "skip": 3}})
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("a.mp3", lambda data: data + bytes(5000)),
+        ("a.mp3", lambda data: data + b"TAG" + b"x" * 125),
+        ("a.mp3", lambda data: data + b"<html>" * 40),
+        ("a.mp3", lambda data: data[:-100]),
+        ("a.flac", lambda data: b"ID3\4\0\0\0\0\0\x0a" + bytes(10) + data),
+        ("a.wav", lambda data: data + b"junk"),
+    ],
+)
+def test_what_every_player_plays_is_taken(sounds: Case, name: str, spoil: Callable[[bytes], bytes]) -> None:
+    data = write_sound(sounds.folder / name, speech(2.0)).read_bytes()
+    (sounds.folder / name).write_bytes(spoil(data))
+    _, heard = Inputs(sounds.folder).sound(name)
+    assert heard.seconds == pytest.approx(2.0, abs=0.15)
+
+
+def test_two_recordings_joined_into_one_file_are_told(sounds: Case) -> None:
+    """Half of it would be played at the other's speed."""
+    first = write_sound(sounds.folder / "a.mp3", speech(1.0)).read_bytes()
+    second = write_sound(sounds.folder / "b.mp3", speech(1.0, rate=32_000), rate=32_000).read_bytes()
+    (sounds.folder / "both.mp3").write_bytes(first + second)
+    with pytest.raises(InputError, match="its rate or its channels change"):
+        Inputs(sounds.folder).sound("both.mp3")
+
+
+def test_a_codec_that_is_not_read_is_named(sounds: Case) -> None:
+    with av.open(str(sounds.folder / "a.mkv"), "w") as container:
+        stream = container.add_stream("ac3", rate=48_000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4800), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 48_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(
+        InputError, match="has its sound in ac3, which is not read; save it as MP3, WAV or FLAC"
+    ):
+        Inputs(sounds.folder).sound("a.mkv")
+
+
+def test_extend_is_nothing_to_voices_that_fit(sounds: Case) -> None:
+    """It is asked for because of one row in twenty thousand: the others must not be made again."""
+    sounds.rows([ROW])
+    [plain] = sounds.variants(sound={"voice": "{{ voice }}"})
+    [extended] = sounds.variants(sound={"voice": {"url": "{{ voice }}", "extend": "hold"}})
+    assert plain == extended
+
+
+def test_the_decoder_needs_no_thread(sounds: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may start none, and numpy's libraries would: an ordinary user's files would all be called harmful."""
+    started: list[dict[str, str]] = []
+    real = subprocess.Popen
+
+    def watched(*given: Any, **named: Any) -> Any:
+        started.append(named["env"])
+        return real(*given, **named)
+
+    monkeypatch.setattr(decoder_module.subprocess, "Popen", watched)
+    fresh = decoder_module.Decoder(num_children=1)
+    assert fresh.heard((sounds.folder / "three.wav").read_bytes()).seconds == 3.0
+    fresh.close()
+    assert [env["OPENBLAS_NUM_THREADS"] for env in started] == ["1"]
+
+
+def test_a_sound_that_an_older_wanflow_noted_is_heard_again(
+    sounds: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps the memo without the column that it does not know; a voice of no length would vanish from its video."""
+    monkeypatch.setattr(validators, "SETTLED_NS", 0)
+    workspace = Store(str(sounds.folder / "workspace"))
+
+    def night() -> float:
+        memo = InputMemo.load(workspace, RULES)
+        _, heard = Inputs(sounds.folder, memo=memo).sound("three.wav")
+        memo.save(workspace)
+        return heard.seconds
+
+    assert night() == 3.0
+    table = load_table(workspace.read(PATH))
+    workspace.write(PATH, dump_table(table.drop_columns(["seconds", "silence_s"])))
+    assert night() == 3.0
+    assert load_table(workspace.read(PATH))["seconds"].to_pylist() == [3.0]
+
+
 def test_an_unchanged_voice_is_not_read_again_and_its_length_is_known(
     sounds: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,9 +279,9 @@ def test_an_unchanged_voice_is_not_read_again_and_its_length_is_known(
 
     def night() -> tuple[str, float]:
         memo = InputMemo.load(workspace, RULES)
-        source, seconds = Inputs(sounds.folder, memo=memo).sound("three.wav")
+        source, heard = Inputs(sounds.folder, memo=memo).sound("three.wav")
         memo.save(workspace)
-        return source.digest, seconds
+        return source.digest, heard.seconds
 
     assert night() == night()
     assert night()[1] == 3.0

@@ -360,7 +360,7 @@ def test_a_sound_that_takes_for_ever_is_given_up(tmp_path: Path) -> None:
     hasty = Decoder(num_children=1, cpu_s=0.02)
     try:
         with pytest.raises(Undecodable) as caught:
-            hasty.seconds(data)
+            hasty.heard(data)
         assert caught.value.args == ("time", "0.02 s")
     finally:
         hasty.close()

@@ -161,7 +161,7 @@ def _sound(source: Source, sources: Mapping[str, Path]) -> tuple[Path, str]:
     if path is None or not path.is_file():
         raise AssembleError(f"the sound {Path(source.url).name} is not here; check its URL and rights")
     with path.open("rb") as file:
-        return path, audio.demuxer(file.read(audio.HEAD_BYTES))
+        return path, audio.demuxer(file)
 
 
 def _layers(

@@ -23,8 +23,8 @@ from wanflow.errors import AssembleError
 
 FILTERS = frozenset(
     ("adelay", "afade", "aformat", "alimiter", "aloop", "amix", "apad", "aresample", "asetnsamples", "asetpts", "atrim",
-     "concat", "crop", "ebur128", "fade", "format", "fps", "loop", "minterpolate", "overlay", "pad", "reverse", "scale",
-     "select", "setpts", "setsar", "split", "subtitles", "tpad", "trim", "volume")
+     "concat", "crop", "ebur128", "fade", "format", "fps", "highpass", "loop", "minterpolate", "overlay", "pad",
+     "reverse", "scale", "select", "setpts", "setsar", "split", "subtitles", "tpad", "trim", "volume")
 )  # fmt: skip
 ENCODERS = frozenset({"aac", "libx264", "mjpeg"})
 _WHITELIST, _PROTOCOLS = "-protocol_whitelist", "file,pipe"

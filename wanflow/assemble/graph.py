@@ -99,8 +99,9 @@ def build(
         *streams, str(video), f="mp4", vcodec="libx264", preset=_X264, crf=output.crf, pix_fmt="yuv420p",
         r=_rate(output.fps), g=gop, keyint_min=gop, sc_threshold=0, bf=2, movflags="+faststart", fflags="+bitexact",
         map_metadata=-1, **{"profile:v": "high", "flags:v": "+bitexact+cgop", "threads:v": THREADS},
-        **{"frames:v": num_frames(shots, output)},
-        **_TAGS, **({} if mix is None else sound.ENCODED),
+        # ffmpeg 5 ends all streams of a file with the one that has its frames; each scene is cut to its own anyway
+        **({"frames:v": num_frames(shots, output)} if mix is None else sound.ENCODED),
+        **_TAGS,
     ))  # fmt: skip
     arguments: list[str] = ffmpeg.merge_outputs(*outputs).get_args()
     return [*_GLOBAL, *arguments]

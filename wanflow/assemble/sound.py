@@ -16,17 +16,21 @@ from typing import Any
 
 import ffmpeg
 
+from wanflow.audio import CODECS
+
 RATE = 48_000
 #: how it is written; one thread and no mark of a version, so that it has the same bytes every time
 ENCODED = {"acodec": "aac", "b:a": "192k", "ar": RATE, "ac": 2, "flags:a": "+bitexact", "threads:a": 1}
 #: nothing but what is on this disk, and no more than the format that the file's bytes say
-_INPUT = {"protocol_whitelist": "file,pipe", "threads": 1}
+_INPUT = {"protocol_whitelist": "file,pipe", "codec_whitelist": ",".join(CODECS), "threads": 1}
 #: seconds over which music gives way to a voice and comes back
 _RAMP_S = 0.3
 #: samples at a time for which that is worked out, 5 ms
 _RAMP_SAMPLES = 240
-#: of full scale, -1.5 dB: AAC adds a little, and -1 dB true peak is what services ask for
-_CEILING = 0.8414
+#: of full scale: AAC adds a decibel or so, and -1 dB true peak is what services ask for
+CEILING_DB = -2.5
+#: below it is rumble, and the constant offset of a bad recording, which no meter hears and every limiter does
+_LOWEST_HZ = 20
 #: peaks between samples are seen at four times the rate (BS.1770)
 _OVERSAMPLED = 4 * RATE
 
@@ -77,15 +81,21 @@ def build(mix: Mix) -> Any:
     stream = parts[0]
     if len(parts) > 1:
         stream = ffmpeg.filter(parts, "amix", inputs=len(parts), normalize=0, duration="longest")
-    stream = stream.filter("aresample", _OVERSAMPLED).filter(
-        "alimiter", limit=_CEILING, attack=5, release=50, level=0
+    return _cut(limited(stream), mix.seconds)
+
+
+def limited(stream: Any) -> Any:
+    """``stream`` with its peaks below the ceiling."""
+    stream = stream.filter("aresample", _OVERSAMPLED)
+    return same(
+        stream.filter("alimiter", limit=f"{10 ** (CEILING_DB / 20):.5f}", attack=5, release=50, level=0)
     )
-    return _cut(same(stream), mix.seconds)
 
 
 def read(path: Path, demuxer: str) -> Any:
-    """The file's sound, as all of the mix has it."""
-    return same(ffmpeg.input(str(path), f=demuxer, **_INPUT).audio)
+    """The file's sound, as all of the mix has it, one sample after the other whatever its timestamps say."""
+    stream = same(ffmpeg.input(str(path), f=demuxer, **_INPUT).audio).filter("asetpts", "N/SR/TB")
+    return stream.filter("highpass", f=_LOWEST_HZ)
 
 
 def same(stream: Any) -> Any:

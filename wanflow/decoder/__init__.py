@@ -29,6 +29,7 @@ from queue import Empty, LifoQueue
 from typing import IO
 
 import wanflow
+from wanflow.audio import Heard
 
 #: children at once; more pictures wait
 MAX_CHILDREN = 4
@@ -55,6 +56,9 @@ _ENVIRONMENT = (
     "PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TZ",
     "SYSTEMROOT",
 )  # fmt: skip
+
+#: a child may start no thread, and numpy's libraries would try
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 class _Died(Exception):
@@ -122,12 +126,13 @@ class Decoder:
                 return found
             return ended
 
-    def seconds(self, data: bytes) -> float:
-        """How long the sound in ``data`` lasts. Undecodable says what is wrong; ``silent``: nothing can be heard."""
+    def heard(self, data: bytes) -> Heard:
+        """What can be heard in ``data``. Undecodable says what is wrong, with two words more: ``silent``: nothing can;
+        ``codec`` (details: its name): it is in one that is not read."""
         word, details = self.problem("sound", data) or ("broken", "")
-        if word != "seconds":
+        if word != "heard":
             raise Undecodable(word, details)
-        return float(details)
+        return Heard(*map(float, details.split()))
 
     def frames(self, path: Path, fit: Fit) -> Generator[bytes, None, None]:
         """The frames that ``fit`` takes of the video in ``path``, each as RGB, 8 bits, row after row.
@@ -180,7 +185,7 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | _ONE_THREAD,
             cwd="/",
             start_new_session=True,  # Ctrl-C asks the run to stop, not its decoders to die
         )

@@ -38,8 +38,8 @@ _ROUNDING_S = 0.01
 #: what a font is made to draw: joined, accented and wide letters
 _SAMPLE = "Hamburgefonstiv 0123 ÄÖß &%"
 _MAX_GLYPHS = 200_000
-#: peak of a sound that nobody hears, -60 dB of full scale
-_SILENT = 0.001
+#: peak of a sound that nobody hears, -50 dB of full scale
+_SILENT = 0.00316
 
 
 def main() -> None:
@@ -278,37 +278,71 @@ def _parquet(data: bytes) -> tuple[str, str] | None:
 
 
 def _sound(data: bytes) -> tuple[str, str]:
-    """Decodes all of it: ``seconds`` and how many it lasts, or what is wrong."""
+    """Decodes all of it: ``heard``, how many seconds it lasts and how many of them are silent at its beginning; or what
+    is wrong."""
     try:
         import av
-        import numpy as np
 
-        from wanflow.audio import CODECS, HEAD_BYTES, demuxer
+        from wanflow.audio import CODECS, demuxer
 
-        name = demuxer(data[:HEAD_BYTES])
+        name = demuxer(BytesIO(data))
         if not name:
             return "unknown", ""
         options = {"codec_whitelist": ",".join(CODECS), "threads": "1"}
         with av.open(BytesIO(data), "r", format=name, options=options) as container:
-            stream: Any = container.streams.best("audio")
-            if stream is None or stream.codec_context.name not in CODECS:
+            if not container.streams.audio:
                 return "unknown", ""
-            seconds = loudest = 0.0
-            for frame in container.decode(stream):
-                seconds += frame.samples / frame.sample_rate
-                samples = frame.to_ndarray()
-                if samples.dtype == np.uint8:
-                    samples = samples.astype(np.int16) - 128
-                full = 128 if frame.format.bytes == 1 else 2.0 ** (8 * samples.itemsize - 1)
-                scale = full if samples.dtype.kind == "i" else 1.0
-                loudest = max(loudest, float(np.abs(samples.astype(np.float32)).max(initial=0)) / scale)
+            stream: Any = container.streams.audio[0]  # the one that is played
+            if stream.codec_context.name not in CODECS:
+                return "codec", stream.codec_context.name
+            return _listened(container, stream)
     except MemoryError:
         raise
     except Exception as exc:  # noqa: BLE001 - whatever a broken file makes a decoder raise
         return "broken", getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
-    if not seconds:
-        return "broken", "no sound in it"
-    return ("silent", "") if loudest < _SILENT else ("seconds", f"{seconds:.3f}")
+
+
+def _listened(container: Any, stream: Any) -> tuple[str, str]:
+    """The verdict on a stream that can be decoded. A few packets that cannot are passed over, as players do: tags and
+    zeros behind the end, a last frame that was cut off."""
+    import av
+
+    seconds, silence_s = 0.0, None
+    num_packets = num_broken = 0
+    kind = None
+    for packet in container.demux(stream):
+        num_packets += 1
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            num_broken += 1
+            continue
+        for frame in frames:
+            kind = kind or (frame.sample_rate, frame.layout.name)
+            if kind != (frame.sample_rate, frame.layout.name):
+                return "broken", f"its rate or its channels change at {seconds:.2f} s"
+            if silence_s is None and (first := _first_loud(frame)) is not None:
+                silence_s = seconds + first / frame.sample_rate
+            seconds += frame.samples / frame.sample_rate
+    if not seconds or num_broken > max(2, num_packets // 50):
+        return "broken", f"{num_broken} of {num_packets} packets cannot be decoded"
+    return ("silent", "") if silence_s is None else ("heard", f"{seconds:.3f} {silence_s:.3f}")
+
+
+def _first_loud(frame: Any) -> int | None:
+    """Which sample of ``frame`` is the first that can be heard."""
+    import numpy as np
+
+    samples = frame.to_ndarray()  # (channels, samples), or (1, samples x channels)
+    if frame.format.is_packed:
+        samples = samples.reshape(frame.samples, -1).T
+    full = 1.0
+    if samples.dtype == np.uint8:
+        samples, full = samples.astype(np.int16) - 128, 128.0
+    elif samples.dtype.kind == "i":
+        full = 2.0 ** (8 * samples.itemsize - 1)
+    loud = np.abs(samples.astype(np.float32)).max(axis=0) >= _SILENT * full
+    return int(loud.argmax()) if loud.any() else None
 
 
 _OTHERS = {b"f": _font, b"p": _parquet, b"s": _sound}

@@ -208,12 +208,12 @@ class _VariantMaker:
             voice = self._sounds.voice(values, shortest_s)
         except ValueError as exc:
             reasons.append(str(exc))
-        try:
-            music = self._sounds.music(values)
-        except ValueError as exc:
-            reasons.append(str(exc))
         if voice is not None and voice.extend:
             shortest_s = max(shortest_s, voice.end_s)
+        try:
+            music = self._sounds.music(values, shortest_s)
+        except ValueError as exc:
+            reasons.append(str(exc))
         for maker in self._layers:
             layer = maker.make(values, shortest_s)
             if isinstance(layer, list):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from wanflow.audio import Heard
 from wanflow.errors import InputError, JobError
 from wanflow.inputs import Inputs
 from wanflow.job import Job
@@ -60,34 +62,43 @@ class SoundMaker:
         found = self._find("voice", self._voice_url, values)
         if found is None:
             return None
-        source, seconds = found
+        source, heard = found
         given = self._voice
-        voice = Voice(source, seconds, given.start, given.volume, given.extend or "")
-        if not voice.extend and voice.end_s > clip_s + TOLERANCE_S:
+        voice = Voice(source, heard.seconds, given.start, given.volume)
+        if voice.end_s <= clip_s + TOLERANCE_S:
+            return voice
+        if given.extend is None:
             starts = f" from {given.start:g} s on" if given.start else ""
             raise ValueError(
-                f"voice: lasts {seconds:.2f} s{starts}, and its scene {clip_s:.2f} s; make the clip longer "
+                f"voice: lasts {heard.seconds:.2f} s{starts}, and its scene {clip_s:.2f} s; make the clip longer "
                 "(seconds), or let it wait for the voice (sound.voice.extend: hold or boomerang)"
             )
-        return voice
+        return replace(voice, extend=given.extend)
 
-    def music(self, values: Mapping[str, Any]) -> Music | None:
-        """What plays under the video. ValueError says why it cannot be used."""
+    def music(self, values: Mapping[str, Any], scene_s: float = math.inf) -> Music | None:
+        """What plays under the row's scene of ``scene_s`` seconds. ValueError says why it cannot be used."""
         if self._music is None or self._music_url is None:
             return None
         found = self._find("music", self._music_url, values)
         if found is None:
             return None
-        source, seconds = found
+        source, heard = found
         given = self._music
-        if given.skip >= seconds:
+        if given.skip >= heard.seconds:
             raise ValueError(
-                f"music: lasts {seconds:.2f} s, and {given.skip:g} s of it are to be left out (skip)"
+                f"music: lasts {heard.seconds:.2f} s, and {given.skip:g} s of it are to be left out (skip)"
             )
-        return Music(source, seconds, given.volume, given.duck, given.skip, given.fade_in, given.fade_out)
+        if heard.silence_s >= given.skip + scene_s:
+            raise ValueError(
+                f"music: begins with {heard.silence_s:.2f} s of silence, and its scene lasts {scene_s:.2f} s; leave "
+                "them out (sound.music.skip)"
+            )
+        return Music(
+            source, heard.seconds, given.volume, given.duck, given.skip, given.fade_in, given.fade_out
+        )
 
-    def _find(self, place: str, template: Template, values: Mapping[str, Any]) -> tuple[Source, float] | None:
-        """The file and its seconds; None when there is none."""
+    def _find(self, place: str, template: Template, values: Mapping[str, Any]) -> tuple[Source, Heard] | None:
+        """The file and what is heard; None when there is none."""
         try:
             url = template.render(values)
             return self._inputs.sound(url) if url.strip() else None

@@ -22,12 +22,9 @@ from wanflow.model import (
     AssembleVariant,
     Attempt,
     Cause,
-    ImageLayer,
     Record,
     Scalar,
     Source,
-    TextLayer,
-    Variant,
 )
 from wanflow.pool import RunContext
 from wanflow.pool.failures import no_room
@@ -101,7 +98,11 @@ def _publish_files(
     started_s = time.perf_counter()
     rendered = _master_records(workspace, task)
     masters = {key: _fetch_master(workspace, record, cache) for key, record in rendered.items()}
-    sources = {source.digest: _fetch_source(source, cache) for source in _sources(task.variant)}
+    sources = {
+        source.digest: _fetch_source(source, cache)
+        for scene in task.variant.scenes
+        for source in scene.sources
+    }
     seconds = {"fetch": time.perf_counter() - started_s, "assemble": 0.0, "publish": 0.0}
     for file in task.files:
         with tempfile.TemporaryDirectory(prefix="wanflow-") as folder:
@@ -188,14 +189,3 @@ def _place(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def _sources(variant: Variant) -> set[Source]:
-    found: set[Source] = set()
-    for scene in variant.scenes:
-        for layer in scene.layers:
-            if isinstance(layer, ImageLayer):
-                found.add(layer.image)
-            elif isinstance(layer, TextLayer) and layer.font:
-                found.add(layer.font)
-    return found

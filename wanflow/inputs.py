@@ -1,4 +1,4 @@
-"""Input files: images, videos, fonts and LoRAs, found, checked and identified by their bytes.
+"""Input files: images, videos, fonts, LoRAs and subtitles, found, checked and identified by their bytes.
 
 Every one passes ``wanflow.allowed`` first. It is decoded once while planning, in a process that may die
 (``wanflow.decoder``), so that a broken one is a bad row in the first minute and not a failed clip in the fifth hour.
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from wanflow.allowed import Allowed, locate
+from wanflow.captions import read_captions
 from wanflow.errors import InputError, StoreError
-from wanflow.model import Source
+from wanflow.model import Cue, Source
 from wanflow.pictures import FORMATS
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ MAX_BYTES = 64 * 2**20
 MAX_LORA_BYTES = 2 * 2**30
 #: source videos; a minute of 1080p as cameras write it
 MAX_VIDEO_BYTES = 256 * 2**20
+#: subtitles; those of a film have a tenth of it
+MAX_CAPTIONS_BYTES = 2**20
 #: what a file of them has passed that a memo knows
 LORA_RULES = 1
 VIDEO_RULES = 2
@@ -40,7 +43,7 @@ _FONT_MAGIC = (b"\x00\x01\x00\x00", b"OTTO", b"true", b"ttcf")
 _IMAGE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 #: of what need not be checked again where an earlier run has checked the same bytes
 _MAGIC = {"font": _FONT_MAGIC, "image": _IMAGE_MAGIC}
-_MAX_BYTES = {"lora": MAX_LORA_BYTES, "video": MAX_VIDEO_BYTES}
+_MAX_BYTES = {"lora": MAX_LORA_BYTES, "video": MAX_VIDEO_BYTES, "captions": MAX_CAPTIONS_BYTES}
 #: images read ahead at once; each may need MAX_PIXELS * 4 bytes for a moment
 _READERS = 4
 #: a web server that failed for so many files in a row is not asked for more
@@ -70,6 +73,8 @@ class Inputs:
         self._allowed = allowed or Allowed.by_default(self.directory)
         self._reader = Reader(self._allowed)
         self._known: dict[tuple[str, str], Source | InputError] = {}
+        #: digest of a subtitle file -> what it says
+        self._cues: dict[str, tuple[Cue, ...]] = {}
 
     def image(self, url: str) -> Source:
         """The image at ``url`` (relative: below the directory). InputError: it is unusable; StoreError: an outage."""
@@ -91,6 +96,13 @@ class Inputs:
         """
         return self._get(*self._video(url, num_frames, fps))
 
+    def captions(self, url: str) -> tuple[Cue, ...]:
+        """The cues of the subtitles at ``url``. InputError says which of them is wrong, and what to do.
+
+        They are part of the plan, so each plan reads them anew.
+        """
+        return self._cues[self._get("captions", url, self._check_captions).digest]
+
     def prefetch_images(self, urls: Iterable[str]) -> None:
         """Read and check many images at once; what is wrong with one is said by :meth:`image`."""
         self._prefetch([("image", url, self._check_image) for url in dict.fromkeys(urls)])
@@ -98,6 +110,10 @@ class Inputs:
     def prefetch_videos(self, videos: Iterable[tuple[str, int, float]]) -> None:
         """The same of videos; what is wrong with one is said by :meth:`video`."""
         self._prefetch([self._video(*video) for video in dict.fromkeys(videos)])
+
+    def prefetch_captions(self, urls: Iterable[str]) -> None:
+        """The same of subtitles; what is wrong with one is said by :meth:`captions`."""
+        self._prefetch([("captions", url, self._check_captions) for url in dict.fromkeys(urls)])
 
     def _video(self, url: str, num_frames: int, fps: float) -> tuple[str, str, Callable[[str, bytes], None]]:
         kind = f"video {VIDEO_RULES} {num_frames} {fps:g}"
@@ -147,7 +163,7 @@ class Inputs:
         is_known = self._memo is not None and self._memo.has_passed(digest)
         if sort not in _MAGIC or not is_known or not data.startswith(_MAGIC[sort]):
             check(place, data)
-        if self._memo is not None:
+        if self._memo is not None and sort != "captions":  # whose words are wanted, and not only their digest
             self._memo.note(kind, place, digest)
         return Source(place, digest)
 
@@ -157,6 +173,12 @@ class Inputs:
         except InputError:  # told with its row
             return False
         return True
+
+    def _check_captions(self, place: str, data: bytes) -> None:
+        try:
+            self._cues[hashlib.sha256(data).hexdigest()] = read_captions(data)
+        except InputError as exc:
+            raise InputError(f"{_name(place)}: {exc}") from None
 
     def _check_image(self, place: str, data: bytes) -> None:
         """Raise InputError unless ``data`` is a whole picture of a known format and a sane size."""

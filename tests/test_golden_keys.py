@@ -64,6 +64,9 @@ ENGINE = EngineSpec(
     hints=(("max_positions", 1024), ("refine_scale", 2.0), ("refine_strength", 0.3), ("refine_steps", 12)),
     last_image=LastImage.MAY,
 )
+_SRT = (
+    "1\n00:00:00,500 --> 00:00:01,250\nHello <i>Ann</i>\n\n2\n00:00:01,250 --> 00:00:02,000\nWelcome\nback\n"
+)
 ROW = {"variant_id": "ann", "prompt": "waves", "image": "", "headline": "Hello Ann", "logo": "dot.png"}
 LAYERS = [
     {"image": {"url": "{{ logo }}", "at": "top-left", "height": "8%"}},
@@ -157,6 +160,20 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"sound": {"voice": "dot.wav", "music": "dot.wav", "loudness": -23}},
         {},
     ),
+    "captions": ({"layers": [{"captions": {"url": "dot.srt"}}]}, {}),
+    "captions with a look": (
+        {
+            "layers": [
+                {
+                    "captions": {
+                        "url": "dot.srt", "at": "top", "style": "subhead", "color": "#fa0", "background": "#000",
+                        "size": "5%", "margin": "2%", "opacity": 0.9, "width": "60%",
+                    }
+                }
+            ]
+        },
+        {},
+    ),
     "width": ({"outputs": [{"name": "video", "preset": "preview", "width": 640, "height": 360}]}, {}),
     "crf, fit and poster": (
         {"outputs": [{"name": "video", "preset": "preview", "crf": 28, "fit": "contain", "poster": False}]},
@@ -186,6 +203,7 @@ def _keys_of(changes: dict[str, Any], row: dict[str, Any]) -> Iterator[tuple[str
         Path(folder, "dot.webm").write_bytes(_WEBM)
         Path(folder, "dot.wav").write_bytes(_WAV)
         Path(folder, "dot.safetensors").write_bytes(_LORA)
+        Path(folder, "dot.srt").write_text(_SRT)
         Path(folder, "rows.jsonl").write_text(json.dumps(ROW | row) + "\n")
         job = Job.from_dict(
             {

@@ -1,4 +1,4 @@
-"""Input files: images, videos, sounds, fonts and LoRAs, found, checked and identified by their bytes.
+"""Input files: images, videos, sounds, fonts, LoRAs and subtitles, found, checked and identified by their bytes.
 
 Every one passes ``wanflow.allowed`` first. It is decoded once while planning, in a process that may die
 (``wanflow.decoder``), so that a broken one is a bad row in the first minute and not a failed clip in the fifth hour.
@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 from wanflow.allowed import Allowed, locate
 from wanflow.audio import FORMATS as SOUND_FORMATS
 from wanflow.audio import Heard
+from wanflow.captions import read_captions
 from wanflow.errors import InputError, StoreError
-from wanflow.model import Source
+from wanflow.model import Cue, Source
 from wanflow.pictures import FORMATS
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ MAX_BYTES = 64 * 2**20
 MAX_LORA_BYTES = 2 * 2**30
 #: source videos; a minute of 1080p as cameras write it
 MAX_VIDEO_BYTES = 256 * 2**20
+#: subtitles; those of a film have a tenth of it
+MAX_CAPTIONS_BYTES = 2**20
 #: what a file of them has passed that a memo knows
 LORA_RULES = 1
 SOUND_RULES = 1
@@ -43,7 +46,7 @@ _FONT_MAGIC = (b"\x00\x01\x00\x00", b"OTTO", b"true", b"ttcf")
 _IMAGE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 #: of what need not be checked again where an earlier run has checked the same bytes
 _MAGIC = {"font": _FONT_MAGIC, "image": _IMAGE_MAGIC}
-_MAX_BYTES = {"lora": MAX_LORA_BYTES, "video": MAX_VIDEO_BYTES}
+_MAX_BYTES = {"lora": MAX_LORA_BYTES, "video": MAX_VIDEO_BYTES, "captions": MAX_CAPTIONS_BYTES}
 #: images read ahead at once; each may need MAX_PIXELS * 4 bytes for a moment
 _READERS = 4
 #: a web server that failed for so many files in a row is not asked for more
@@ -52,8 +55,10 @@ MAX_FAILED = 5
 RULES = f"4 {','.join(FORMATS)} {MAX_BYTES} {MAX_PIXELS}"
 
 
+#: what a file says that is wanted beside its bytes
+Said = Heard | tuple[Cue, ...]
 #: looks at the bytes of a place; InputError says what is wrong
-Check = Callable[[str, bytes], Heard | None]
+Check = Callable[[str, bytes], Said | None]
 
 
 class Inputs:
@@ -77,8 +82,8 @@ class Inputs:
         self._allowed = allowed or Allowed.by_default(self.directory)
         self._reader = Reader(self._allowed)
         self._known: dict[tuple[str, str], Source | InputError] = {}
-        #: of sounds, by digest
-        self._heard: dict[str, Heard] = {}
+        #: (kind, digest) -> what a sound or a subtitle file says
+        self._said: dict[tuple[str, str], Said] = {}
 
     def image(self, url: str) -> Source:
         """The image at ``url`` (relative: below the directory). InputError: it is unusable; StoreError: an outage."""
@@ -102,8 +107,20 @@ class Inputs:
 
     def sound(self, url: str) -> tuple[Source, Heard]:
         """The sound file at ``url``, and what is heard. InputError says why it cannot be used."""
-        source = self._get(*self._sound(url))
-        return source, self._heard[source.digest]
+        kind, _, check = self._sound(url)
+        source = self._get(kind, url, check)
+        heard = self._said[kind, source.digest]
+        assert isinstance(heard, Heard)
+        return source, heard
+
+    def captions(self, url: str) -> tuple[Cue, ...]:
+        """The cues of the subtitles at ``url``. InputError says which of them is wrong, and what to do.
+
+        They are part of the plan, so each plan reads them anew.
+        """
+        cues = self._said["captions", self._get("captions", url, _check_captions).digest]
+        assert not isinstance(cues, Heard)
+        return cues
 
     def prefetch_images(self, urls: Iterable[str]) -> None:
         """Read and check many images at once; what is wrong with one is said by :meth:`image`."""
@@ -116,6 +133,10 @@ class Inputs:
     def prefetch_sounds(self, urls: Iterable[str]) -> None:
         """The same of sounds; what is wrong with one is said by :meth:`sound`."""
         self._prefetch([self._sound(url) for url in dict.fromkeys(urls)])
+
+    def prefetch_captions(self, urls: Iterable[str]) -> None:
+        """The same of subtitles; what is wrong with one is said by :meth:`captions`."""
+        self._prefetch([("captions", url, _check_captions) for url in dict.fromkeys(urls)])
 
     def _sound(self, url: str) -> tuple[str, str, Check]:
         return f"sound {SOUND_RULES}", url, _check_sound
@@ -156,28 +177,26 @@ class Inputs:
         sort = kind.partition(" ")[0]
         if self._memo is not None:
             self._memo.look([place], self._allowed)
-            known, heard = self._memo.known(kind, place), None
-            if known and sort == "sound":
-                # noted by a wanflow that knew nothing of sounds, it must be heard again
-                known = known if (heard := self._memo.heard(known)) else None
-            if known:
-                return self._found(place, known, heard)
+            known = self._memo.known(kind, place)
+            heard = self._memo.heard(known) if known and sort == "sound" else None
+            if known and (heard or sort != "sound"):  # a wanflow before sounds keeps the digest alone
+                return self._found(kind, place, known, heard)
         data = self._reader.read(place, _MAX_BYTES.get(sort, self.max_bytes))
         if not data:
             raise InputError(f"{place}: is an empty file")
         digest = hashlib.sha256(data).hexdigest()
         # checked as what it is used for
         is_known = self._memo is not None and self._memo.has_passed(digest)
-        heard = None
+        said = None
         if sort not in _MAGIC or not is_known or not data.startswith(_MAGIC[sort]):
-            heard = check(place, data)
-        if self._memo is not None:
-            self._memo.note(kind, place, digest, heard)
-        return self._found(place, digest, heard)
+            said = check(place, data)
+        if self._memo is not None and sort != "captions":  # whose words are wanted, and not only their digest
+            self._memo.note(kind, place, digest, said if isinstance(said, Heard) else None)
+        return self._found(kind, place, digest, said)
 
-    def _found(self, place: str, digest: str, heard: Heard | None) -> Source:
-        if heard is not None:
-            self._heard[digest] = heard
+    def _found(self, kind: str, place: str, digest: str, said: Said | None) -> Source:
+        if said is not None:
+            self._said[kind, digest] = said
         return Source(place, digest)
 
     def _may_read(self, place: str) -> bool:
@@ -329,6 +348,13 @@ def describe_video_problem(word: str, details: str, num_frames: int, fps: float)
         case "hdr":
             return "is HDR, which no model was trained on; convert it to SDR (BT.709)"
     return f"{_BAD.get(word, _BAD['broken']).format(details)}; save it again"
+
+
+def _check_captions(place: str, data: bytes) -> tuple[Cue, ...]:
+    try:
+        return read_captions(data)
+    except InputError as exc:
+        raise InputError(f"{_name(place)}: {exc}") from None
 
 
 def _check_sound(place: str, data: bytes) -> Heard:

@@ -303,7 +303,30 @@ class BoxLayer:
     place: Placement
 
 
-Layer = ImageLayer | TextLayer | BoxLayer
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """Words that are shown for some seconds of the scene. They are a user's: they never reach a filter string."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionsLayer:
+    """What is said, as words: cues in the order of their start, at one place and of one size."""
+
+    cues: tuple[Cue, ...]
+    place: Placement
+    #: these are :class:`TextLayer`'s
+    style: str = "caption"
+    color: str | None = None
+    background: str | None = None
+    font: Source | None = None
+    size: float | None = None
+
+
+Layer = ImageLayer | TextLayer | BoxLayer | CaptionsLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,7 +390,7 @@ class Scene:
         for layer in self.layers:
             if isinstance(layer, ImageLayer):
                 yield layer.image
-            elif isinstance(layer, TextLayer) and layer.font:
+            elif isinstance(layer, TextLayer | CaptionsLayer) and layer.font:
                 yield layer.font
         if self.voice:
             yield self.voice.source

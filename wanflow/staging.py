@@ -15,6 +15,7 @@ from wanflow.errors import Conflict, InputError
 from wanflow.inputs import MAX_LORA_BYTES, Reader, same_bytes
 from wanflow.model import (
     AssembleVariant,
+    CaptionsLayer,
     Clip,
     ImageLayer,
     Layer,
@@ -119,6 +120,6 @@ def _variant(variant: Variant, moved: Callable[[Source], Source]) -> Variant:
 def _layer(layer: Layer, moved: Callable[[Source], Source]) -> Layer:
     if isinstance(layer, ImageLayer):
         return replace(layer, image=moved(layer.image))
-    if isinstance(layer, TextLayer) and layer.font:
+    if isinstance(layer, TextLayer | CaptionsLayer) and layer.font:
         return replace(layer, font=moved(layer.font))
     return layer

@@ -8,27 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wanflow.model import TextLayer, Variant
+from wanflow.model import CaptionsLayer, TextLayer, Variant
 from wanflow.planning import Plan, Undrawable
 
 
 def undrawable_texts(plan: Plan) -> Iterator[Undrawable]:
     """One note for all texts of the variants to assemble that have a character which no font here has."""
-    texts = [(planned.variant, text) for planned in plan.to_assemble for text in _texts(planned.variant)]
-    chars = sorted({char for _, text in texts for char in text})
-    if not chars:
+    drawn = [(planned.variant, chars) for planned in plan.to_assemble if (chars := _chars(planned.variant))]
+    if not drawn:
         return
     from wanflow.assemble.text import undrawable
 
-    missing = undrawable("".join(chars))
-    rows = {variant.variant_id: variant.row for variant, text in texts if not set(missing).isdisjoint(text)}
+    missing = undrawable("".join(sorted(set().union(*(chars for _, chars in drawn)))))
+    rows = {variant.variant_id: variant.row for variant, chars in drawn if not chars.isdisjoint(missing)}
     if rows:
         yield Undrawable(tuple(missing), len(rows), min(rows.values()))
 
 
-def _texts(variant: Variant) -> Iterator[str]:
+def _chars(variant: Variant) -> set[str]:
+    """All that is not ASCII: that the packaged font has, and nothing is loaded for it."""
+    found: set[str] = set()
     for scene in variant.scenes:
         for layer in scene.layers:
-            # the packaged font has all of ASCII, and nothing is loaded for it
-            if isinstance(layer, TextLayer) and layer.font is None and not layer.text.isascii():
-                yield layer.text
+            if isinstance(layer, TextLayer) and layer.font is None:
+                found.update(layer.text)
+            elif isinstance(layer, CaptionsLayer) and layer.font is None:
+                found.update(*(cue.text for cue in layer.cues))
+    return {char for char in found if not char.isascii()}

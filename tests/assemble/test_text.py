@@ -15,7 +15,7 @@ SIZES = [(1080, 1920), (1080, 1080), (1920, 1080), (270, 480)]
 
 
 def blocks(layers: list[Layer], width: int = 1080, height: int = 1920) -> list[Block]:
-    return list(lay_out(layers, {}, width, height, 2.0).values())
+    return [block for each in lay_out(layers, {}, width, height, 2.0).values() for block in each]
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)

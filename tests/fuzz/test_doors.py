@@ -22,6 +22,7 @@ from tests.sounds import tone, write_sound
 from tests.videos import write_video
 from wanflow.allowed import Allowed
 from wanflow.assemble.fonts import load, packaged, static
+from wanflow.captions import MAX_AT_ONCE, one_at_a_time
 from wanflow.decoder import Fit, decoder
 from wanflow.errors import BadRow, InputError, WanflowError
 from wanflow.inputs import Inputs
@@ -448,6 +449,54 @@ def test_damaged_sounds_are_taken_or_refused(folder: Path, sounds: list[bytes], 
         count("sound", "taken")
     except InputError:
         count("sound", "refused")
+
+
+_SUBTITLES = [
+    "1\n00:00:00,500 --> 00:00:01,000\nHello\n\n2\n00:00:01,250 --> 00:00:01,750\nWorld <i>of</i>\nwords\n\n",
+    "WEBVTT - x\nKind: y\n\nNOTE z\n\nSTYLE\n::cue {}\n\na\n00:00.500 --> 00:01.000 line:0\n<v Ann>R&amp;D &lt;\n",
+]
+_PIECES = [
+    "\n",
+    "\n\n",
+    "\r",
+    "-->",
+    "->",
+    "00:00:01,000",
+    "99:99",
+    "<",
+    ">",
+    "{\\an8}",
+    "&#0;",
+    "&#xD800;",
+    "7",
+    "NOTE",
+]
+
+
+@given(st.data())
+def test_damaged_subtitles_are_taken_or_refused(folder: Path, data: st.DataObject) -> None:
+    text = data.draw(st.lists(st.sampled_from(_SUBTITLES), min_size=1, max_size=3).map("".join))
+    for _ in range(data.draw(st.integers(0, 4))):
+        place = data.draw(st.integers(0, len(text)))
+        new = data.draw(st.one_of(st.sampled_from(_PIECES), TEXT))
+        text = text[:place] + new + text[place + data.draw(st.integers(0, 9)) :]
+    encoding = data.draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "latin-1"]))
+    (folder / "a.srt").write_bytes(text.encode(encoding, "replace") + data.draw(st.binary(max_size=2)))
+    try:
+        cues = Inputs(folder).captions("a.srt")
+        count("captions", "taken")
+    except InputError:
+        count("captions", "refused")
+        return
+    assert cues
+    assert list(cues) == sorted(cues, key=lambda cue: cue.start_s)
+    for cue in (*cues, *one_at_a_time(cues)):
+        assert 0 <= cue.start_s < cue.end_s
+        assert cue.text.strip()
+        cue.text.encode()
+    assert max(len(cue.text.splitlines()) for cue in one_at_a_time(cues)) <= MAX_AT_ONCE * max(
+        len(cue.text.splitlines()) for cue in cues
+    )
 
 
 _PARTS = [

@@ -166,7 +166,7 @@ def test_every_problem_is_told_at_once_with_its_path() -> None:
         "engine.profile: `exakt` is not one of exact, fast, turbo; did you mean `exact`?",
         "layers.0.image.hight: unknown key; did you mean `height`?",
         "layers.1.text.style: `headlin` is not one of",
-        "layers.2: must be exactly one of image, text and box",
+        "layers.2: must be exactly one of image, text, captions and box",
         "outputs.0.fit: `crop` is not one of cover, contain",
         "outputs.1.name: `b/c` is not a name",
         "limits.max_failed: `many` is neither a number of variants nor a share",

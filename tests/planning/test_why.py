@@ -151,6 +151,46 @@ def test_changed_headline_is_the_layers(job: Job) -> None:
     assert whys(job, "clip") == {}
 
 
+CUES = [
+    "00:00.000 --> 00:00.100\nOne",
+    "00:00.100 --> 00:00.200\nTwo",
+    *(f"00:00.{n}00 --> 00:00.{n + 1}00\nWord {n}" for n in range(2, 5)),
+]
+
+
+@pytest.mark.parametrize(
+    ("cues", "words"),
+    [
+        ([CUES[0], CUES[1].replace("Two", "Zwei"), *CUES[2:]], "layers captions cue 2: 'Two' -> 'Zwei'"),
+        ([cue.replace("Word", "Wort") for cue in CUES], "layers captions cue 3 and 2 more: 'Word 2' -> 'Wort 2'"),
+        ([CUES[0].replace("100", "050"), *CUES[1:]], "layers captions cue 1: 0 to 0.1 s -> 0 to 0.05 s"),
+        ([CUES[0], *CUES[2:]], "layers captions from cue 2 on: 5 cues -> 4 cues"),
+        ([*CUES, "00:00.510 --> 00:00.600\nEnd"], "layers captions from cue 6 on: 5 cues -> 6 cues"),
+    ],
+)  # fmt: skip
+def test_changed_captions_are_told_by_the_first_cue(
+    tmp_path: Path, checkpoint: str, cues: list[str], words: str
+) -> None:
+    """Two hundred cues are nobody's reason."""
+    path = tmp_path / "talk.vtt"
+    path.write_text("\n\n".join(["WEBVTT", *CUES]))
+    layers = [{"captions": {"url": "talk.vtt"}}]
+    job = make_job(tmp_path, checkpoint, ROWS[:1], layers=layers)
+    pretend_run(job)
+    assert whys(job) == {}
+    path.write_text("\n\n".join(["WEBVTT", *cues]))
+    assert whys(job) == {"ann": words}
+
+
+def test_another_look_of_captions_is_told_by_its_name(tmp_path: Path, checkpoint: str) -> None:
+    (tmp_path / "talk.vtt").write_text("\n\n".join(["WEBVTT", *CUES]))
+    job = make_job(tmp_path, checkpoint, ROWS[:1], layers=[{"captions": {"url": "talk.vtt"}}])
+    pretend_run(job)
+    layers = [{"captions": {"url": "talk.vtt", "at": "top", "color": "#fff"}}]
+    words = "layers captions at: 'lower-third' -> 'top'; layers captions color: none -> '#ffffff'"
+    assert whys(changed(job, layers=layers))["ann"] == words
+
+
 def test_clip_that_failed_before_is_told_with_its_variant(job: Job) -> None:
     write_rows(job.directory, [*ROWS[:2], ROWS[2] | {"prompt": "stars"}])
     key = plan(job).to_render[0].task.key

@@ -177,7 +177,7 @@ def _layers(
 
     width, height = output.width, output.height
     blocks = text.lay_out(layers, sources, width, height, seconds)
-    covered = [Area(b.x, b.y, b.x + b.width, b.y + b.height) for b in blocks.values()]
+    covered = [Area(b.x, b.y, b.x + b.width, b.y + b.height) for each in blocks.values() for b in each]
     ready: list[graph.Picture | graph.Words] = []
     waiting: list[text.Block] = []
 
@@ -195,7 +195,7 @@ def _layers(
 
     for i, layer in enumerate(layers):
         if not isinstance(layer, ImageLayer):
-            waiting.append(blocks[i])
+            waiting.extend(blocks[i])
             continue
         flush()
         source = sources.get(layer.image.digest)

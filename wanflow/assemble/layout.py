@@ -59,6 +59,11 @@ def align(at: str) -> str:
     return "left" if at.endswith("left") else "right" if at.endswith("right") else "center"
 
 
+def share_above(at: str) -> float:
+    """Of what a lower text leaves free of a place, which its highest one decides: the share that lies above it."""
+    return 0.0 if at.startswith(("top", "upper")) else 1.0 if at.startswith(("bottom", "lower")) else 0.5
+
+
 def position(
     place: Placement, box_width: float, box_height: float, width: int, height: int
 ) -> tuple[float, float]:

@@ -1,7 +1,8 @@
 """Words on a picture: styles, which font draws which piece, wrapping, shrinking to fit, stacking.
 
 Everything is measured with the very fonts that draw it, and what comes out (:class:`Block`) has its place in pixels.
-Text layers of one scene with the same ``at`` are stacked in their order instead of covering each other.
+Text layers of one scene with the same ``at`` are stacked in their order instead of covering each other. Captions are
+text layers of one size that take turns at one place, which is as high as the highest of them.
 
 Knows nothing of ffmpeg or of the ASS format (``ass.py``). Limits: no vertical writing, one colour a layer.
 """
@@ -18,8 +19,9 @@ from unicodedata import category
 
 from wanflow.assemble import fonts, layout, wrap
 from wanflow.assemble.fonts import FontFile
+from wanflow.captions import one_at_a_time, short
 from wanflow.errors import AssembleError
-from wanflow.model import BoxLayer, Layer, Placement, TextLayer
+from wanflow.model import BoxLayer, CaptionsLayer, Layer, Placement, TextLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ _SLACK = 0.985
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One text or box layer, measured and placed: pixels of the output, seconds of the scene."""
+    """One text layer (as a cue is) or box layer, measured and placed: pixels of the output, seconds of the scene."""
 
     layer: TextLayer | BoxLayer
     style: Style | None
@@ -86,18 +88,18 @@ def undrawable(text: str, own: Path | None = None) -> list[str]:
 
 def lay_out(
     layers: Sequence[Layer], sources: Mapping[str, Path], width: int, height: int, seconds: float
-) -> dict[int, Block]:
-    """Measures and places the text and box layers of one scene: position in ``layers`` -> block.
+) -> dict[int, list[Block]]:
+    """Measures and places the words and boxes of one scene: position in ``layers`` -> its block; of captions one a cue.
 
     ``sources`` maps the digest of a layer's own font to its file. Raises :class:`AssembleError` for an unknown style,
     place or colour, a character that no font has, and words that do not fit even at the smallest size.
     """
-    blocks: dict[int, Block] = {}
+    blocks: dict[int, list[Block]] = {}
     stacks: list[list[int]] = []
     for i, layer in enumerate(layers):
         if isinstance(layer, BoxLayer):
-            blocks[i] = _box(layer, width, height)
-        elif isinstance(layer, TextLayer):
+            blocks[i] = [_box(layer, width, height)]
+        elif isinstance(layer, TextLayer | CaptionsLayer):
             for stack in stacks:
                 first = layers[stack[0]]
                 if first.place.at == layer.place.at and any(
@@ -108,7 +110,7 @@ def lay_out(
             else:
                 stacks.append([i])
     for stack in stacks:
-        texts = [layer for j in stack if isinstance(layer := layers[j], TextLayer)]
+        texts = [layer for j in stack if isinstance(layer := layers[j], TextLayer | CaptionsLayer)]
         blocks |= zip(stack, _stack(texts, sources, width, height), strict=True)
     return blocks
 
@@ -124,27 +126,50 @@ def _box(layer: BoxLayer, width: int, height: int) -> Block:
     return Block(layer, None, round(x), round(y), round(box_width), round(box_height))
 
 
-def _stack(texts: Sequence[TextLayer], sources: Mapping[str, Path], width: int, height: int) -> list[Block]:
+def _stack(
+    texts: Sequence[TextLayer | CaptionsLayer], sources: Mapping[str, Path], width: int, height: int
+) -> list[list[Block]]:
     area = layout.free_area(width, height, texts[0].place.margin)
     share = 1.0
     while True:
-        blocks = [_measure(layer, sources, width, height, share) for layer in texts]
-        gaps = [0.55 * min(a.size, b.size) + 0.12 * max(a.size, b.size) for a, b in pairwise(blocks)]
-        total = sum(block.height for block in blocks) + sum(gaps)
+        slots = [_measure(layer, sources, width, height, share) for layer in texts]
+        sizes = [slot[0].size for slot in slots]
+        heights = [max(block.height for block in slot) for slot in slots]
+        gaps = [0.55 * min(a, b) + 0.12 * max(a, b) for a, b in pairwise(sizes)]
+        total = sum(heights) + sum(gaps)
         if total <= area.height or share < 0.2:
             break
         share *= 0.85
+    at = texts[0].place.at
     _, y = layout.position(texts[0].place, width, total, width, height)
-    placed = []
-    for block, gap in zip(blocks, [*gaps, 0.0], strict=True):
-        x, _ = layout.position(block.layer.place, block.width, block.height, width, height)
-        placed.append(replace(block, x=x, y=y))
-        y += block.height + gap
+    placed: list[list[Block]] = []
+    for slot, tall, gap in zip(slots, heights, [*gaps, 0.0], strict=True):
+        placed.append([])
+        for block in slot:
+            x, _ = layout.position(block.layer.place, block.width, block.height, width, height)
+            placed[-1].append(replace(block, x=x, y=y + layout.share_above(at) * (tall - block.height)))
+        y += tall + gap
     return placed
 
 
-def _measure(layer: TextLayer, sources: Mapping[str, Path], width: int, height: int, share: float) -> Block:
-    """The block at the largest size that fits, not yet placed. ``share`` is how much of its height it may take."""
+def _texts(layer: TextLayer | CaptionsLayer) -> list[TextLayer]:
+    if isinstance(layer, TextLayer):
+        return [layer]
+    return [
+        TextLayer(
+            cue.text, replace(layer.place, start_s=cue.start_s, end_s=cue.end_s),
+            layer.style, layer.color, layer.background, layer.font, layer.size,
+        )
+        for cue in one_at_a_time(layer.cues)
+    ]  # fmt: skip
+
+
+def _measure(
+    layer: TextLayer | CaptionsLayer, sources: Mapping[str, Path], width: int, height: int, share: float
+) -> list[Block]:
+    """The block of each of its texts at the largest size at which all fit, not yet placed. ``share`` is how much of its
+    height it may take.
+    """
     style = STYLES.get(layer.style)
     if style is None:
         raise AssembleError(f"layers: there is no text style {layer.style!r}; styles are {', '.join(STYLES)}")
@@ -158,13 +183,16 @@ def _measure(layer: TextLayer, sources: Mapping[str, Path], width: int, height: 
             f"layers: the font {Path(layer.font.url).name} has not been fetched; check its URL and rights"
         )
     family = fonts.chain(style.weight, own)
-    text = clean(layer.text)
-    if missing := undrawable(text, own):
-        listed = ", ".join(f"{char} (U+{ord(char):04X})" for char in missing[:8])
-        raise AssembleError(
-            f"layers: no font here can draw {listed} of the {layer.style} {_short(text)}; install a font that has it"
-            " (fonts-noto-core, fonts-noto-cjk; colour fonts of emoji do not count) or name one with the layer's `font`"
-        )
+    layers = _texts(layer)
+    texts = [clean(each.text) for each in layers]
+    for text in texts:
+        if missing := undrawable(text, own):
+            listed = ", ".join(f"{char} (U+{ord(char):04X})" for char in missing[:8])
+            raise AssembleError(
+                f"layers: no font here can draw {listed} of the {layer.style} {short(text)}; install a font that has "
+                "it (fonts-noto-core, fonts-noto-cjk; colour fonts of emoji do not count) or name one with the layer's "
+                "`font`"
+            )
     itemise = lru_cache(maxsize=None)(lambda piece: _runs(piece, family, style.weight))
     pad_x, pad_y = padding(style, background)
     area = layout.free_area(width, height, layer.place.margin)
@@ -173,24 +201,33 @@ def _measure(layer: TextLayer, sources: Mapping[str, Path], width: int, height: 
     )
     tall = (style.max_height if layer.place.height is None else layer.place.height) * height * share
     size = layer.size * height if layer.size is not None else style.size * min(width, height)
-    fitted = wrap.fit(
-        text, lambda piece: _width(itemise(piece), 1.0), (min(wide, area.width) - 2 * pad_x * size) * _SLACK,
-        max(1.0, tall - 2 * pad_y * size), size, style.line, style.max_lines, SMALLEST * height,
-    )  # fmt: skip
+
+    def fit(some: Sequence[str]) -> wrap.Fitted | None:
+        return wrap.fit(
+            some, lambda piece: _width(itemise(piece), 1.0), (min(wide, area.width) - 2 * pad_x * size) * _SLACK,
+            max(1.0, tall - 2 * pad_y * size), size, style.line, style.max_lines, SMALLEST * height,
+        )  # fmt: skip
+
+    fitted = fit(texts)
     if fitted is None:
+        text = next(text for text in texts if fit([text]) is None)
         raise AssembleError(
-            f"layers: the {layer.style} {_short(text)} ({len(text)} characters) does not fit into {wide:.0f}x{tall:.0f}"
+            f"layers: the {layer.style} {short(text)} ({len(text)} characters) does not fit into {wide:.0f}x{tall:.0f}"
             " pixels at a size that can be read; shorten it or give the layer more width or height"
         )
-    lines = tuple(itemise(line) for line in fitted.lines)
-    cap = max((font.cap_em for line in lines for font, _ in line), default=0.7)
-    below = 0.24 if background is None else 0.0
-    size, count = fitted.size, max(len(lines), 1)
-    return Block(
-        layer, replace(style, background=background), 0.0, 0.0,
-        width=max((_width(line, size) for line in lines), default=0.0) + 2 * pad_x * size,
-        height=(cap + (count - 1) * style.line + below + 2 * pad_y) * size, size=size, lines=lines,
-    )  # fmt: skip
+    look = replace(style, background=background)
+    blocks = []
+    for each, wrapped in zip(layers, fitted.lines, strict=True):
+        lines = tuple(itemise(line) for line in wrapped)
+        cap = max((font.cap_em for line in lines for font, _ in line), default=0.7)
+        below = 0.24 if background is None else 0.0
+        blocks.append(Block(
+            each, look, 0.0, 0.0,
+            width=max((_width(line, fitted.size) for line in lines), default=0.0) + 2 * pad_x * fitted.size,
+            height=(cap + (max(len(lines), 1) - 1) * style.line + below + 2 * pad_y) * fitted.size,
+            size=fitted.size, lines=lines,
+        ))  # fmt: skip
+    return blocks
 
 
 def clean(text: str) -> str:
@@ -261,7 +298,3 @@ def padding(style: Style, background: str | None) -> tuple[float, float]:
 def _overlap(a: Placement, b: Placement, seconds: float) -> bool:
     a_end, b_end = (seconds if p.end_s is None else p.end_s for p in (a, b))
     return a.start_s < b_end and b.start_s < a_end
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:37] + "...")

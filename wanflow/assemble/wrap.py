@@ -8,7 +8,7 @@ Limits: no hyphenation dictionary; Thai, Lao and Khmer words are cut as if they 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 #: width in em of a piece of text
@@ -25,14 +25,14 @@ _STEP = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """Lines that fit and the size (pixels an em) at which they do."""
+    """The size (pixels an em) at which all texts fit, and the lines of each."""
 
     size: float
-    lines: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
 
 
 def fit(
-    text: str,
+    texts: Sequence[str],
     measure: Measure,
     width: float,
     height: float,
@@ -41,14 +41,15 @@ def fit(
     max_lines: int,
     smallest: float,
 ) -> Fitted | None:
-    """The largest size up to ``size`` at which ``text`` fits into ``width`` x ``height`` pixels, in balanced lines.
+    """The largest size up to ``size`` at which each of ``texts`` fits into ``width`` x ``height`` pixels, in balanced
+    lines.
 
     ``line`` is the distance of baselines in em. More than ``max_lines`` only when the words had to shrink a lot.
-    None: it does not fit at ``smallest`` either.
+    None: one of them does not fit at ``smallest`` either.
     """
-    paragraphs = [_units(part) for part in text.splitlines() if part.strip()]
-    if not paragraphs:
-        return Fitted(size, ())
+    paragraphs = [[_units(part) for part in text.splitlines() if part.strip()] for text in texts]
+    if not any(paragraphs):
+        return Fitted(size, ((),) * len(texts))
     widths: dict[str, float] = {}
 
     def cached(piece: str) -> float:
@@ -59,10 +60,19 @@ def fit(
     wanted = size
     while size >= smallest:
         cut = size < _CUT_BELOW * wanted
-        lines = _wrap(paragraphs, cached, width / size, cut)
         allowed = max_lines if not cut else 1000
-        if lines is not None and len(lines) <= allowed and len(lines) * line * size <= height:
-            return Fitted(size, tuple(_balance(paragraphs, cached, width / size, cut, lines)))
+        wrapped: list[list[str]] = []
+        for each in paragraphs:
+            lines = _wrap(each, cached, width / size, cut)
+            if lines is None or len(lines) > allowed or len(lines) * line * size > height:
+                break
+            wrapped.append(lines)
+        else:
+            balanced = (
+                tuple(_balance(each, cached, width / size, cut, lines))
+                for each, lines in zip(paragraphs, wrapped, strict=True)
+            )
+            return Fitted(size, tuple(balanced))
         size *= _STEP
     return None
 

@@ -65,7 +65,8 @@ class Job(Section):
         description="The files of a variant: those that are made from its aspects.",
     )
     inputs: InputsSection = Field(
-        default=InputsSection(), description="Where images, videos, sounds, fonts and LoRAs may come from."
+        default=InputsSection(),
+        description="Where images, videos, sounds, fonts, LoRAs and subtitles may come from.",
     )
     limits: LimitsSection = Field(default=LimitsSection(), description="When to give up.")
     publish: PublishSection = Field(description="Where the finished videos go.")

@@ -1,4 +1,4 @@
-"""The layers of a job file: pictures, words and boxes that ffmpeg lays over a clip.
+"""The layers of a job file: pictures, words, captions and boxes that ffmpeg lays over a clip.
 
 Each field may be a template. So a field is kept as text; :data:`PARSERS` says what the text must be, and is used
 twice: by the job for what is written out, by the manifest for what a row has filled in.
@@ -21,6 +21,7 @@ PLACES = (
     "lower-third", "upper-third",
 )  # fmt: skip
 STYLES = ("headline", "subhead", "caption", "cta")
+_STYLE = f"One of {', '.join(STYLES)}."
 
 
 def _choice(options: tuple[str, ...]) -> Callable[[str], str]:
@@ -111,18 +112,11 @@ Text = Annotated[str, BeforeValidator(_as_text, json_schema_input_type=str | flo
 
 
 class LayerSection(Section):
-    """What the three kinds have in common."""
+    """What all kinds have in common."""
 
     width: Text | None = Field(default=None, description="Share of the picture's width: 30%.")
     margin: Text = Field(default="5%", description="Distance from the edges, share of the shorter side.")
     opacity: Text = Field(default="1", description="0 to 1, or a percentage.")
-    start: Text = Field(
-        default="0", description="Seconds from the start at which it appears; less than the clip lasts."
-    )
-    end: Text | None = Field(
-        default=None, description="Seconds from the start at which it goes. Default: it stays."
-    )
-    fade: Text = Field(default="0", description="Seconds of fading in, and out when `end` is given.")
 
     @field_validator("*", mode="after")
     @classmethod
@@ -134,20 +128,22 @@ class LayerSection(Section):
         return value
 
 
-class ImageLayerSection(LayerSection):
-    """A picture: a logo, a product cut-out. Its transparency is respected."""
+class TimedLayerSection(LayerSection):
+    """When it is seen."""
 
-    url: str = Field(description="Template of its path or URL. Empty: the layer is left out of that variant.")
-    at: Text = Field(default="center", description=f"Where: {', '.join(PLACES)}.")
-    height: Text | None = Field(default=None, description="Share of the picture's height: 8%.")
+    start: Text = Field(
+        default="0", description="Seconds from the start at which it appears; less than the clip lasts."
+    )
+    end: Text | None = Field(
+        default=None, description="Seconds from the start at which it goes. Default: it stays."
+    )
+    fade: Text = Field(default="0", description="Seconds of fading in, and out when `end` is given.")
 
 
-class TextLayerSection(LayerSection):
-    """Words, in any script."""
+class WordsLayerSection(LayerSection):
+    """What words look like."""
 
-    value: str = Field(description="Template of the words. Empty: the layer is left out of that variant.")
     at: Text = Field(default="lower-third", description=f"Where: {', '.join(PLACES)}.")
-    style: Text = Field(default="headline", description=f"One of {', '.join(STYLES)}.")
     color: Text | None = Field(default=None, description='"#rrggbb". Default: the style\'s.')
     background: Text | None = Field(
         default=None, description='"#rrggbb" of a box behind the words. Default: the style\'s.'
@@ -160,7 +156,31 @@ class TextLayerSection(LayerSection):
     )
 
 
-class BoxLayerSection(LayerSection):
+class ImageLayerSection(TimedLayerSection):
+    """A picture: a logo, a product cut-out. Its transparency is respected."""
+
+    url: str = Field(description="Template of its path or URL. Empty: the layer is left out of that variant.")
+    at: Text = Field(default="center", description=f"Where: {', '.join(PLACES)}.")
+    height: Text | None = Field(default=None, description="Share of the picture's height: 8%.")
+
+
+class TextLayerSection(WordsLayerSection, TimedLayerSection):
+    """Words, in any script."""
+
+    value: str = Field(description="Template of the words. Empty: the layer is left out of that variant.")
+    style: Text = Field(default="headline", description=_STYLE)
+
+
+class CaptionsLayerSection(WordsLayerSection):
+    """What is said, as words: the cues of a subtitle file, each at its own time."""
+
+    url: str = Field(
+        description="Template of the path or URL of an SRT or WebVTT file. Empty: left out of that variant."
+    )
+    style: Text = Field(default="caption", description=_STYLE)
+
+
+class BoxLayerSection(TimedLayerSection):
     """A filled rectangle."""
 
     color: Text = Field(description='"#rrggbb". Empty: the layer is left out of that variant.')
@@ -169,25 +189,28 @@ class BoxLayerSection(LayerSection):
 
 
 class LayerEntry(Section):
-    """One layer: exactly one of the three kinds. The first of the list lies lowest."""
+    """One layer: exactly one of the kinds. The first of the list lies lowest."""
 
     image: ImageLayerSection | None = Field(default=None, description="A picture over the clip.")
     text: TextLayerSection | None = Field(default=None, description="Words over the clip.")
+    captions: CaptionsLayerSection | None = Field(default=None, description="Subtitles over the clip.")
     box: BoxLayerSection | None = Field(default=None, description="A filled rectangle over the clip.")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if sum(kind is not None for kind in (self.image, self.text, self.box)) != 1:
-            raise ValueError("must be exactly one of image, text and box")
+        if len(self._given()) != 1:
+            raise ValueError("must be exactly one of image, text, captions and box")
         return self
 
     @property
     def kind(self) -> str:
-        return "image" if self.image else "text" if self.text else "box"
+        """``image``, ``text``, ``captions`` or ``box``."""
+        return next(iter(self._given()))
 
     @property
-    def body(self) -> ImageLayerSection | TextLayerSection | BoxLayerSection:
+    def body(self) -> LayerSection:
         """The one that is given."""
-        found = self.image or self.text or self.box
-        assert found is not None  # _one_kind
-        return found
+        return next(iter(self._given().values()))
+
+    def _given(self) -> dict[str, LayerSection]:
+        return {name: value for name, value in self if value is not None}

@@ -306,7 +306,7 @@ class OutputSection(Section):
 
 
 class InputsSection(Section):
-    """Where images, videos, sounds, fonts and LoRAs may come from, whoever names them."""
+    """Where images, videos, sounds, fonts, LoRAs and subtitles may come from, whoever names them."""
 
     allow: Places | None = Field(
         default=None,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wanflow.captions import short
 from wanflow.errors import InputError, JobError
 from wanflow.inputs import Inputs
 from wanflow.job.layers import PARSERS, LayerEntry
-from wanflow.model import BoxLayer, ImageLayer, Layer, Placement, TextLayer
+from wanflow.model import BoxLayer, CaptionsLayer, Cue, ImageLayer, Layer, Placement, TextLayer
+from wanflow.storage import redact
 from wanflow.templates import Template, compile_template
 
 MAX_REMEMBERED = 50_000
 
 #: the field without which a layer is left out
-_ESSENCE = {"image": "url", "text": "value", "box": "color"}
+_ESSENCE = {"image": "url", "text": "value", "captions": "url", "box": "color"}
 #: what its placement is made of
 _PLACED = frozenset({"at", "width", "height", "margin", "opacity", "start", "end", "fade"})
 #: a line of a video; longer texts are a mistake in the data
@@ -42,12 +44,19 @@ class LayerMaker:
         #: where no row decides it, the placement of all
         self._placed: Placement | None = None
         self._is_placed_alike = _PLACED.isdisjoint(name for name, _ in self._varying)
-        #: template of a picture's place, for reading ahead
-        self.image: Template | None = given["url"] if entry.kind == "image" else None
+        #: template of a file's place, for reading ahead
+        self._url = given.get("url")
+        self.image: Template | None = self._url if entry.kind == "image" else None
+        self.captions: Template | None = self._url if entry.kind == "captions" else None
 
     def check_start(self, clip_s: float) -> None:
         """JobError when no row decides the start, and it is not before the end of a clip of ``clip_s`` seconds."""
-        if "start" in self._fixed and (reason := self._too_late(self._fixed["start"], clip_s)):
+        reason = ""
+        if "start" in self._fixed:
+            reason = self._too_late(self._fixed["start"], clip_s)
+        elif self.captions is not None and (cues := self._fixed.get("url")):
+            reason = self._late_cue(cues, clip_s, {})
+        if reason:
             raise JobError(reason)
 
     def make(self, values: Mapping[str, Any], clip_s: float) -> Layer | list[str] | None:
@@ -65,13 +74,28 @@ class LayerMaker:
         found = self._known[texts]
         if found is None or isinstance(found, list):
             return found
-        reason = self._too_late(found.place.start_s, clip_s)
+        if isinstance(found, CaptionsLayer):
+            reason = self._late_cue(found.cues, clip_s, values)
+        else:
+            reason = self._too_late(found.place.start_s, clip_s)
         return [reason] if reason else found
 
     def _too_late(self, start_s: float, clip_s: float) -> str:
         if start_s < clip_s:
             return ""
         return f"{self._place}.start: {start_s:g} s is not before the end of the clip ({clip_s:g} s)"
+
+    def _late_cue(self, cues: Sequence[Cue], clip_s: float, values: Mapping[str, Any]) -> str:
+        """``cues`` in the order of their start; one that only ends after the clip is cut with it."""
+        if cues[-1].start_s < clip_s:
+            return ""
+        late = next(cue for cue in cues if cue.start_s >= clip_s)
+        assert self.captions is not None
+        return (
+            f"{self._place}.url: {redact(self.captions.render(values).strip())}: the cue {short(late.text)} begins "
+            f"at {late.start_s:g} s, which is not before the end of the clip ({clip_s:g} s); take it out, or make the "
+            "clip longer (seconds)"
+        )
 
     def _parse(self, texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
         """Each field's value, and what is wrong with the others."""
@@ -104,7 +128,7 @@ class LayerMaker:
             opacity=fields["opacity"],
             start_s=start,
             end_s=end,
-            fade_s=fields["fade"],
+            fade_s=fields.get("fade") or 0.0,
         )
         if self._is_placed_alike:
             self._placed = place
@@ -112,15 +136,12 @@ class LayerMaker:
             return ImageLayer(fields["url"], place)
         if self._kind == "box":
             return BoxLayer(fields["color"], place)
-        return TextLayer(
-            text=fields["value"],
-            place=place,
-            style=fields["style"],
-            color=fields.get("color"),
-            background=fields.get("background"),
-            font=fields.get("font"),
-            size=fields.get("size"),
-        )
+        look: dict[str, Any] = {
+            name: fields.get(name) for name in ("style", "color", "background", "font", "size")
+        }
+        if self._kind == "captions":
+            return CaptionsLayer(fields["url"], place, **look)
+        return TextLayer(fields["value"], place, **look)
 
     def _field(self, name: str, text: str) -> Any:
         """A field's value; an empty text is the field's default."""
@@ -132,7 +153,7 @@ class LayerMaker:
         if not text:
             return None
         if name == "url":
-            return self._inputs.image(text)
+            return self._inputs.captions(text) if self._kind == "captions" else self._inputs.image(text)
         if name == "font":
             return self._inputs.font(text)
         return PARSERS[name](text)

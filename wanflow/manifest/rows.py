@@ -2,8 +2,8 @@
 
 What is wrong with the job as a whole (a template that names no column, an output that no preset knows) is raised
 before the first row; what is wrong with a row is a :class:`BadRow` a reason, and the rest goes on. A row's own
-``seed``, ``aspect`` and ``seconds`` come before the job's. A null value is the empty text: an image layer without
-URL, a text layer without words and a box without colour are left out of that variant.
+``seed``, ``aspect`` and ``seconds`` come before the job's. A null value is the empty text: an image or
+captions layer without URL, a text layer without words and a box without colour are left out of that variant.
 
 Nothing is rendered or published here, and the store is not looked at.
 """
@@ -248,24 +248,25 @@ class _VariantMaker:
 
     def _prefetch(self, chunk: list[dict[str, object]]) -> None:
         """Read the chunk's new files at once instead of one after another."""
-        pictures = (*self._clips.images, *(layer.image for layer in self._layers))
-        self._inputs.prefetch_images(_urls(pictures, chunk))
-        self._inputs.prefetch_sounds(_urls(self._sounds.urls, chunk))
+        images = _filled(chunk, [*self._clips.images, *(layer.image for layer in self._layers)])
+        self._inputs.prefetch_images(images)
+        self._inputs.prefetch_captions(_filled(chunk, [layer.captions for layer in self._layers]))
+        self._inputs.prefetch_sounds(_filled(chunk, self._sounds.urls))
         self._inputs.prefetch_videos(self._clips.videos(_different(chunk, self._clips.video_names)))
 
 
-def _urls(templates: Iterable[Template | None], chunk: list[dict[str, object]]) -> list[str]:
-    """What ``templates`` give for the rows of ``chunk``, as far as it can be told before them."""
-    urls: set[str] = set()
+def _filled(chunk: list[dict[str, object]], templates: Iterable[Template | None]) -> list[str]:
+    """What rows make of ``templates``, as far as it can be told before each of them."""
+    found: set[str] = set()
     for template in templates:
         if template is None or template.constant is not None or "aspect" in template.names:
             continue
         for values in _different(chunk, template.names):
             try:  # noqa: SIM105 - a context manager would cost as much as the rendering
-                urls.add(template.render({**values, "row": 0} if "row" in template.names else values))
+                found.add(template.render({**values, "row": 0} if "row" in template.names else values))
             except ValueError:  # told with its row
                 pass
-    return sorted(urls)
+    return sorted(found)
 
 
 def _different(chunk: list[dict[str, object]], names: Collection[str]) -> Collection[dict[str, object]]:

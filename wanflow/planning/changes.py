@@ -120,7 +120,9 @@ def compare_layers(old: list[Mapping[str, Any]], new: list[dict[str, Any]]) -> I
         return
     for was, now in zip(old, new, strict=True):
         for name in differing(was, now):
-            if isinstance(was.get(name), Mapping) and isinstance(now.get(name), Mapping):
+            if name == "cues":
+                yield _cues(was.get(name) or [], now.get(name) or [])
+            elif isinstance(was.get(name), Mapping) and isinstance(now.get(name), Mapping):
                 if "digest" in now[name]:
                     if was[name].get("digest") != now[name]["digest"]:
                         yield Change(
@@ -150,6 +152,21 @@ def compare_sounds(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[C
                     yield change(Reason.SOUND, f"{what} {name}", was, now, name)
     if old and new and old.get("loudness") != new.get("loudness"):
         yield change(Reason.SOUND, "loudness", old, new)
+
+
+def _cues(old: list[Mapping[str, Any]], new: list[Mapping[str, Any]]) -> Change:
+    """The first cue that differs, and how many more do; where there are more or fewer of them, only from where on."""
+    differ = [i for i, (was, now) in enumerate(zip(old, new, strict=False)) if was != now]
+    first = differ[0] if differ else min(len(old), len(new))
+    if len(old) != len(new):
+        what = f"captions from cue {first + 1} on"
+        return Change(Reason.LAYERS, what, f"{len(old)} cues", f"{len(new)} cues")
+    was, now = old[first], new[first]
+    what = f"captions cue {first + 1}" + (f" and {len(differ) - 1} more" if len(differ) > 1 else "")
+    if was.get("text") != now.get("text"):
+        return change(Reason.LAYERS, what, was, now, "text")
+    times = (f"{cue.get('start_s'):g} to {cue.get('end_s'):g} s" for cue in (was, now))
+    return Change(Reason.LAYERS, what, *times)
 
 
 def compare_versions(then: Mapping[str, int], names: Iterable[str]) -> list[Change]:

@@ -227,4 +227,4 @@ def _plain(value: Any) -> Any:
             for each, found in named
             if found is not None and not (each.metadata.get("later") and found == each.default)
         }
-    return value
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value

@@ -283,8 +283,8 @@ def test_rows_of_a_video_have_the_same_aspects(case: Case) -> None:
     case.rows([row | {"aspect": aspect} for row, aspect in zip(rows, ("9x16", "16x9", "9x16"), strict=True)])
     outputs = [{"name": "tall", "preset": "instagram-story"}, {"name": "wide", "preset": "linkedin"}]
     assert reasons(case.bad(manifest=grouped(), outputs=outputs)) == [
-        "row 2 (a): outputs: are tall from 9x16 in row 1 and wide from 16x9 in row 2; give all rows of a video the same "
-        "aspects"
+        "row 2 (a): outputs: are tall from 9x16 in row 1 and wide from 16x9 in row 2; give all rows of a video the "
+        "same aspects"
     ]
 
 

@@ -394,6 +394,10 @@ class Output:
     #: also write ``<path without extension>.jpg``
     poster: bool = True
 
+    def frames(self, seconds: float) -> int:
+        """Frames of a scene of ``seconds``: each is cut to a whole number of its own, at least one."""
+        return max(1, round(seconds * self.fps))
+
 
 @dataclass(frozen=True, slots=True)
 class Variant:

@@ -20,7 +20,7 @@ from wanflow.errors import BadRow, JobError, ManifestError
 from wanflow.inputs import Inputs
 from wanflow.job import Job, job_schema, load_job
 from wanflow.manifest import Notes, read_variants
-from wanflow.manifest.groups import MadeRow, gather, join
+from wanflow.manifest.groups import MAX_SCENES, MadeRow, gather, join
 from wanflow.model import TextLayer, Variant
 
 BY_SLIDE = {"by": "LESSON", "order": "SLIDE"}
@@ -317,12 +317,14 @@ def test_whatever_a_variant_has_must_agree_but_its_rows_scenes_and_priority(case
         )
         for row, music in ((1, "calm.mp3"), (2, "loud.mp3"))
     )
-    assert reasons([item for item in join([first, second], None) if isinstance(item, BadRow)]) == [
+    assert reasons([item for item in join([first, second], "prompt", None) if isinstance(item, BadRow)]) == [
         "row 2 (x): music: is calm.mp3 in row 1 and loud.mp3 in row 2; a video has one; make it the same in all its "
         "rows"
     ]
     (joined,) = join(
-        [first, MadeRow(0, 2, {"variant_id": "x"}, WithMusic(**given | {"row": 2}, music="calm.mp3"))], None
+        [first, MadeRow(0, 2, {"variant_id": "x"}, WithMusic(**given | {"row": 2}, music="calm.mp3"))],
+        "prompt",
+        None,
     )
     assert isinstance(joined, WithMusic)
     assert (joined.music, len(joined.scenes)) == ("calm.mp3", 2)
@@ -342,6 +344,17 @@ def test_a_bad_row_makes_its_video_impossible_and_no_other(case: Case) -> None:
         "row 4 (a): seed: -1 is negative; a seed is 0 or more",
     ]
     assert shown([item for item in found if isinstance(item, Variant)]) == {"b": ["x", "y"]}
+
+
+def test_a_column_that_makes_one_video_of_everything_is_told(case: Case) -> None:
+    """Grouped by the course in place of the lesson: ffmpeg would open a thousand clips at once."""
+    case.rows(slides(*(("course", n, "x") for n in range(MAX_SCENES + 1)), ("fine", 1, "x")))
+    found = case.read(manifest=grouped(BY_SLIDE))
+    assert reasons([item for item in found if isinstance(item, BadRow)]) == [
+        "row 1 (course): LESSON: 101 rows have this value, but a video has at most 100 scenes; is it the column to "
+        "group by?"
+    ]
+    assert shown([item for item in found if isinstance(item, Variant)]) == {"fine": ["x"]}
 
 
 def test_two_videos_at_one_path_are_told(case: Case) -> None:

@@ -104,6 +104,24 @@ def test_scenes_follow_one_another_and_a_changed_one_is_rendered_alone(job: Job,
     assert_shows(autumn, ("teaser", BLUE, 38), ("leaves", WHITE, 38))
 
 
+def test_a_lesson_of_many_slides_is_as_long_as_their_whole_frames(tmp_path: Path, checkpoint: str) -> None:
+    """Each clip of 37.5 frames is shown for 38: twelve of them are six frames longer than their seconds say."""
+    rows = [{"variant_id": "a", "prompt": f"slide {n % 2}", "seconds": 0.5} for n in range(12)]
+    job = make_job(
+        tmp_path,
+        checkpoint,
+        rows,
+        manifest={"url": "manifest.parquet", "group": "variant_id"},
+        clip={"aspect": "1x1"},
+        layers=[],
+        publish={"url": "out"},
+    )
+    outcome, rendered = render(job)
+    assert (outcome.counts["published"], rendered) == (1, ["slide 0", "slide 1"])
+    with av.open(str(tmp_path / "out/a/square.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 12 * 38
+
+
 def test_an_unchanged_night_makes_nothing_and_has_a_row_a_video(job: Job) -> None:
     """Ten slides a lesson or one: a quiet night is quiet."""
     render(job)

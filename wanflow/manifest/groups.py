@@ -27,6 +27,8 @@ NumberedRow = tuple[int, int, dict[str, Any], Sequence[str]]
 
 #: fields of a Variant in which its rows may differ
 _OWN = ("row", "scenes", "priority")
+#: scenes of a video: ffmpeg holds some frames of each, 35 MB in 1080p; more rows are grouped by the wrong column
+MAX_SCENES = 100
 #: characters of a value that are told
 _SHOWN = 60
 
@@ -66,15 +68,15 @@ def gather(rows: Iterable[Row], matrix: Sequence[str], limit: int | None = None)
             yield videos[setting], row, values, problems
 
 
-def join(made: Iterable[MadeRow], order: str | None) -> Iterator[Variant | BadRow]:
+def join(made: Iterable[MadeRow], by: str, order: str | None) -> Iterator[Variant | BadRow]:
     """One Variant for the rows of each video, scenes by the column ``order`` (None: in the table's order), or every
-    reason why there is none. ``made`` comes as :func:`gather` gave it.
+    reason why there is none. ``made`` comes as :func:`gather` gave it, by the column ``by``.
     """
     for _, group in groupby(made, key=lambda each: each.values["variant_id"] or each.row):
         videos: dict[int, list[MadeRow]] = {}
         for each in group:
             videos.setdefault(each.video, []).append(each)
-        joined = [_join(rows, order) for rows in videos.values()]
+        joined = [_join(rows, by, order) for rows in videos.values()]
         # the matrix repeats a row, and with it most reasons
         bad = dict.fromkeys(reason for found in joined if isinstance(found, list) for reason in found)
         yield from sorted(bad, key=lambda reason: reason.row)
@@ -90,7 +92,10 @@ def _id_of(row: Row) -> str | int:
         return number
 
 
-def _join(rows: list[MadeRow], order: str | None) -> Variant | list[BadRow]:
+def _join(rows: list[MadeRow], by: str, order: str | None) -> Variant | list[BadRow]:
+    if len(rows) > MAX_SCENES:
+        reason = f"{by}: {len(rows):,} rows have this value, but a video has at most {MAX_SCENES} scenes"
+        return [BadRow(rows[0].row, rows[0].values["variant_id"], f"{reason}; is it the column to group by?")]
     bad = [reason for each in rows if isinstance(each.made, list) for reason in each.made]
     scenes = [each.made for each in rows if isinstance(each.made, Variant)]
     if order is not None:

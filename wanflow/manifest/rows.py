@@ -171,7 +171,7 @@ class _VariantMaker:
     ) -> Iterator[Variant | BadRow]:
         """``is_whole`` says that these are all rows of the job, and not some that were asked for."""
         made = self._made(rows, notes)
-        yield from join(made, self._group.order) if self._group else _told_once(made)
+        yield from join(made, self._group.by, self._group.order) if self._group else _told_once(made)
         if notes is not None and is_whole:
             notes.unmade = tuple(self._outputs.never_applied())
 

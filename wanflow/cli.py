@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (plan, run):
         _add_job(sub)
         sub.add_argument("--only", metavar="EXPR", help="only rows where this holds: \"segment = 'gold'\"")
-        sub.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows (after --only)")
+        sub.add_argument("--limit", type=_positive, metavar="N", help="the first N videos (after --only)")
         sub.add_argument(
             "--skip-bad-rows", action="store_true", help="bad rows end as failed, the rest goes on"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from wanflow.errors import BadRow
 from wanflow.job import Job
 from wanflow.ledger import Ledger, new_run_id
 from wanflow.model import Cause, Clip, Scalar, Status, Variant
@@ -165,10 +166,14 @@ def measured_clips(
 def _rows(job: Job, plan: Plan, scheduler: Scheduler | None, target: Store) -> list[ResultRow]:
     sharing = plan.sharing
     rows = [_row(job, plan, planned, scheduler, target, sharing) for planned in plan.variants]
-    bad: dict[tuple[int, str], list[str]] = {}
+    bad: dict[tuple[int, str], list[BadRow]] = {}
     for each in plan.bad_rows:
-        bad.setdefault((each.row, each.variant_id), []).append(each.reason)
-    rows += [ResultRow(name, row, Status.FAILED, "; ".join(reasons)) for (row, name), reasons in bad.items()]
+        # the rows of a group are one variant
+        row = 0 if job.manifest.group and each.variant_id else each.row
+        bad.setdefault((row, each.variant_id), []).append(each)
+    for (row, name), found in bad.items():
+        reasons = [each.reason if row else f"row {each.row}: {each.reason}" for each in found]
+        rows.append(ResultRow(name, min(each.row for each in found), Status.FAILED, "; ".join(reasons)))
     return rows
 
 

@@ -1,8 +1,9 @@
 """The values that every part of wanflow exchanges: frozen, hashable, picklable, standard library only.
 
-A manifest row becomes a :class:`Variant`: an ordered list of :class:`Scene`, each with one :class:`Clip` for every
-aspect that its outputs need. Clips that are equal share a key and are rendered once. The words are those of the
-README's glossary; units are in the names (``_s`` seconds, ``_bytes``); sizes are pixels, width before height.
+A manifest row, or a group of rows, becomes a :class:`Variant`: an ordered list of :class:`Scene`, one a row, each with
+one :class:`Clip` for every aspect that its outputs need. Clips that are equal share a key and are rendered once. The
+words are those of the README's glossary; units are in the names (``_s`` seconds, ``_bytes``); sizes are pixels, width
+before height.
 
 This module knows nothing of files, processes, models or time.
 """
@@ -415,6 +416,10 @@ class Output:
     interpolate: bool = False
     #: also write ``<path without extension>.jpg``
     poster: bool = True
+
+    def frames(self, seconds: float) -> int:
+        """Frames of a scene of ``seconds``: each is cut to a whole number of its own, at least one."""
+        return max(1, round(seconds * self.fps))
 
 
 @dataclass(frozen=True, slots=True)

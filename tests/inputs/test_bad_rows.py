@@ -156,9 +156,10 @@ def test_every_reason_of_a_row_is_told(case: Case) -> None:
 def test_duplicate_ids_name_both_rows(case: Case) -> None:
     """Which of the two is right only the manifest's owner knows."""
     case.rows([{"variant_id": name, "prompt": "x"} for name in ("a", "b", "a", "a")])
+    words = "ids are unique; `manifest.group` makes such rows the scenes of one video"
     assert [str(bad) for bad in case.bad(publish={"url": "o", "path": "{{ variant_id }}-{{ row }}.mp4"})] == [
-        "row 3 (a): variant_id: row 1 has it already; ids are unique",
-        "row 4 (a): variant_id: row 1 has it already; ids are unique",
+        f"row 3 (a): variant_id: row 1 has it already; {words}",
+        f"row 4 (a): variant_id: row 1 has it already; {words}",
     ]
 
 

@@ -362,7 +362,7 @@ def test_plan_names_characters_that_no_font_draws(tmp_path: Path, checkpoint: st
     ]
     (lint,) = plan(make_job(tmp_path, checkpoint, rows)).lints
     assert str(lint).startswith(
-        "no font on this machine draws \U0003fff0 (U+3FFF0), in layers of 2 variants, first in row 2"
+        "no font on this machine draws \U0003fff0 (U+3FFF0), in layers of 2 variants, first in that of row 2"
     )
     assert plan(make_job(tmp_path, checkpoint, rows[:1])).lints == ()
 

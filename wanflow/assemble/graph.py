@@ -189,7 +189,7 @@ def _picture(stream: Any, picture: Picture, frames: int, output: Output) -> Any:
 
 
 def _frames(shot: Shot, output: Output) -> int:
-    return max(1, round(shot.seconds * output.fps))
+    return output.frames(shot.seconds)
 
 
 def _rate(fps: float) -> str:

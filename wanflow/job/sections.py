@@ -59,6 +59,23 @@ def _manifest(value: object) -> object:
     return {"url": value} if isinstance(value, str) else value
 
 
+def _group(value: object) -> object:
+    return {"by": value} if isinstance(value, str) else value
+
+
+class GroupSection(Section):
+    """Several rows, one video."""
+
+    by: str = Field(
+        description="Column whose value the rows of one video share; it is the video's `variant_id`."
+    )
+    order: str | None = Field(
+        default=None,
+        description="Column by which the scenes of a video are ordered, as numbers where all of them are; default: the"
+        " table's order.",
+    )
+
+
 class ManifestSection(Section):
     """The table of what to make."""
 
@@ -69,6 +86,13 @@ class ManifestSection(Section):
     rename: dict[str, str] = Field(default={}, description="Columns with other names: `ours: theirs`.")
     where: Where | None = Field(
         default=None, description="Which rows: `OPTED_IN = true and country in ('DE', 'AT')`."
+    )
+    group: Annotated[
+        GroupSection | None, BeforeValidator(_group, json_schema_input_type=str | GroupSection | None)
+    ] = Field(
+        default=None,
+        description="Rows are the scenes of one video: {by: LESSON, order: SLIDE}; a column's name alone is enough."
+        " Null: a row is a video.",
     )
     mode: Literal["snapshot", "delta"] = Field(
         default="snapshot",

@@ -1,7 +1,7 @@
 """The manifest: tables in, Variants out.
 
 ``table`` reads rows from files, ``columns`` says which columns are known, ``rows`` turns a row into a Variant or
-the reasons why it cannot be one, ``notes`` counts what the plan tells of them.
+the reasons why it cannot be one, ``groups`` joins those of several rows, ``notes`` counts what the plan tells of them.
 """
 
 from __future__ import annotations

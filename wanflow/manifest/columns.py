@@ -22,7 +22,7 @@ class Known:
 
 COLUMNS: dict[str, Known] = {
     "variant_id": Known(
-        "Names the variant; unique. Whole numbers are taken as text.",
+        "Names the variant; unique, unless `manifest.group` joins rows. Whole numbers are taken as text.",
         {"type": ["string", "integer"], "minLength": 1, "maxLength": 200},
         "id",
     ),
@@ -72,7 +72,8 @@ def manifest_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "wanflow manifest row",
-        "description": "One row of the table that manifest.url names. Any other column can be used in templates.",
+        "description": "One row of the table that manifest.url names, its columns called as `manifest.rename` and "
+        "`manifest.group` (whose `by` is variant_id) say. Any other column can be used in templates.",
         "type": "object",
         "properties": {name: {"description": c.description, **c.schema} for name, c in COLUMNS.items()},
         "required": ["variant_id"],

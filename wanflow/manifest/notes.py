@@ -26,7 +26,7 @@ class Notes:
         #: equal rows get the same object back; it is kept, so that its id stays its own
         self._seen: dict[int, Clip] = {}
         self._without: dict[str, set[int]] = {}
-        #: (place, column) -> (rows, the first of them, the last)
+        #: (place, column) -> (rows, the first of them, the one that came last)
         self._gaps: dict[tuple[str, str], tuple[int, int, int]] = {}
 
     def begin(self, templates: Mapping[str, Iterable[str]], columns: Iterable[str]) -> None:
@@ -50,11 +50,11 @@ class Notes:
             self.num_clips = len(self._clips)
 
     def gap(self, place: str, column: str, row: int) -> None:
-        """One good row has nothing in ``column``, around which the template of ``place`` has words. Rows come in order,
-        each as often as the matrix repeats it, and count once.
+        """One good row has nothing in ``column``, around which the template of ``place`` has words. A row comes as
+        often as the matrix repeats it, one time after the other, and counts once.
         """
         num, first, last = self._gaps.get((place, column), (0, row, 0))
-        self._gaps[place, column] = num + (row != last), first, row
+        self._gaps[place, column] = num + (row != last), min(first, row), row
 
     def gaps(self) -> Iterator[tuple[str, str, int, int]]:
         """(column, where it is used, rows without it, the first of them)."""

@@ -30,7 +30,7 @@ class OutputMaker:
         self._numbers = {section.name: number for number, section in enumerate(job.outputs)}
         #: path -> whose it is: number of the variant times number of outputs, plus number of the output
         self._owners: dict[str, int] = {}
-        #: row of each variant, as far as they have come
+        #: first row of each variant, as far as they have come
         self._rows = array("q")
 
     def applying(self, aspects: tuple[str, ...]) -> tuple[Output, ...]:
@@ -69,7 +69,7 @@ class OutputMaker:
     def path(self, output: Output, values: Mapping[str, object], row: int, variant: int) -> str:
         """Where the row's file of ``output`` is published; ValueError when it is unsafe or another one has it.
 
-        ``variant`` numbers the variants of a run: with a matrix, a row has several.
+        ``variant`` numbers the variants of a run: with a matrix, a row has several; the rows of a group have one.
         """
         try:
             path = self._template.render({**values, "output": output.name, "aspect": output.aspect})
@@ -95,16 +95,20 @@ class OutputMaker:
         number = variant * len(self._sections) + self._numbers[output.name]
         owner = self._owners.setdefault(name.casefold() if self._folds_case else name, number)
         if owner != number:
-            whose = self._whose(owner, row, variant)
+            whose = self._whose(owner, variant)
             raise ValueError(f"publish.path: {whose} is published at {path} too; make the path differ")
         return path
 
-    def _whose(self, owner: int, row: int, variant: int) -> str:
+    def _whose(self, owner: int, variant: int) -> str:
         its_variant, its_output = divmod(owner, len(self._sections))
         if its_variant == variant:
             return f"output {self._sections[its_output].name} of the same row"
         its_row = self._rows[its_variant]
-        return f"row {its_row}" if its_row != row else "the same row with other values of the matrix"
+        return (
+            f"row {its_row}"
+            if its_row != self._rows[variant]
+            else "the same row with other values of the matrix"
+        )
 
     def _find(self, aspects: tuple[str, ...]) -> tuple[Output, ...] | str:
         found, problems, wanted = [], [], []

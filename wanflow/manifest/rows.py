@@ -18,6 +18,7 @@ from wanflow.errors import BadRow, ManifestError
 from wanflow.inputs import Inputs
 from wanflow.job import BUILT_INS, CLIP_TEXTS, Job
 from wanflow.manifest.clips import ClipMaker, default_templates
+from wanflow.manifest.groups import MadeRow, NumberedRow, gather, join
 from wanflow.manifest.layers import LayerMaker
 from wanflow.manifest.notes import Notes
 from wanflow.manifest.outputs import OutputMaker
@@ -43,11 +44,13 @@ def read_variants(
 ) -> Iterator[Variant | BadRow]:
     """Each row of the job's manifest (times its matrix) as a Variant, or as one BadRow a reason, in their order.
 
-    ``only`` is a condition beside ``manifest.where``; ``limit`` ends after so many rows; ``notes`` counts along.
+    With ``manifest.group`` a Variant has the rows of a group as its scenes. ``only`` is a condition beside
+    ``manifest.where``; ``limit`` ends after so many videos, good or bad; ``notes`` counts along.
     Raises ManifestError (table, columns, templates, conditions), JobError and EngineError (what would be wrong with
     every row) before the first row, and ManifestError when a file turns out broken on the way.
     """
-    table = Table(job.manifest.url, job.manifest.rename)
+    group = job.manifest.group
+    table = Table(job.manifest.url, job.manifest.rename, group.by if group else None)
     columns = frozenset(table.columns) | frozenset(job.matrix)
     _check_names(job, table, columns)
     maker = _VariantMaker(job, engines, inputs, columns)
@@ -56,7 +59,12 @@ def read_variants(
     if notes is not None:
         notes.begin(template_columns(job), columns)
     is_whole = only is None and limit is None
-    return maker.variants(islice(rows, limit), notes, is_whole)
+    numbered: Iterator[NumberedRow]
+    if group:
+        numbered = gather(rows, tuple(job.matrix), limit)
+    else:
+        numbered = ((number, *row) for number, row in enumerate(islice(rows, limit)))
+    return maker.variants(numbered, notes, is_whole)
 
 
 def template_columns(job: Job) -> dict[str, frozenset[str]]:
@@ -92,6 +100,10 @@ def _check_names(job: Job, table: Table, columns: frozenset[str]) -> None:
         for name in job.publish.carry
         if name not in columns
     ]
+    if job.manifest.group and (order := job.manifest.group.order) and order not in table.columns:
+        problems.append(
+            f"manifest.group.order: there is no column `{order}`; {did_you_mean(order, table.columns)}"
+        )
     if "prompt" not in columns and job.clip.prompt is None:
         problems.append("there is no prompt: give clip.prompt, or a column prompt")
     if "strength" in job.clip.model_fields_set and "video" not in columns and job.clip.video is None:
@@ -135,7 +147,9 @@ class _VariantMaker:
                     self._gaps.setdefault(name, []).append(place)
         self._check_constants(columns)
         self._rows_by_id: dict[str, int] = {}
-        self._num_variants = 0
+        self._group = job.manifest.group
+        if self._group and self._group.order:
+            self.needed |= {self._group.order}
 
     def _check_constants(self, columns: frozenset[str]) -> None:
         """What would be wrong with every row is told once."""
@@ -151,43 +165,44 @@ class _VariantMaker:
 
     def variants(
         self,
-        rows: Iterator[tuple[int, dict[str, object], Sequence[str]]],
+        rows: Iterator[NumberedRow],
         notes: Notes | None,
         is_whole: bool,
     ) -> Iterator[Variant | BadRow]:
         """``is_whole`` says that these are all rows of the job, and not some that were asked for."""
-        told: tuple[int, set[str]] = (0, set())
-        while chunk := list(islice(rows, CHUNK_ROWS)):
-            self._prefetch([values for _, values, _ in chunk])
-            for row, values, problems in chunk:
-                made = self._make(row, values, problems, notes)
-                if isinstance(made, Variant):
-                    yield made
-                    continue
-                if told[0] != row:
-                    told = (row, set())
-                # the matrix repeats a row, and with it most reasons
-                new = [bad for bad in made if bad.reason not in told[1]]
-                told[1].update(bad.reason for bad in new)
-                yield from new
+        made = self._made(rows, notes)
+        yield from join(made, self._group.by, self._group.order) if self._group else _told_once(made)
         if notes is not None and is_whole:
             notes.unmade = tuple(self._outputs.never_applied())
 
+    def _made(self, rows: Iterator[NumberedRow], notes: Notes | None) -> Iterator[MadeRow]:
+        while chunk := list(islice(rows, CHUNK_ROWS)):
+            self._prefetch([values for _, _, values, _ in chunk])
+            for video, row, values, problems in chunk:
+                yield MadeRow(video, row, values, self._make(video, row, values, problems, notes))
+
     def _make(
-        self, row: int, values: dict[str, object], problems: Sequence[str], notes: Notes | None
+        self,
+        variant: int,
+        row: int,
+        values: dict[str, object],
+        problems: Sequence[str],
+        notes: Notes | None,
     ) -> Variant | list[BadRow]:
-        self._num_variants += 1
-        variant = self._num_variants
+        """``variant`` numbers the variants of a run: the rows of a group have one number."""
         reasons = list(problems)
         variant_id, priority = "", 0
         outputs: tuple[Output, ...] = ()
         carry: tuple[tuple[str, Scalar], ...] = ()
         try:
-            variant_id = identity(values["variant_id"])
+            variant_id = identity(values["variant_id"], self._group.by if self._group else "variant_id")
         except ValueError as exc:
             reasons.append(str(exc))
-        if variant_id and (first := self._rows_by_id.setdefault(variant_id, row)) != row:
-            reasons.append(f"variant_id: row {first} has it already; ids are unique")
+        if not self._group and variant_id and (first := self._rows_by_id.setdefault(variant_id, row)) != row:
+            reasons.append(
+                f"variant_id: row {first} has it already; ids are unique; `manifest.group` makes such rows the scenes "
+                "of one video"
+            )
         values["variant_id"], values["row"] = variant_id, row
         try:
             aspects = aspects_of(values.get("aspect"), self._clips.aspects(values))
@@ -267,6 +282,20 @@ def _filled(chunk: list[dict[str, object]], templates: Iterable[Template | None]
             except ValueError:  # told with its row
                 pass
     return sorted(found)
+
+
+def _told_once(made: Iterable[MadeRow]) -> Iterator[Variant | BadRow]:
+    told: tuple[int, set[str]] = (0, set())
+    for each in made:
+        if isinstance(each.made, Variant):
+            yield each.made
+            continue
+        if told[0] != each.row:
+            told = (each.row, set())
+        # the matrix repeats a row, and with it most reasons
+        new = [bad for bad in each.made if bad.reason not in told[1]]
+        told[1].update(bad.reason for bad in new)
+        yield from new
 
 
 def _different(chunk: list[dict[str, object]], names: Collection[str]) -> Collection[dict[str, object]]:

@@ -74,15 +74,22 @@ class _Choice:
 
 
 class Table:
-    """An open manifest: ``columns`` are its names, after renaming."""
+    """An open manifest: ``columns`` are its names, after renaming.
 
-    def __init__(self, url: str, rename: Mapping[str, str] | None = None) -> None:
+    With ``group_by`` that column is ``variant_id`` too.
+    """
+
+    def __init__(
+        self, url: str, rename: Mapping[str, str] | None = None, group_by: str | None = None
+    ) -> None:
         """Raises ManifestError when it cannot be read or a known column has a wrong type (all of them are listed)."""
         self.url = url
         names, self._format = find_files(url)
         self._files = [_File(name, folders_of(name), self._schema_of(name)) for name in names]
         self._schema, self._loose = self._unite()
         self._theirs = self._rename(rename or {})
+        self._id = group_by or "variant_id"
+        self._name_group()
         self.columns = tuple(self._theirs)
         self._check_columns()
 
@@ -152,7 +159,7 @@ class Table:
 
         theirs = [self._theirs[name] for name in names]
         for file in self._files:
-            inside = [name for name in theirs if name in file.schema.names]
+            inside = [name for name in dict.fromkeys(theirs) if name in file.schema.names]
             wanted = pa.schema([self._schema.field(name) for name in inside])
             try:
                 with opened(file.url) as handle:
@@ -227,9 +234,27 @@ class Table:
         }
         return {**rename, **kept}
 
+    def _name_group(self) -> None:
+        """Let the column that rows are grouped by be ``variant_id`` as well."""
+        if self._id == "variant_id":
+            return
+        problem = ""
+        if self._id not in self._theirs:
+            problem = f"there is no column `{self._id}`; {did_you_mean(self._id, self._theirs)}"
+        elif "variant_id" in self._theirs:
+            problem = (
+                f"{self._id} names the videos, but there is a column variant_id too; write `by: variant_id`, or give "
+                "that one another name: `manifest.rename: {scene_id: variant_id}`"
+            )
+        if problem:
+            raise ManifestError(f"manifest.group.by: {self.url}: {problem}")
+        self._theirs = {"variant_id": self._theirs[self._id], **self._theirs}
+        if self._id in self._loose:
+            self._loose |= {"variant_id"}
+
     def _check_columns(self) -> None:
         problems = [
-            f"the column {name} {problem}"
+            f"the column {self._id if name == 'variant_id' else name} {problem}"
             for name in self.columns
             if name in COLUMNS
             and name not in self._loose

@@ -24,18 +24,18 @@ def is_null(value: object) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
-def identity(value: object) -> str:
-    """A variant's id as text."""
+def identity(value: object, column: str = "variant_id") -> str:
+    """A variant's id as text; ``column`` is where it comes from."""
     plain = isinstance(value, str) and value.isascii() and value.isprintable() and " " not in value
     if plain and 0 < len(str(value)) <= MAX_ID_CHARS:
         return str(value)
     if is_null(value):
-        raise ValueError("variant_id: is empty; every row needs one")
+        raise ValueError(f"{column}: is empty; every row needs one")
     text = str(value)
     if len(text) > MAX_ID_CHARS:
-        raise ValueError(f"variant_id: has {len(text)} characters; at most {MAX_ID_CHARS} are allowed")
+        raise ValueError(f"{column}: has {len(text)} characters; at most {MAX_ID_CHARS} are allowed")
     if text != text.strip() or control_character(text):
-        raise ValueError(f"variant_id: {shown(text)!r} has spaces around it or control characters in it")
+        raise ValueError(f"{column}: {shown(text)!r} has spaces around it or control characters in it")
     return text
 
 

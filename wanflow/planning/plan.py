@@ -138,8 +138,8 @@ class Undrawable:
     def __str__(self) -> str:
         named = ", ".join(f"{char} (U+{ord(char):04X})" for char in self.chars[:8])
         return (
-            f"no font on this machine draws {named}, in layers of {self.num_variants:,} variants, first in row "
-            f"{self.row}: they fail where they are assembled, unless a font there does"
+            f"no font on this machine draws {named}, in layers of {self.num_variants:,} variants, first in that of "
+            f"row {self.row}: they fail where they are assembled, unless a font there does"
         )
 
 

@@ -8,8 +8,9 @@ directories of the workspace; decides nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Any
 
 from wanflow import __version__
@@ -221,11 +222,14 @@ def _clip_changes(
     before: FormerPlan,
 ) -> Iterator[Change]:
     """Why a variant's scene has another master than before; nothing when it has the same."""
-    if old is None or scene >= len(old.masters):
+    if old is not None and key in old.masters:
+        return
+    then_at = None if old is None else dict(_paired(old.masters, file.masters)).get(scene)
+    if old is None or then_at is None:
         yield Change(Reason.NEW)
-    elif old.masters[scene] != key:
+    else:
         clip = planned.variant.scenes[scene].clip(file.output.aspect)
-        was = old.clips[scene]
+        was = old.clips[then_at]
         found = [*compare_clips(was, describe_clip(clip))] if was else []
         found += compare_versions(
             before.versions, (*_latents(clip), *(step.method for step in clip.cascade), "master")
@@ -239,6 +243,15 @@ def _latents(clip: Clip) -> tuple[str, ...]:
     return ("base", *(name for name, value in given.items() if value))
 
 
+def _paired(then: Sequence[str], now: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """(scene now, scene then) of the scenes that stayed, by their masters, or were changed in their place; one that
+    came or went, or moved, has no other.
+    """
+    matcher = SequenceMatcher(None, then, now, autojunk=False)
+    for _, then_from, then_to, now_from, now_to in matcher.get_opcodes():
+        yield from zip(range(now_from, now_to), range(then_from, then_to), strict=False)
+
+
 def _differences(
     variant: Variant, file: OutputFile, old: FormerFile | None, before: FormerPlan
 ) -> Iterator[Change]:
@@ -247,15 +260,20 @@ def _differences(
         return
     found: list[Change] = []
     used = ["base", "master", "output"]
+    pairs = [*_paired(old.masters, file.masters)]
     if len(old.masters) != len(file.masters):
         found.append(Change(Reason.CLIP, "scenes", str(len(old.masters)), str(len(file.masters))))
-    for scene, was in zip(variant.scenes, old.clips, strict=False):
-        clip = scene.clip(file.output.aspect)
+    elif len(pairs) != len(file.masters):
+        is_order = sorted(old.masters) == sorted(file.masters)
+        found.append(Change(Reason.CLIP, "order of the scenes" if is_order else "scenes that came and went"))
+    for now_at, then_at in pairs:
+        clip, was = variant.scenes[now_at].clip(file.output.aspect), old.clips[then_at]
         used += [*_latents(clip), *(step.method for step in clip.cascade)]
         found += compare_clips(was, describe_clip(clip)) if was else [Change(Reason.CHANGED)]
-    for scene, layers in zip(variant.scenes, old.layers, strict=False):
-        used += ["picture" for layer in scene.layers if isinstance(layer, ImageLayer)]
-        found += compare_layers(layers, [describe_layer(layer) for layer in scene.layers])
+    for now_at, then_at in pairs:
+        layers = variant.scenes[now_at].layers
+        used += ["picture" for layer in layers if isinstance(layer, ImageLayer)]
+        found += compare_layers(old.layers[then_at], [describe_layer(layer) for layer in layers])
     found += compare_sounds(old.sound, describe_sound(variant))
     used += ["sound"] if variant.has_sound else []
     now = describe_output(file.output)

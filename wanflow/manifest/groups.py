@@ -1,0 +1,184 @@
+"""Several rows, one video: rows with the same id are its scenes (``manifest.group``).
+
+A group's rows may lie anywhere in the table, so all rows that are asked for are read and held before the first one is
+made: some 2 kB a row. :func:`gather` brings them together, :func:`join` makes one Variant of what they became, or tells
+why not: a video is never made with a scene missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import groupby
+from typing import Any
+
+from wanflow.errors import BadRow
+from wanflow.job.fields import to_number, to_whole
+from wanflow.manifest.values import identity, is_null
+from wanflow.model import Output, Variant
+from wanflow.storage.paths import shown
+from wanflow.written import written
+
+#: row number, values, what of them could not be read
+Row = tuple[int, dict[str, Any], Sequence[str]]
+#: the same after the number of the video that it belongs to
+NumberedRow = tuple[int, int, dict[str, Any], Sequence[str]]
+
+#: fields of a Variant in which its rows may differ
+_OWN = ("row", "scenes", "priority")
+#: scenes of a video: ffmpeg holds some frames of each, 35 MB in 1080p; more rows are grouped by the wrong column
+MAX_SCENES = 100
+#: characters of a value that are told
+_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class MadeRow:
+    """What became of one row."""
+
+    #: number of its video: with a matrix, a group has several
+    video: int
+    row: int
+    values: dict[str, Any]
+    made: Variant | list[BadRow]
+
+
+def gather(rows: Iterable[Row], matrix: Sequence[str], limit: int | None = None) -> Iterator[NumberedRow]:
+    """``rows``, those of a group one after another in the table's order, groups in the order of their first rows.
+
+    A video is a group with one choice of values for ``matrix``. Only the rows of the first ``limit`` videos are given.
+    """
+    groups: dict[str | int, list[Row]] = {}
+    for each in rows:
+        groups.setdefault(_id_of(each), []).append(each)
+    waiting = list(groups.values())
+    groups.clear()
+    waiting.reverse()
+    num_videos = 0
+    while waiting and num_videos != limit:
+        videos: dict[tuple[str, ...], int] = {}
+        for row, values, problems in waiting.pop():
+            setting = tuple([repr(values[name]) for name in matrix])
+            if setting not in videos:
+                if num_videos == limit:
+                    continue
+                videos[setting] = num_videos
+                num_videos += 1
+            yield videos[setting], row, values, problems
+
+
+def join(made: Iterable[MadeRow], by: str, order: str | None) -> Iterator[Variant | BadRow]:
+    """One Variant for the rows of each video, scenes by the column ``order`` (None: in the table's order), or every
+    reason why there is none. ``made`` comes as :func:`gather` gave it, by the column ``by``.
+    """
+    for _, group in groupby(made, key=lambda each: each.values["variant_id"] or each.row):
+        videos: dict[int, list[MadeRow]] = {}
+        for each in group:
+            videos.setdefault(each.video, []).append(each)
+        joined = [_join(rows, by, order) for rows in videos.values()]
+        # the matrix repeats a row, and with it most reasons
+        bad = dict.fromkeys(reason for found in joined if isinstance(found, list) for reason in found)
+        yield from sorted(bad, key=lambda reason: reason.row)
+        yield from (found for found in joined if isinstance(found, Variant))
+
+
+def _id_of(row: Row) -> str | int:
+    """A row without a good id is a group of its own: it is told as a bad row."""
+    number, values, _ = row
+    try:
+        return identity(values["variant_id"])
+    except ValueError:
+        return number
+
+
+def _join(rows: list[MadeRow], by: str, order: str | None) -> Variant | list[BadRow]:
+    if len(rows) > MAX_SCENES:
+        reason = f"{by}: {len(rows):,} rows have this value, but a video has at most {MAX_SCENES} scenes"
+        return [BadRow(rows[0].row, rows[0].values["variant_id"], f"{reason}; is it the column to group by?")]
+    bad = [reason for each in rows if isinstance(each.made, list) for reason in each.made]
+    scenes = [each.made for each in rows if isinstance(each.made, Variant)]
+    if order is not None:
+        places, problems = _places(rows, order)
+        bad += problems
+        scenes.sort(key=lambda variant: places.get(variant.row, 0))
+    by_row = sorted(scenes, key=lambda variant: variant.row)
+    for variant in by_row[1:]:
+        reasons = _differences(by_row[0], variant)
+        bad += [BadRow(variant.row, variant.variant_id, shown(reason)) for reason in reasons]
+    if bad:
+        return bad
+    first = by_row[0]
+    return replace(
+        first,
+        scenes=tuple(scene for variant in scenes for scene in variant.scenes),
+        priority=max(variant.priority for variant in scenes),
+    )
+
+
+def _places(rows: Sequence[MadeRow], order: str) -> tuple[dict[int, int], list[BadRow]]:
+    """Row to its place among the scenes: by number where all have one, else by text."""
+    bad: list[BadRow] = []
+    texts: dict[int, str] = {}
+    for each in rows:
+        value = each.values.get(order)
+        try:
+            if is_null(value):
+                raise ValueError("is empty; every scene of a video needs its place")
+            texts[each.row] = written(value)
+        except ValueError as exc:
+            bad.append(BadRow(each.row, each.values["variant_id"], f"{order}: {exc}"))
+    numbers = {row: number for row, text in texts.items() if (number := _number(text)) is not None}
+    keys: dict[int, Any] = dict(numbers if len(numbers) == len(texts) else texts)
+    first: dict[Any, int] = {}
+    for each in rows:
+        if each.row in keys and (whose := first.setdefault(keys[each.row], each.row)) != each.row:
+            reason = (
+                f"{order}: row {whose} has {_short(texts[each.row])} already; each scene has its own place"
+            )
+            bad.append(BadRow(each.row, each.values["variant_id"], shown(reason)))
+    return {row: place for place, row in enumerate(sorted(keys, key=keys.__getitem__))}, bad
+
+
+def _number(text: str) -> float | None:
+    whole = to_whole(text)
+    number = to_number(text) if whole is None else whole
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _differences(one: Variant, other: Variant) -> Iterator[str]:
+    """What two rows of one video say differently of it, in words."""
+
+    def words(what: str, mine: object, its: object, advice: str) -> str:
+        rows = f"{_short(mine)} in row {one.row} and {_short(its)} in row {other.row}"
+        return f"{what} {rows}; {advice}"
+
+    for field in fields(one):
+        mine, its = getattr(one, field.name), getattr(other, field.name)
+        if field.name in _OWN or mine == its:
+            continue
+        if field.name == "outputs":
+            if [output for output, _ in mine] != [output for output, _ in its]:
+                yield words(
+                    "outputs: are", _outputs(mine), _outputs(its), "give all rows of a video the same aspects"
+                )
+                continue
+            for (_, here), (_, there) in zip(mine, its, strict=True):
+                if here != there:
+                    yield words("publish.path: gives", here, there, "a video has one; use {{ variant_id }}")
+        elif field.name == "carry":
+            for (column, here), (_, there) in zip(mine, its, strict=True):
+                if here != there:
+                    advice = "a video has one; make it the same in all its rows, or leave it out"
+                    yield words(f"publish.carry: {column} is", here, there, advice)
+        else:
+            yield words(f"{field.name}: is", mine, its, "a video has one; make it the same in all its rows")
+
+
+def _outputs(outputs: Sequence[tuple[Output, str]]) -> str:
+    return ", ".join(f"{output.name} from {output.aspect}" for output, _ in outputs)
+
+
+def _short(value: object) -> str:
+    text = "nothing" if is_null(value) else str(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

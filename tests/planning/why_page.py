@@ -17,6 +17,7 @@ from PIL import Image
 from tests.checkpoints import make
 from tests.planning.published import pretend_run, stores
 from tests.run.jobs import job_dict, make_job, write_rows
+from tests.sounds import tone, write_sound
 from wanflow import keys, plan
 from wanflow.cli import main
 from wanflow.model import Cause
@@ -129,6 +130,9 @@ def make_page(folder: Path, checkpoint: str) -> str:
     said = [(f"`{words}`", _of_ann(str(path), *words.split())) for words in given]
     write(cascade=[{"refine": {"scale": 2, "strength": 0.3}}])
     said.append(("a cascade: `refine: {scale: 2, strength: 0.3}`", _of_ann(str(path))))
+    write_sound(folder / "bed.wav", tone(1.0))
+    write(sound={"music": "bed.wav"})
+    said.append(("`sound.music: bed.wav`", _of_ann(str(path))))
     write(outputs=[{"name": "square", "preset": "instagram-square", "width": 320}])
     said.append(("`outputs.0.width: 320`", _of_ann(str(path))))
     write()

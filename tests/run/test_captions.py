@@ -90,5 +90,5 @@ def test_characters_of_captions_that_no_font_draws_are_noted(tmp_path: Path, che
     layers = [{"captions": {"url": "{{ variant_id }}.srt"}}]
     (lint,) = plan(make_job(tmp_path, checkpoint, layers=layers)).lints
     assert str(lint).startswith(
-        "no font on this machine draws \U0003fff0 (U+3FFF0), in layers of 2 variants, first in row 2"
+        "no font on this machine draws \U0003fff0 (U+3FFF0), in layers of 2 variants, first in that of row 2"
     )

@@ -11,12 +11,13 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import groupby
+from pathlib import PurePath
 from typing import Any
 
 from wanflow.errors import BadRow
 from wanflow.job.fields import to_number, to_whole
 from wanflow.manifest.values import identity, is_null
-from wanflow.model import Output, Variant
+from wanflow.model import Music, Output, Variant
 from wanflow.storage.paths import shown
 from wanflow.written import written
 
@@ -180,5 +181,7 @@ def _outputs(outputs: Sequence[tuple[Output, str]]) -> str:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, Music):
+        value = PurePath(value.source.url).name
     text = "nothing" if is_null(value) else str(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

@@ -226,7 +226,8 @@ class _VariantMaker:
         if voice is not None and voice.extend:
             shortest_s = max(shortest_s, voice.end_s)
         try:
-            music = self._sounds.music(values, shortest_s)
+            # under a video of several scenes it may begin behind the first one
+            music = self._sounds.music(values, math.inf if self._group else shortest_s)
         except ValueError as exc:
             reasons.append(str(exc))
         for maker in self._layers:

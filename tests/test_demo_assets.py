@@ -208,6 +208,6 @@ def test_ad_comes_out_as_the_job_asks(
         variant, OutputFile(output, path, "k", ("m",)), {"m": tmp_path / "m.mp4"}, sources, tmp_path
     )
     facts = check_file(
-        made.files["video"], output, 17 / 8, [tmp_path / "m.mp4"], made.covered, has_sound=True
+        made.files["video"], output, [17 / 8], [tmp_path / "m.mp4"], made.covered, has_sound=True
     )
     assert (facts["num_frames"], facts["fps"]) == (51, 24.0)

@@ -1,8 +1,8 @@
 """Checks on a finished file, by decoding it: what is published plays, has the promised shape, and shows something.
 And on a clip's frames, as they are made: what is wrong with those no assembly can mend.
 
-Size, frame rate, length, pixel format, index in front, not black, and not standing still although its masters
-move. Knows nothing of how the file was made but which parts of it layers cover. Limits: pictures are compared, not
+Size, frame rate, length, pixel format, index in front, not black, and no scene standing still although its master
+moves. Knows nothing of how the file was made but which parts of it layers cover. Limits: pictures are compared, not
 judged; of sound it is known that there is some, for as long as there are pictures.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,17 +46,17 @@ _FROZEN = 0.01
 def check_file(
     path: Path,
     output: Output,
-    expect_s: float,
+    scenes_s: Sequence[float],
     masters: Sequence[Path] = (),
-    covered: Sequence[Area] = (),
+    covered: Sequence[Sequence[Area]] = (),
     *,
     has_sound: bool = False,
 ) -> dict[str, Scalar]:
     """Facts of the finished file ``path``: ``width height fps num_frames seconds size_bytes luma motion``, and
     ``peak_db`` where it ``has_sound``.
 
-    ``expect_s`` is the length that its scenes add up to, seconds; with ``masters`` the file must move when they do,
-    where nothing is ``covered`` by layers. Raises :class:`AssembleError` that names what is wrong.
+    ``scenes_s`` are the lengths of its scenes, seconds; with their ``masters`` each must move when its master does,
+    where nothing is ``covered`` by its layers. Raises :class:`AssembleError` that names what is wrong.
     """
     import av
 
@@ -74,6 +75,9 @@ def check_file(
             f"{path.name} cannot be decoded: {error}; it is not published, run again"
         ) from None
     seconds, motion = len(thumbs) / (fps or 1), _motion(thumbs)
+    # each scene has a whole number of frames of its own
+    ends = [0, *accumulate(map(output.frames, scenes_s))]
+    expect_s = ends[-1] / output.fps
     wrong: list[str] = []
     if size != (output.width, output.height):
         wrong.append(f"it is {size[0]}x{size[1]}, not {output.width}x{output.height}")
@@ -87,8 +91,11 @@ def check_file(
         wrong.append("its index is at the end, so players must load it all before they start")
     if max((float((thumb > _BLACK).mean()) for thumb in thumbs), default=0.0) < _LIT_SHARE:
         wrong.append("every frame is black")
-    if not wrong and any(_stands_still(thumbs, output, master, covered) for master in masters):
-        wrong.append("it stands still although its clips move")
+    for number, master in enumerate(() if wrong else masters):
+        shown = thumbs[ends[number] : ends[number + 1]]
+        if _stands_still(shown, output, master, covered[number] if covered else ()):
+            which = "it" if len(masters) == 1 else f"scene {number + 1}"
+            wrong.append(f"{which} stands still although its clip moves")
     wrong += _wrong_sound(heard, seconds) if has_sound else ["it has sound"] if heard else []
     if wrong:
         raise AssembleError(f"{path.name} is not what was asked for: {'; '.join(wrong)}")
@@ -198,9 +205,9 @@ def _step(side: int) -> int:
 def _stands_still(
     thumbs: Sequence[np.ndarray], output: Output, master: Path, covered: Sequence[Area]
 ) -> bool:
-    """Whether the file does not move where the master does, as far as that is seen: not cut off, and under no layer.
+    """Whether a scene does not move where its master does, as far as that is seen: not cut off, and under no layer.
 
-    ``thumbs`` are those of a file of the output's size. Little that is seen is no reason for a verdict.
+    ``thumbs`` are those of the scene in a file of the output's size. Little that is seen is no reason for a verdict.
     """
     import numpy as np
 

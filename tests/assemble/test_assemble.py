@@ -47,7 +47,7 @@ def changed(frame: Frames, plain: Frames) -> Frames:
 def test_file_and_poster_are_what_the_output_asks_for(studio: Studio, story: Output) -> None:
     """The promise of the whole module, checked on the decoded file."""
     made = studio.make([red_logo(studio), TextLayer("Run lighter", Placement("lower-third"))], story)
-    facts = check_file(made["video"], story, SECONDS, [studio.masters["m"]])
+    facts = check_file(made["video"], story, [SECONDS], [studio.masters["m"]])
     assert (facts["width"], facts["height"], facts["fps"], facts["num_frames"]) == (270, 480, 8.0, NUM_FRAMES)
     with Image.open(made["poster"]) as poster:
         assert (poster.format, poster.size) == ("JPEG", (270, 480))
@@ -319,4 +319,4 @@ def test_master_of_odd_size_and_rate_comes_out_right(tmp_path: Path, story: Outp
     studio = Studio(tmp_path)
     studio.masters["odd"] = write_master(tmp_path / "odd.mp4", moving(75, 131, 13), 16.0)
     made = studio.make([], replace(story, fps=30.0), ["odd"])
-    check_file(made["video"], replace(story, fps=30.0), 13 / 16)
+    check_file(made["video"], replace(story, fps=30.0), [13 / 16])

@@ -131,11 +131,11 @@ def test_what_captions_cover_is_told_to_the_checks(studio: Studio, story: Output
     """Words that change over a clip that stands still are no movement of the clip."""
     studio.film("moves", moving(72, 128))
     finished = studio.finish([captions(*TALK)], story, ["moves"])
-    boxes = {(round(area.left), round(area.bottom)) for area in finished.covered}
+    boxes = {(round(area.left), round(area.bottom)) for area in finished.covered[0]}
     assert len(boxes) == len(TALK)
     [slot] = lay_out([captions(*TALK)], {}, story.width, story.height, 1.125).values()
     assert {(round(b.x), round(b.y + b.height)) for b in slot} == boxes
-    check_file(finished.files["video"], story, 9 / 8, [studio.masters["moves"]], finished.covered)
+    check_file(finished.files["video"], story, [9 / 8], [studio.masters["moves"]], finished.covered)
 
 
 def test_a_font_of_the_captions_own_is_drawn(studio: Studio, story: Output) -> None:

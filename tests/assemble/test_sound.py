@@ -56,8 +56,7 @@ class Desk:
     def make(self, variant: Variant, name: str = "out") -> Path:
         file = OutputFile(self.output, "v.mp4", "key", ("m",) * len(variant.scenes))
         made = assemble(variant, file, self.studio.masters, self.studio.sources, self.studio.folder / name)
-        lengths_s = [scene.seconds(self.output.aspect) for scene in variant.scenes]
-        seconds = sum(map(self.output.frames, lengths_s)) / self.output.fps
+        seconds = [scene.seconds(self.output.aspect) for scene in variant.scenes]
         masters = [self.studio.masters["m"]] * len(variant.scenes)
         check_file(made.files["video"], self.output, seconds, masters, has_sound=variant.has_sound)
         return made.files["video"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, fields
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.inputs.conftest import ENGINES, Case, job_dict
+from tests.sounds import tone, write_sound
 from wanflow.errors import BadRow, JobError, ManifestError
 from wanflow.inputs import Inputs
 from wanflow.job import Job, job_schema, load_job
 from wanflow.manifest import Notes, read_variants
 from wanflow.manifest.groups import MAX_SCENES, MadeRow, gather, join
-from wanflow.model import Music, Source, TextLayer, Variant
+from wanflow.model import TextLayer, Variant
 
 BY_SLIDE = {"by": "LESSON", "order": "SLIDE"}
 
@@ -299,22 +300,53 @@ def test_rows_of_a_video_carry_the_same(case: Case) -> None:
     )
 
 
+def test_music_that_differs_is_told_by_what_differs(case: Case) -> None:
+    """One piece lies under the whole video; a voice is each scene's own."""
+    write_sound(case.folder / "calm.wav", tone(1))
+    write_sound(case.folder / "loud.wav", tone(1.5))
+    rows = slides(("a", 1, "x"), ("a", 2, "y"), ("b", 1, "x"), ("b", 2, "y"), ("c", 1, "x"), ("c", 2, "y"))
+    music = ["calm.wav", "loud.wav", "calm.wav", "", "calm.wav", "calm.wav"]
+    voices = ["calm.wav", "", "calm.wav", "", "calm.wav", "loud.wav"]
+    case.rows([row | {"m": m, "v": v} for row, m, v in zip(rows, music, voices, strict=True)])
+    sound = {"music": {"url": "{{ m }}"}, "voice": {"url": "{{ v }}"}}
+    found = case.read(manifest=grouped(BY_SLIDE), sound=sound)
+    words = "a video has one; make it the same in all its rows"
+    assert reasons([item for item in found if isinstance(item, BadRow)]) == [
+        f"row 2 (a): music.source: is calm.wav in row 1 and loud.wav in row 2; {words}",
+        f"row 4 (b): music: is calm.wav in row 3 and nothing in row 4; {words}",
+    ]
+    (variant,) = (item for item in found if isinstance(item, Variant))
+    assert [scene.voice and scene.voice.source.url.rpartition("/")[2] for scene in variant.scenes] == [
+        "calm.wav",
+        "loud.wav",
+    ]
+    assert variant.music is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Later(Variant):
+    """A Variant of a later wanflow."""
+
+    mood: str = field(default="")
+
+
 def test_whatever_a_variant_has_must_agree_but_its_rows_scenes_and_priority(case: Case) -> None:
-    """Fields are compared without anybody thinking of them: one music lies under all of a video."""
-    calm, loud = (Music(Source(f"s3://music/{name}.mp3", name[0] * 64), 60.0) for name in ("calm", "loud"))
-    case.rows(slides(("a", 1, "x"), ("a", 2, "y")))
-    one, _ = (v for v in case.variants(manifest=grouped({"by": "prompt"})))
-    made = [
-        MadeRow(0, row, {"variant_id": "x"}, replace(one, row=row, priority=row, music=music))
-        for row, music in ((1, calm), (2, loud), (3, calm))
-    ]
-    assert reasons([item for item in join(made[:2], "prompt", None) if isinstance(item, BadRow)]) == [
-        "row 2 (x): music: is calm.mp3 in row 1 and loud.mp3 in row 2; a video has one; make it the same in all its "
-        "rows"
-    ]
-    (joined,) = join([made[0], made[2]], "prompt", None)
-    assert isinstance(joined, Variant)
-    assert (joined.music, len(joined.scenes), joined.priority) == (calm, 2, 3)
+    """A field that is added to Variant is compared without anybody thinking of it."""
+    case.rows(slides(("a", 1, "x")))
+    (variant,) = case.variants(manifest=grouped())
+    given = {f.name: getattr(variant, f.name) for f in fields(Variant)}
+
+    def rows(*moods: str) -> list[MadeRow]:
+        made = [Later(**(given | {"row": n, "priority": n}), mood=mood) for n, mood in enumerate(moods, 1)]
+        return [MadeRow(0, later.row, {"variant_id": "a"}, later) for later in made]
+
+    (bad,) = join(rows("calm", "loud"), "LESSON", None)
+    assert str(bad) == (
+        "row 2 (a): mood: is calm in row 1 and loud in row 2; a video has one; make it the same in all its rows"
+    )
+    (joined,) = join(rows("calm", "calm"), "LESSON", None)
+    assert isinstance(joined, Later)
+    assert (joined.row, joined.priority, joined.mood, len(joined.scenes)) == (1, 2, "calm", 2)
 
 
 # -- bad rows ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.planning.published import pretend_run, stores
 from tests.run.jobs import make_job, write_rows
+from tests.sounds import speech, write_sound
 from wanflow import Job, plan, run
 from wanflow.errors import ManifestError
 from wanflow.planning import ClipPlan
@@ -42,7 +44,7 @@ def job(tmp_path: Path, checkpoint: str) -> Job:
 
 def whys(job: Job, kind: str = "variant") -> dict[str, str]:
     return {
-        why.id: "; ".join(map(str, why.changes))
+        why.id: re.sub(r"\([0-9a-f]{8}\)", "(DIGEST)", "; ".join(map(str, why.changes)))
         for why in explain(plan(job), stores(job)[0])
         if why.kind == kind
     }
@@ -101,6 +103,18 @@ def test_a_slide_in_between_is_told_as_one_more_scene(job: Job) -> None:
     write_rows(job.directory, [*SLIDES, SLIDES[0] | {"SLIDE": 1.5, "prompt": "shells", "headline": "Shells"}])
     assert whys(job) == {"sea": "clip scenes: 3 -> 4"}
     assert list(whys(job, "clip").values()) == ["new"]
+
+
+def test_a_slide_in_between_moves_the_voices_behind_it(tmp_path: Path, checkpoint: str) -> None:
+    """Their words are what they were; only the new slide's are told."""
+    for number in range(3):
+        write_sound(tmp_path / f"{number}.wav", speech(0.3 + number / 10))
+    rows = [row | {"said": f"{min(number, 2)}.wav"} for number, row in enumerate(SLIDES[:3])]
+    sound = {"voice": {"url": "{{ said }}"}}
+    job = make_job(tmp_path, checkpoint, rows[:2], manifest=MANIFEST, publish=PUBLISH, sound=sound)
+    pretend_run(job)
+    write_rows(tmp_path, [rows[0], rows[2] | {"SLIDE": 1.5}, rows[1]])
+    assert whys(job) == {"sea": "clip scenes: 2 -> 3; sound voice of scene 2: none -> 2.wav (DIGEST)"}
 
 
 def test_slides_that_change_places_are_told_as_such(job: Job) -> None:

@@ -37,8 +37,8 @@ class Finished:
 
     #: ``video`` and, if wanted, ``poster``
     files: dict[str, Path]
-    #: the parts of the picture that a layer lies over, at whatever time and however transparent
-    covered: tuple[Area, ...]
+    #: of each scene, the parts of the picture that a layer lies over, at whatever time and however transparent
+    covered: tuple[tuple[Area, ...], ...]
 
 
 def timeout_s(seconds: float) -> float:
@@ -85,7 +85,7 @@ def assemble(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     files = {"video": video, "poster": poster} if output.poster else {"video": video}
-    return Finished(files, tuple(area for _, covered in prepared for area in covered))
+    return Finished(files, tuple(tuple(covered) for _, covered in prepared))
 
 
 def _master(masters: Mapping[str, Path], key: str) -> Path:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import groupby
-from pathlib import PurePath
 from typing import Any
 
 from wanflow.errors import BadRow
 from wanflow.job.fields import to_number, to_whole
 from wanflow.manifest.values import identity, is_null
-from wanflow.model import Music, Output, Variant
+from wanflow.model import Output, Source, Variant
+from wanflow.storage import redact
 from wanflow.storage.paths import shown
 from wanflow.written import written
 
@@ -45,6 +45,12 @@ class MadeRow:
     made: Variant | list[BadRow]
 
 
+def whole_videos(rows: Iterable[Row], chosen: Iterable[Row], matrix: Sequence[str]) -> Iterator[Row]:
+    """Of ``rows`` those of a video with a row among ``chosen``: nobody asks for a video with scenes missing."""
+    videos = {(_id_of(row), _setting_of(row, matrix)) for row in chosen}
+    return (row for row in rows if (_id_of(row), _setting_of(row, matrix)) in videos)
+
+
 def gather(rows: Iterable[Row], matrix: Sequence[str], limit: int | None = None) -> Iterator[NumberedRow]:
     """``rows``, those of a group one after another in the table's order, groups in the order of their first rows.
 
@@ -59,14 +65,14 @@ def gather(rows: Iterable[Row], matrix: Sequence[str], limit: int | None = None)
     num_videos = 0
     while waiting and num_videos != limit:
         videos: dict[tuple[str, ...], int] = {}
-        for row, values, problems in waiting.pop():
-            setting = tuple([repr(values[name]) for name in matrix])
+        for each in waiting.pop():
+            setting = _setting_of(each, matrix)
             if setting not in videos:
                 if num_videos == limit:
                     continue
                 videos[setting] = num_videos
                 num_videos += 1
-            yield videos[setting], row, values, problems
+            yield videos[setting], *each
 
 
 def join(made: Iterable[MadeRow], by: str, order: str | None) -> Iterator[Variant | BadRow]:
@@ -91,6 +97,10 @@ def _id_of(row: Row) -> str | int:
         return identity(values["variant_id"])
     except ValueError:
         return number
+
+
+def _setting_of(row: Row, matrix: Sequence[str]) -> tuple[str, ...]:
+    return tuple([repr(row[1][name]) for name in matrix])
 
 
 def _join(rows: list[MadeRow], by: str, order: str | None) -> Variant | list[BadRow]:
@@ -173,7 +183,18 @@ def _differences(one: Variant, other: Variant) -> Iterator[str]:
                     advice = "a video has one; make it the same in all its rows, or leave it out"
                     yield words(f"publish.carry: {column} is", here, there, advice)
         else:
-            yield words(f"{field.name}: is", mine, its, "a video has one; make it the same in all its rows")
+            for place, here, there in _apart(field.name, mine, its):
+                yield words(f"{place}: is", here, there, "a video has one; make it the same in all its rows")
+
+
+def _apart(place: str, mine: Any, its: Any) -> Iterator[tuple[str, object, object]]:
+    """(place, one value, the other) of what differs within two values; an input is told by its name."""
+    if mine is None or its is None or not is_dataclass(mine) or isinstance(mine, Source):
+        yield place, *(getattr(value, "source", value) for value in (mine, its))
+        return
+    for field in fields(mine):
+        if field.compare and getattr(mine, field.name) != getattr(its, field.name):
+            yield from _apart(f"{place}.{field.name}", getattr(mine, field.name), getattr(its, field.name))
 
 
 def _outputs(outputs: Sequence[tuple[Output, str]]) -> str:
@@ -181,7 +202,6 @@ def _outputs(outputs: Sequence[tuple[Output, str]]) -> str:
 
 
 def _short(value: object) -> str:
-    if isinstance(value, Music):
-        value = PurePath(value.source.url).name
-    text = "nothing" if is_null(value) else str(value)
+    name = redact(value.url).rpartition("/")[2] if isinstance(value, Source) else str(value)
+    text = "nothing" if is_null(value) else name
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

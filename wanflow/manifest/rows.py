@@ -18,7 +18,7 @@ from wanflow.errors import BadRow, ManifestError
 from wanflow.inputs import Inputs
 from wanflow.job import BUILT_INS, CLIP_TEXTS, Job
 from wanflow.manifest.clips import ClipMaker, default_templates
-from wanflow.manifest.groups import MadeRow, NumberedRow, gather, join
+from wanflow.manifest.groups import MadeRow, NumberedRow, gather, join, whole_videos
 from wanflow.manifest.layers import LayerMaker
 from wanflow.manifest.notes import Notes
 from wanflow.manifest.outputs import OutputMaker
@@ -45,7 +45,7 @@ def read_variants(
     """Each row of the job's manifest (times its matrix) as a Variant, or as one BadRow a reason, in their order.
 
     With ``manifest.group`` a Variant has the rows of a group as its scenes. ``only`` is a condition beside
-    ``manifest.where``; ``limit`` ends after so many videos, good or bad; ``notes`` counts along.
+    ``manifest.where``, of which a group needs one row; ``limit`` ends after so many videos, good or bad; ``notes`` counts along.
     Raises ManifestError (table, columns, templates, conditions), JobError and EngineError (what would be wrong with
     every row) before the first row, and ManifestError when a file turns out broken on the way.
     """
@@ -54,15 +54,19 @@ def read_variants(
     columns = frozenset(table.columns) | frozenset(job.matrix)
     _check_names(job, table, columns)
     maker = _VariantMaker(job, engines, inputs, columns)
-    conditions = [text for text in (job.manifest.where, only) if text]
-    rows = table.rows(maker.needed | frozenset(job.publish.carry), conditions, job.matrix)
+    where, chosen = ([text] if text else [] for text in (job.manifest.where, only))
+    needed = maker.needed | frozenset(job.publish.carry)
     if notes is not None:
         notes.begin(template_columns(job), columns)
     is_whole = only is None and limit is None
     numbered: Iterator[NumberedRow]
     if group:
-        numbered = gather(rows, tuple(job.matrix), limit)
+        rows, matrix = table.rows(needed, where, job.matrix), tuple(job.matrix)
+        if chosen:
+            rows = whole_videos(rows, table.rows({"variant_id"}, [*where, *chosen], job.matrix), matrix)
+        numbered = gather(rows, matrix, limit)
     else:
+        rows = table.rows(needed, [*where, *chosen], job.matrix)
         numbered = ((number, *row) for number, row in enumerate(islice(rows, limit)))
     return maker.variants(numbered, notes, is_whole)
 

@@ -252,6 +252,12 @@ def _paired(then: Sequence[str], now: Sequence[str]) -> Iterator[tuple[int, int]
         yield from zip(range(now_from, now_to), range(then_from, then_to), strict=False)
 
 
+def _moved(sound: Mapping[str, Any], places: Mapping[int, int], num_scenes: int) -> Mapping[str, Any]:
+    """What was heard, its voices where their scenes are now (``places``: scene now -> scene then)."""
+    voices = dict(enumerate(sound.get("voices") or ()))
+    return sound and {**sound, "voices": [voices.get(places.get(now, -1)) for now in range(num_scenes)]}
+
+
 def _differences(
     variant: Variant, file: OutputFile, old: FormerFile | None, before: FormerPlan
 ) -> Iterator[Change]:
@@ -274,7 +280,7 @@ def _differences(
         layers = variant.scenes[now_at].layers
         used += ["picture" for layer in layers if isinstance(layer, ImageLayer)]
         found += compare_layers(old.layers[then_at], [describe_layer(layer) for layer in layers])
-    found += compare_sounds(old.sound, describe_sound(variant))
+    found += compare_sounds(_moved(old.sound, dict(pairs), len(file.masters)), describe_sound(variant))
     used += ["sound"] if variant.has_sound else []
     now = describe_output(file.output)
     found += [change(Reason.OUTPUT, n, old.output, now) for n in differing(old.output, now) if n != "name"]

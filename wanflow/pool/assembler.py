@@ -106,10 +106,9 @@ def _publish_files(
             finished = assemble.assemble(task.variant, file, masters, sources, Path(folder))
             local = finished.files
             lengths_s = [scene.seconds(file.output.aspect) for scene in task.variant.scenes]
-            expect_s = sum(map(file.output.frames, lengths_s)) / file.output.fps
             shown, has_sound = [masters[key] for key in file.masters], task.variant.has_sound
             facts = quality.check_file(
-                local["video"], file.output, expect_s, shown, finished.covered, has_sound=has_sound
+                local["video"], file.output, lengths_s, shown, finished.covered, has_sound=has_sound
             )
             facts["job"] = context.job
             facts["reason"] = context.reasons.get(file.path, "")

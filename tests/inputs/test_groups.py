@@ -385,6 +385,23 @@ def test_two_videos_at_one_path_are_told(case: Case) -> None:
 # -- where, only, limit ------------------------------------------------------------------------------------------
 
 
+def test_only_chooses_whole_videos(case: Case) -> None:
+    """`run --only "SLIDE = 2"` to look at what was changed must not publish lessons of one slide."""
+    case.rows(slides(("a", 1, "x"), ("b", 1, "y"), ("a", 2, "z"), ("c", 1, "x")))
+    assert shown(case.variants(manifest=grouped(BY_SLIDE), only="SLIDE = 2")) == {"a": ["x", "z"]}
+    assert shown(case.variants(manifest=grouped(BY_SLIDE), only="prompt = 'x'")) == {
+        "a": ["x", "z"],
+        "c": ["x"],
+    }
+    both = case.variants(
+        manifest=grouped(BY_SLIDE),
+        only="SLIDE = 2 and lang = 'de'",
+        matrix={"lang": ["de", "no"]},
+        publish={"url": "out", "path": "{{ variant_id }}-{{ lang }}.mp4"},
+    )
+    assert [path for variant in both for _, path in variant.outputs] == ["a-de.mp4"]
+
+
 def test_conditions_drop_scenes(case: Case) -> None:
     """A draft slide is left out; ``variant_id`` and the column's own name are one in a condition."""
     rows = slides(("a", 1, "x"), ("a", 2, "y"), ("b", 1, "z"))

@@ -45,9 +45,9 @@ def read_variants(
     """Each row of the job's manifest (times its matrix) as a Variant, or as one BadRow a reason, in their order.
 
     With ``manifest.group`` a Variant has the rows of a group as its scenes. ``only`` is a condition beside
-    ``manifest.where``, of which a group needs one row; ``limit`` ends after so many videos, good or bad; ``notes`` counts along.
-    Raises ManifestError (table, columns, templates, conditions), JobError and EngineError (what would be wrong with
-    every row) before the first row, and ManifestError when a file turns out broken on the way.
+    ``manifest.where``, which must hold for one row of a group; ``limit`` ends after so many videos, good or bad;
+    ``notes`` counts along. Raises ManifestError (table, columns, templates, conditions), JobError and EngineError (what
+    would be wrong with every row) before the first row, and ManifestError when a file turns out broken on the way.
     """
     group = job.manifest.group
     table = Table(job.manifest.url, job.manifest.rename, group.by if group else None)

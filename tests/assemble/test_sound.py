@@ -13,7 +13,7 @@ import pytest
 
 from tests.assemble.conftest import FPS, NUM_FRAMES, Frames, Studio, moving, read_frames
 from tests.sounds import Samples, level_db, read_sound, speech, tone, write_sound
-from wanflow.assemble import assemble, ffmpeg, graph
+from wanflow.assemble import assemble, ffmpeg, graph, sound
 from wanflow.audio import demuxer
 from wanflow.decoder import decoder
 from wanflow.errors import AssembleError
@@ -129,6 +129,23 @@ def test_music_gives_way_to_a_voice_by_as_many_decibels_as_asked(desk: Desk) -> 
     after = level_db(samples, 4.5, 6.0)
     assert before - under == pytest.approx(20, abs=0.5)
     assert after == pytest.approx(before, abs=0.5)
+
+
+def test_music_gives_way_in_as_many_scenes_as_a_video_may_have(desk: Desk) -> None:
+    """ffmpeg's parser goes 90 deep, and a video may have a hundred scenes."""
+    voice = sound.Speech(Path("v"), "wav", 1.0, 2.0, 0.0)
+    bed = sound.Bed(Path("b"), "wav", 0.0, 15.0, 0.0, False, 0.0, 0.0)
+    many = [replace(voice, path=Path(f"v{i}"), start_s=2.0 * i, end_s=2.0 * i + 1) for i in range(100)]
+    expression = sound._ducked(many, bed.duck_db)
+    depth = deepest = 0
+    for char in expression:
+        depth += (char == "(") - (char == ")")
+        deepest = max(deepest, depth)
+    assert deepest < 20
+    ffmpeg.run(
+        [*graph.QUIET, "-f", "lavfi", "-i", "anullsrc=d=0.1", "-af", f"volume=volume='{expression}':eval=frame",
+         "-f", "null", "-"], timeout_s=60,
+    )  # fmt: skip
 
 
 def test_short_music_begins_again_and_fades_out_at_the_end(desk: Desk) -> None:

@@ -282,7 +282,22 @@ def test_what_every_row_would_suffer_from_is_told_once(case: Case, text: str | N
 
 
 def test_words_have_no_times_of_their_own(case: Case) -> None:
-    with pytest.raises(JobError, match=r"layers\.0\.captions\.start: unknown key"):
-        case.job(layers=[{"captions": {"url": "a.srt", "start": 1}}])
+    with pytest.raises(JobError, match=r"layers\.0\.captions\.end: unknown key"):
+        case.job(layers=[{"captions": {"url": "a.srt", "end": 1}}])
     with pytest.raises(JobError, match=r"layers\.0\.caption: unknown key; did you mean `captions`\?"):
         case.job(layers=[{"caption": {"url": "a.srt"}}])
+
+
+def test_captions_begin_with_the_voice_that_they_were_made_for(case: Case) -> None:
+    """A transcript is timed from the file's beginning, and the voice starts a moment into the scene."""
+    (case.folder / "a.srt").write_text("1\n00:00:00,500 --> 00:00:01,000\nHello\n")
+    case.rows([{"variant_id": "a", "prompt": "x", "late": 0.25}])
+    [variant] = case.variants(layers=[{"captions": {"url": "a.srt", "start": "{{ late }}"}}])
+    [layer] = variant.scenes[0].layers
+    assert isinstance(layer, CaptionsLayer)
+    assert [(cue.start_s, cue.end_s) for cue in layer.cues] == [(0.75, 1.25)]
+    assert (layer.place.start_s, layer.place.end_s) == (0.0, None)
+    [bad] = case.bad(layers=[{"captions": {"url": "a.srt", "start": "{{ late * 8 }}"}}])
+    assert "begins at 2.5 s, which is not before the end of the clip (2.125 s)" in bad.reason
+    with pytest.raises(JobError, match=r"begins at 2\.5 s"):
+        case.variants(layers=[{"captions": {"url": "a.srt", "start": 2}}])

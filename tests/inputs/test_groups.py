@@ -218,16 +218,23 @@ def test_a_column_that_is_not_there_is_told(case: Case, group: dict[str, str], p
 @pytest.mark.parametrize(("order", "expected"), [
     (["9", "10", "1"], ["1", "9", "10"]),
     (["1.5", "1", "2,5"], ["1", "1.5", "2,5"]),
-    (["10", "9", "intro"], ["10", "9", "intro"]),
+    (["1.10", "1.9", "2.1"], ["1.9", "1.10", "2.1"]),
+    (["4", "10", "3a", "3", "2"], ["2", "3", "3a", "4", "10"]),
+    (["Slide 10", "Slide 2"], ["Slide 2", "Slide 10"]),
     (["b", "c", "a"], ["a", "b", "c"]),
     (["-1", "0", "9007199254740993", "9007199254740992"], ["-1", "0", "9007199254740992", "9007199254740993"]),
 ])  # fmt: skip
-def test_order_is_by_number_where_all_are_numbers(case: Case, order: list[str], expected: list[str]) -> None:
-    """CSV has text, and slide 10 comes after slide 9."""
+def test_texts_are_ordered_as_people_number_slides(case: Case, order: list[str], expected: list[str]) -> None:
+    """CSV has text; and a slide 3a, put in between, must not bring 10 before 2."""
     lines = ["LESSON;SLIDE;prompt", *(f"a;{place};{place}" for place in order)]
     (case.folder / "rows.csv").write_text("\n".join(lines))
     variants = case.variants(manifest=grouped(BY_SLIDE, url="rows.csv"))
     assert shown(variants) == {"a": expected}
+
+
+def test_numbers_are_ordered_by_their_value(case: Case) -> None:
+    case.rows(slides(("a", 1.5, "x"), ("a", 1.25, "y"), ("a", -1.0, "z")))
+    assert shown(case.variants(manifest=grouped(BY_SLIDE))) == {"a": ["z", "y", "x"]}
 
 
 def test_order_may_be_a_date(case: Case) -> None:
@@ -236,24 +243,13 @@ def test_order_may_be_a_date(case: Case) -> None:
     assert shown(case.variants(manifest=grouped(BY_SLIDE))) == {"a": ["first", "second"]}
 
 
-def test_each_group_decides_for_itself_whether_its_places_are_numbers(case: Case) -> None:
-    rows = slides(
-        ("a", "10", "ten"), ("a", "9", "nine"), ("b", "10", "ten"), ("b", "9", "nine"), ("b", "x", "x")
-    )
-    case.rows(rows)
-    assert shown(case.variants(manifest=grouped(BY_SLIDE))) == {
-        "a": ["nine", "ten"],
-        "b": ["ten", "nine", "x"],
-    }
-
-
 def test_two_scenes_at_one_place_and_a_scene_without_one_are_bad(case: Case) -> None:
     """Which comes first would be chance."""
-    rows = slides(("a", "2", "x"), ("a", "2.0", "y"), ("a", "1", "z"), ("b", "1", "x"), ("b", None, "y"))
+    rows = slides(("a", "2", "x"), ("a", "02", "y"), ("a", "1", "z"), ("b", "1", "x"), ("b", None, "y"))
     case.rows([*rows, *slides(("c", "1", "fine"))])
     found = case.read(manifest=grouped(BY_SLIDE))
     assert reasons([item for item in found if isinstance(item, BadRow)]) == [
-        "row 2 (a): SLIDE: row 1 has 2.0 already; each scene has its own place",
+        "row 2 (a): SLIDE: row 1 has 2 already; each scene has its own place",
         "row 5 (b): SLIDE: is empty; every scene of a video needs its place",
     ]
     assert shown([item for item in found if isinstance(item, Variant)]) == {"c": ["fine"]}
@@ -347,6 +343,19 @@ def test_whatever_a_variant_has_must_agree_but_its_rows_scenes_and_priority(case
     (joined,) = join(rows("calm", "calm"), "LESSON", None)
     assert isinstance(joined, Later)
     assert (joined.row, joined.priority, joined.mood, len(joined.scenes)) == (1, 2, "calm", 2)
+
+
+def test_a_column_that_is_empty_in_all_rows_of_a_video_agrees(case: Case) -> None:
+    """Spark and polars write NaN for it, and no NaN is another's equal."""
+    nan = float("nan")
+    case.rows([row | {"score": nan} for row in slides(("a", 1, "x"), ("a", 2, "y"))])
+    assert len(case.variants(manifest=grouped(), publish={"url": "out", "carry": ["score"]})) == 1
+
+
+def test_a_delta_has_no_groups(case: Case) -> None:
+    """A warehouse that exports the slides that changed would replace lessons by fragments of them."""
+    with pytest.raises(JobError, match=r"manifest\.group: a delta may have some scenes of a video"):
+        case.job(manifest=grouped(mode="delta"))
 
 
 # -- bad rows ----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ Knows nothing of keys, stores, Ray or engines. Limits: H.264 and AAC, hard cuts 
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import tempfile
@@ -100,14 +101,20 @@ def _master(masters: Mapping[str, Path], key: str) -> Path:
 def _shot(
     scene: Scene, output: Output, master: Path, sources: Mapping[str, Path], work: Path
 ) -> tuple[graph.Shot, list[Area]]:
-    from wanflow.assemble import graph
+    from wanflow.assemble import ffmpeg, graph
 
     clip, seconds = scene.clip(output.aspect), scene.seconds(output.aspect)
     work.mkdir(parents=True)
     layers, covered = _layers(scene.layers, seconds, output, sources, work)
-    link = _link(master, work / "master")
-    extend = scene.voice.extend if scene.voice and seconds > clip.seconds else ""
-    return graph.Shot(link, seconds, clip.fps, layers, clip.num_frames, extend), covered
+    link, repeats = _link(master, work / "master"), 0
+    boomerang = scene.voice is not None and scene.voice.extend == "boomerang"
+    if boomerang and seconds > clip.seconds and clip.num_frames > 2:
+        round_trip = 2 * clip.num_frames - 2
+        there = work / "there-and-back.mkv"
+        arguments = graph.back_and_forth(link, clip.num_frames, there)
+        ffmpeg.run(arguments, timeout_s=timeout_s(round_trip / clip.fps))
+        link, repeats = there, math.ceil(seconds * clip.fps / round_trip)
+    return graph.Shot(link, seconds, clip.fps, layers, repeats), covered
 
 
 def _link(path: Path, link: Path) -> Path:

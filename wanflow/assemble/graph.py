@@ -11,7 +11,6 @@ Knows nothing of fonts or pictures beyond their paths. Limits: hard cuts only.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -61,10 +60,8 @@ class Shot:
     #: of the master
     fps: float
     layers: tuple[Picture | Words, ...] = ()
-    #: of the master
-    num_frames: int = 0
-    #: what is seen behind the master's end: ``hold``, its last frame; ``boomerang``, itself backwards and forwards
-    extend: str = ""
+    #: how often the master begins again; behind its end its last frame is held
+    repeats: int = 0
 
 
 def num_frames(shots: tuple[Shot, ...], output: Output) -> int:
@@ -107,6 +104,23 @@ def build(
     return [*_GLOBAL, *arguments]
 
 
+def back_and_forth(master: Path, num_frames: int, out: Path) -> list[str]:
+    """The arguments that make a video of ``master`` and then itself backwards without its two ends, which can be
+    repeated: no frame is seen twice in a row. All frames of a master are in memory for it, so a file of its own."""
+    both = (
+        ffmpeg.input(str(master), **_INPUT)
+        .video.filter("setpts", "PTS-STARTPTS")
+        .filter_multi_output("split", 2)
+    )
+    back = both[1].filter("reverse").filter("trim", start_frame=1, end_frame=num_frames - 1)
+    stream = ffmpeg.concat(both[0], back.filter("setpts", "PTS-STARTPTS"), v=1, a=0)
+    done = stream.output(
+        str(out), f="matroska", vcodec="libx264", preset=_X264, crf=4, fflags="+bitexact",
+        **{"flags:v": "+bitexact", "threads:v": THREADS}, **_TAGS,
+    )  # fmt: skip
+    return [*_GLOBAL, *done.get_args()]
+
+
 #: says what it did at the end, and nothing on the way
 QUIET = ("-hide_banner", "-nostdin", "-y", "-loglevel", "info", "-nostats")
 _GLOBAL = (*QUIET, "-filter_complex_threads", str(THREADS))
@@ -115,9 +129,9 @@ _INPUT = {"protocol_whitelist": "file,pipe", "threads": THREADS}
 
 def _scene(shot: Shot, output: Output) -> Any:
     frames, rate, resized = _frames(shot, output), _rate(output.fps), False
-    stream = ffmpeg.input(str(shot.master), **_INPUT).video.filter("setpts", "PTS-STARTPTS")
-    if shot.extend == "boomerang" and shot.num_frames > 2:
-        stream = _back_and_forth(stream, shot)
+    again = {"stream_loop": shot.repeats} if shot.repeats else {}
+    stream = ffmpeg.input(str(shot.master), **again, **_INPUT).video
+    stream = stream.filter("setpts", f"N/({shot.fps:.6f}*TB)" if shot.repeats else "PTS-STARTPTS")
     if output.interpolate and output.fps > shot.fps:
         # two copies of the last frame: the interpolation needs frames after the one that it makes
         stream = stream.filter("tpad", stop=2, stop_mode="clone")
@@ -127,8 +141,7 @@ def _scene(shot: Shot, output: Output) -> Any:
     elif output.fps > shot.fps:
         stream, resized = _resize(stream, output), True  # before frames are repeated: fewer of them to scale
     # copies of the last frame, cut off right after: it lasts as long as every other
-    copies = frames if shot.extend else round(output.fps) + 1
-    stream = stream.filter("fps", rate).filter("tpad", stop=copies, stop_mode="clone")
+    stream = stream.filter("fps", rate).filter("tpad", stop=frames + 1, stop_mode="clone")
     stream = stream.filter("trim", end_frame=frames).filter("setpts", "PTS-STARTPTS")
     if not resized:
         stream = _resize(stream, output)
@@ -137,17 +150,6 @@ def _scene(shot: Shot, output: Output) -> Any:
             _words(stream, layer) if isinstance(layer, Words) else _picture(stream, layer, frames, output)
         )
     return stream.filter("scale", flags="accurate_rnd+full_chroma_int", **_BT709).filter("format", "yuv420p")
-
-
-def _back_and_forth(stream: Any, shot: Shot) -> Any:
-    """The master, then itself backwards without its two ends, again and again: no frame is seen twice in a row."""
-    both = stream.filter_multi_output("split", 2)
-    back = both[1].filter("reverse").filter("trim", start_frame=1, end_frame=shot.num_frames - 1)
-    round_trip = 2 * shot.num_frames - 2
-    times = math.ceil(shot.seconds * shot.fps / round_trip)
-    stream = ffmpeg.concat(both[0], back.filter("setpts", "PTS-STARTPTS"), v=1, a=0)
-    stream = stream.filter("loop", loop=times, size=round_trip, start=0)
-    return stream.filter("setpts", f"N/({shot.fps:.6f}*TB)")
 
 
 def _resize(stream: Any, output: Output) -> Any:

@@ -132,11 +132,17 @@ def _bed(bed: Bed, mix: Mix) -> Any:
 
 def _ducked(speeches: Sequence[Speech], duck_db: float) -> str:
     """ffmpeg's expression of the music's factor at ``t``."""
-    spoken = "+".join(
-        f"clip((t-{speech.start_s - _RAMP_S:.3f})/{_RAMP_S},0,1)*clip(({speech.end_s + _RAMP_S:.3f}-t)/{_RAMP_S},0,1)"
-        for speech in speeches
-    )
+    ramp = f"clip((t-{{:.3f}})/{_RAMP_S},0,1)*clip(({{:.3f}}-t)/{_RAMP_S},0,1)"
+    spoken = _sum([ramp.format(speech.start_s - _RAMP_S, speech.end_s + _RAMP_S) for speech in speeches])
     return f"pow(10,-{duck_db / 20:.5f}*min(1,{spoken}))"
+
+
+def _sum(terms: Sequence[str]) -> str:
+    """In brackets by halves: ffmpeg's parser goes as deep as a sum is long, and ends at 90 terms."""
+    if len(terms) == 1:
+        return terms[0]
+    half = len(terms) // 2
+    return f"({_sum(terms[:half])}+{_sum(terms[half:])})"
 
 
 def _cut(stream: Any, seconds: float) -> Any:

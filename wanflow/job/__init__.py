@@ -232,6 +232,11 @@ def _inconsistencies(job: Job) -> Iterator[str]:
         yield "limits.max_cost: needs a price; set resources.gpu_hour"
     if job.publish.unpublish and job.manifest.mode == "delta":
         yield "publish.unpublish: a delta takes nothing away; leave it out, or set manifest.mode: snapshot"
+    if job.manifest.group and job.manifest.mode == "delta":
+        yield (
+            "manifest.group: a delta may have some scenes of a video and not the others, which would be lost; give "
+            "whole tables (manifest.mode: snapshot), or leave group out"
+        )
     workspace, url = job.workspace.rstrip("/"), job.publish.url.rstrip("/")
     if workspace == url:
         yield f"workspace: is the same as publish.url ({url}); leave it out, or give it a place of its own"

@@ -178,6 +178,10 @@ class CaptionsLayerSection(WordsLayerSection):
         description="Template of the path or URL of an SRT or WebVTT file. Empty: left out of that variant."
     )
     style: Text = Field(default="caption", description=_STYLE)
+    start: Text = Field(
+        default="0",
+        description="Seconds from the start at which the file's times begin, like its voice's `start`.",
+    )
 
 
 class BoxLayerSection(TimedLayerSection):

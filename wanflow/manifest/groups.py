@@ -7,14 +7,15 @@ why not: a video is never made with a scene missing.
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from datetime import date, time
+from decimal import Decimal
 from itertools import groupby
 from typing import Any
 
 from wanflow.errors import BadRow
-from wanflow.job.fields import to_number, to_whole
 from wanflow.manifest.values import identity, is_null
 from wanflow.model import Output, Source, Variant
 from wanflow.storage import redact
@@ -128,33 +129,34 @@ def _join(rows: list[MadeRow], by: str, order: str | None) -> Variant | list[Bad
 
 
 def _places(rows: Sequence[MadeRow], order: str) -> tuple[dict[int, int], list[BadRow]]:
-    """Row to its place among the scenes: by number where all have one, else by text."""
+    """Row to its place among the scenes."""
     bad: list[BadRow] = []
     texts: dict[int, str] = {}
-    for each in rows:
-        value = each.values.get(order)
-        try:
-            if is_null(value):
-                raise ValueError("is empty; every scene of a video needs its place")
-            texts[each.row] = written(value)
-        except ValueError as exc:
-            bad.append(BadRow(each.row, each.values["variant_id"], f"{order}: {exc}"))
-    numbers = {row: number for row, text in texts.items() if (number := _number(text)) is not None}
-    keys: dict[int, Any] = dict(numbers if len(numbers) == len(texts) else texts)
+    keys: dict[int, Any] = {}
     first: dict[Any, int] = {}
     for each in rows:
-        if each.row in keys and (whose := first.setdefault(keys[each.row], each.row)) != each.row:
-            reason = (
-                f"{order}: row {whose} has {_short(texts[each.row])} already; each scene has its own place"
-            )
-            bad.append(BadRow(each.row, each.values["variant_id"], shown(reason)))
+        value, reason = each.values.get(order), "is empty; every scene of a video needs its place"
+        try:
+            if not is_null(value):
+                texts[each.row], key = written(value), _sort_key(value)
+                whose = first.setdefault(key, each.row)
+                reason = f"row {whose} has {_short(texts[whose])} already; each scene has its own place"
+                if whose == each.row:
+                    keys[each.row] = key
+                    continue
+        except ValueError as exc:
+            reason = str(exc)
+        bad.append(BadRow(each.row, each.values["variant_id"], shown(f"{order}: {reason}")))
     return {row: place for place, row in enumerate(sorted(keys, key=keys.__getitem__))}, bad
 
 
-def _number(text: str) -> float | None:
-    whole = to_whole(text)
-    number = to_number(text) if whole is None else whole
-    return number if number is not None and math.isfinite(number) else None
+def _sort_key(value: object) -> Any:
+    """Numbers and times as they are; a text by its words and the whole numbers in it, as people number slides: 2 before
+    10, 1.9 before 1.10, 3a behind 3. ValueError where a value is none that can be written."""
+    if isinstance(value, int | float | Decimal | date | time):
+        return value
+    parts = re.split(r"(^-\d+|\d+)", written(value))
+    return tuple([int(part) if i % 2 else part for i, part in enumerate(parts)])
 
 
 def _differences(one: Variant, other: Variant) -> Iterator[str]:
@@ -179,7 +181,7 @@ def _differences(one: Variant, other: Variant) -> Iterator[str]:
                     yield words("publish.path: gives", here, there, "a video has one; use {{ variant_id }}")
         elif field.name == "carry":
             for (column, here), (_, there) in zip(mine, its, strict=True):
-                if here != there:
+                if here != there and not (is_null(here) and is_null(there)):
                     advice = "a video has one; make it the same in all its rows, or leave it out"
                     yield words(f"publish.carry: {column} is", here, there, advice)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from wanflow.captions import short
@@ -52,10 +53,12 @@ class LayerMaker:
     def check_start(self, clip_s: float) -> None:
         """JobError when no row decides the start, and it is not before the end of a clip of ``clip_s`` seconds."""
         reason = ""
-        if "start" in self._fixed:
+        if "start" not in self._fixed:
+            return
+        if self.captions is None:
             reason = self._too_late(self._fixed["start"], clip_s)
-        elif self.captions is not None and (cues := self._fixed.get("url")):
-            reason = self._late_cue(cues, clip_s, {})
+        elif cues := self._fixed.get("url"):
+            reason = self._late_cue(_shifted(cues, self._fixed["start"]), clip_s, {})
         if reason:
             raise JobError(reason)
 
@@ -116,6 +119,8 @@ class LayerMaker:
         if fields.get(essence, "") is None:
             return None
         start, end = fields.get("start") or 0.0, fields.get("end")
+        if self._kind == "captions" and not reasons:
+            fields["url"], start = _shifted(fields["url"], start), 0.0
         if end is not None and end <= start:
             reasons.append(f"{self._place}.end: {end:g} s is not after start ({start:g} s)")
         if reasons:
@@ -157,3 +162,10 @@ class LayerMaker:
         if name == "font":
             return self._inputs.font(text)
         return PARSERS[name](text)
+
+
+def _shifted(cues: tuple[Cue, ...], seconds: float) -> tuple[Cue, ...]:
+    """``cues`` by so much later."""
+    if not seconds:
+        return cues
+    return tuple(replace(cue, start_s=cue.start_s + seconds, end_s=cue.end_s + seconds) for cue in cues)

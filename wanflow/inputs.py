@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,20 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from wanflow.allowed import Allowed, locate
-from wanflow.audio import FORMATS as SOUND_FORMATS
 from wanflow.audio import Heard
-from wanflow.captions import read_captions
 from wanflow.errors import InputError, StoreError
+from wanflow.input_checks import (
+    FONT_MAGIC,
+    IMAGE_MAGIC,
+    Check,
+    Said,
+    check_captions,
+    check_font,
+    check_image,
+    check_lora,
+    check_sound,
+    check_video,
+)
 from wanflow.model import Cue, Source
 from wanflow.pictures import FORMATS
 
@@ -42,10 +52,8 @@ SOUND_RULES = 1
 VIDEO_RULES = 2
 #: 64 megapixels are 8000x8000, 256 MB once decoded
 MAX_PIXELS = 64_000_000
-_FONT_MAGIC = (b"\x00\x01\x00\x00", b"OTTO", b"true", b"ttcf")
-_IMAGE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 #: of what need not be checked again where an earlier run has checked the same bytes
-_MAGIC = {"font": _FONT_MAGIC, "image": _IMAGE_MAGIC}
+_MAGIC = {"font": FONT_MAGIC, "image": IMAGE_MAGIC}
 _MAX_BYTES = {"lora": MAX_LORA_BYTES, "video": MAX_VIDEO_BYTES, "captions": MAX_CAPTIONS_BYTES}
 #: images read ahead at once; each may need MAX_PIXELS * 4 bytes for a moment
 _READERS = 4
@@ -53,12 +61,6 @@ _READERS = 4
 MAX_FAILED = 5
 #: what a file has passed that a memo knows
 RULES = f"4 {','.join(FORMATS)} {MAX_BYTES} {MAX_PIXELS}"
-
-
-#: what a file says that is wanted beside its bytes
-Said = Heard | tuple[Cue, ...]
-#: looks at the bytes of a place; InputError says what is wrong
-Check = Callable[[str, bytes], Said | None]
 
 
 class Inputs:
@@ -81,6 +83,7 @@ class Inputs:
         self._memo = memo
         self._allowed = allowed or Allowed.by_default(self.directory)
         self._reader = Reader(self._allowed)
+        self._image_check = partial(check_image, max_pixels)
         self._known: dict[tuple[str, str], Source | InputError] = {}
         #: (kind, digest) -> what a sound or a subtitle file says
         self._said: dict[tuple[str, str], Said] = {}
@@ -96,7 +99,7 @@ class Inputs:
     def lora(self, url: str, dimensions: Dimensions | None = None) -> Source:
         """The low-rank weights at ``url``, which fit a checkpoint of ``dimensions``. InputError says why not."""
         sizes = f" {dimensions}" if dimensions else ""
-        return self._get(f"lora {LORA_RULES}{sizes}", url, partial(_check_lora, dimensions))
+        return self._get(f"lora {LORA_RULES}{sizes}", url, partial(check_lora, dimensions))
 
     def video(self, url: str, num_frames: int, fps: float) -> Source:
         """The video at ``url``, which can be decoded as far as a clip of ``num_frames`` at ``fps`` reaches.
@@ -118,13 +121,13 @@ class Inputs:
 
         They are part of the plan, so each plan reads them anew.
         """
-        cues = self._said["captions", self._get("captions", url, _check_captions).digest]
+        cues = self._said["captions", self._get("captions", url, check_captions).digest]
         assert not isinstance(cues, Heard)
         return cues
 
     def prefetch_images(self, urls: Iterable[str]) -> None:
         """Read and check many images at once; what is wrong with one is said by :meth:`image`."""
-        self._prefetch([("image", url, self._check_image) for url in dict.fromkeys(urls)])
+        self._prefetch([("image", url, self._image_check) for url in dict.fromkeys(urls)])
 
     def prefetch_videos(self, videos: Iterable[tuple[str, int, float]]) -> None:
         """The same of videos; what is wrong with one is said by :meth:`video`."""
@@ -136,14 +139,14 @@ class Inputs:
 
     def prefetch_captions(self, urls: Iterable[str]) -> None:
         """The same of subtitles; what is wrong with one is said by :meth:`captions`."""
-        self._prefetch([("captions", url, _check_captions) for url in dict.fromkeys(urls)])
+        self._prefetch([("captions", url, check_captions) for url in dict.fromkeys(urls)])
 
     def _sound(self, url: str) -> tuple[str, str, Check]:
-        return f"sound {SOUND_RULES}", url, _check_sound
+        return f"sound {SOUND_RULES}", url, check_sound
 
     def _video(self, url: str, num_frames: int, fps: float) -> tuple[str, str, Check]:
         kind = f"video {VIDEO_RULES} {num_frames} {fps:g}"
-        return kind, url, partial(_check_video, num_frames, fps)
+        return kind, url, partial(check_video, num_frames, fps)
 
     def _prefetch(self, wanted: Iterable[tuple[str, str, Check]]) -> None:
         new = [each for each in wanted if each[1].strip() and each[:2] not in self._known]
@@ -163,7 +166,7 @@ class Inputs:
     def _find(self, kind: str, url: str, check: Check | None = None) -> Source | InputError:
         found: Source | InputError
         try:
-            found = self._identify(kind, url, check or (_check_font if kind == "font" else self._check_image))
+            found = self._identify(kind, url, check or (check_font if kind == "font" else self._image_check))
         except InputError as exc:
             found = exc
         self._known[kind, url] = found
@@ -205,34 +208,6 @@ class Inputs:
         except InputError:  # told with its row
             return False
         return True
-
-    def _check_image(self, place: str, data: bytes) -> None:
-        """Raise InputError unless ``data`` is a whole picture of a known format and a sane size."""
-        from wanflow.decoder import decoder
-
-        if not data.startswith(_IMAGE_MAGIC):
-            raise InputError(f"{place}: {_what_is_it(data)}")
-        match decoder.problem("image", data, self.max_pixels):
-            case None:
-                return
-            case "unknown", _:
-                raise InputError(f"{place}: {_what_is_it(data)}")
-            case "pixels", size:
-                is_large = f"{size} is" if size else "has far"
-                raise InputError(f"{place}: {is_large} more than {self.max_pixels:,} pixels; make it smaller")
-            case "unusable", words:
-                raise InputError(f"{place}: {words}")
-            case word, details:
-                raise InputError(f"{place}: {_BAD.get(word, _BAD['broken']).format(details)}; save it again")
-
-
-#: what ended a decoder, in words
-_BAD = {
-    "broken": "is broken or cut off ({})",
-    "memory": "takes too much memory to open",
-    "time": "takes longer than {} to open",
-    "crash": "crashes what opens it ({}); it is broken or made to do harm",
-}
 
 
 class Reader:
@@ -312,97 +287,7 @@ def _read(place: str, max_bytes: int, allowed: Allowed | None) -> bytes:
         raise InputError(f"{place}: cannot be read: {exc}") from None
 
 
-def _check_lora(dimensions: Dimensions | None, place: str, data: bytes) -> None:
-    from wanflow.engines.lora_names import HEAD_BYTES, check_fit, read_layers
-
-    try:
-        layers, _ = read_layers(data[:HEAD_BYTES], len(data))
-        if dimensions is not None:
-            check_fit(layers, dimensions)
-    except InputError as exc:
-        raise InputError(f"{_name(place)}: {exc}") from None
-
-
-def _check_video(num_frames: int, fps: float, place: str, data: bytes) -> None:
-    from wanflow.decoder import Fit, decoder
-
-    if problem := decoder.problem("video", data, fit=Fit(0, 0, num_frames, fps)):
-        raise InputError(f"{_name(place)}: {describe_video_problem(*problem, num_frames, fps)}")
-
-
-def describe_video_problem(word: str, details: str, num_frames: int, fps: float) -> str:
-    """What the decoder found in a video that a clip of ``num_frames`` is to be made from, and what to do about it."""
-    match word:
-        case "unknown":
-            return (
-                "is no video that can be read; use MP4, MOV, MKV or WebM of H.264, HEVC, VP8, VP9, AV1, MPEG-4 or "
-                "ProRes"
-            )
-        case "short":
-            return (
-                f"lasts {details} s, and a clip of {num_frames} frames at {fps:g} a second needs "
-                f"{(num_frames - 1) / fps:.2f}; give a longer one, or make the clip shorter (seconds)"
-            )
-        case "pixels":
-            return f"has frames of {details}, which is more than can be opened; make it smaller"
-        case "hdr":
-            return "is HDR, which no model was trained on; convert it to SDR (BT.709)"
-    return f"{_BAD.get(word, _BAD['broken']).format(details)}; save it again"
-
-
-def _check_captions(place: str, data: bytes) -> tuple[Cue, ...]:
-    try:
-        return read_captions(data)
-    except InputError as exc:
-        raise InputError(f"{_name(place)}: {exc}") from None
-
-
-def _check_sound(place: str, data: bytes) -> Heard:
-    """What is heard. InputError when it cannot be decoded to its end, or nobody would hear anything."""
-    from wanflow.decoder import Undecodable, decoder
-
-    try:
-        return decoder.heard(data)
-    except Undecodable as exc:
-        word, details = exc.args
-    problem = {
-        "unknown": f"is no sound file that can be read; use {SOUND_FORMATS}",
-        "codec": f"has its sound in {details}, which is not read; save it as MP3, WAV or FLAC",
-        "silent": "is silent from beginning to end; is it the right file?",
-    }.get(word) or f"{_BAD.get(word, _BAD['broken']).format(details)}; save it again"
-    raise InputError(f"{_name(place)}: {problem}")
-
-
-def _check_font(place: str, data: bytes) -> None:
-    if data[:4] not in _FONT_MAGIC:
-        kind = "a web font (WOFF); convert it" if data[:3] == b"wOF" else "not a font"
-        raise InputError(f"{place}: is {kind}; use a .ttf, .otf or .ttc file")
-    from wanflow.decoder import decoder
-
-    if problem := decoder.problem("font", data):
-        words = _BAD.get(problem[0], _BAD["broken"]).format(problem[1])
-        raise InputError(f"{place}: is no font that can be used: {words}; take another file")
-
-
 def _name(place: str) -> str:
     from wanflow.storage import redact
 
     return redact(place)
-
-
-def _what_is_it(data: bytes) -> str:
-    """A guess at what a file is that Pillow does not open as one of FORMATS."""
-    head = data[:2048].lstrip().lower()
-    if b"<svg" in head:
-        return "is SVG, which has no pixels; export it as PNG in the size that it is shown"
-    if head.startswith((b"<!doctype", b"<html")):
-        return "is a web page, not an image; is the URL right, and does it need a login?"
-    if head.startswith((b"<?xml", b"<error")):
-        return "is XML, not an image; is the URL right?"
-    if head.startswith(b"gif8"):
-        return "is a GIF; save it as PNG"
-    if head[4:8] == b"ftyp":
-        return "is HEIC, AVIF or a video; save it as PNG or JPEG"
-    if head.startswith(b"%pdf"):
-        return "is a PDF; export it as PNG"
-    return f"is not an image that can be read; use {', '.join(FORMATS)}"

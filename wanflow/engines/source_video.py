@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from wanflow.decoder import Fit, Undecodable, decoder
 from wanflow.errors import RenderError
-from wanflow.inputs import describe_video_problem
+from wanflow.input_checks import describe_video_problem
 from wanflow.model import Cause, Clip
 
 if TYPE_CHECKING:

@@ -217,3 +217,30 @@ def test_a_run_that_has_lost_its_lease_takes_nothing_away(
     outcome = run(moving, inline=True, load_engine=load_fake_engine)
     assert (outcome.counts["published"], outcome.num_unpublished) == (3, 0)
     assert (moving.directory / "out/ann/square.mp4").exists()
+
+
+LOCALES: dict[str, Any] = {
+    "url": "out",
+    "path": "{{ variant_id }}/{{ locale }}/{{ output }}.mp4",
+    "unpublish": True,
+}
+TWO = [
+    {"name": "square", "preset": "instagram-square", "width": 256},
+    {"name": "small", "preset": "instagram-square", "width": 128},
+]
+
+
+@pytest.mark.parametrize("max_changed", [None, "40%"])
+def test_videos_of_a_matrix_are_counted_and_not_their_ids(
+    tmp_path: Path, checkpoint: str, max_changed: str | None
+) -> None:
+    """Somebody leaves three of four locales out of the job: that is most of what is published, of every customer."""
+    options: dict[str, Any] = {"publish": LOCALES, "outputs": TWO, "limits": {"max_changed": max_changed}}
+    pretend_run(
+        make_job(tmp_path, checkpoint, ROWS[:2], matrix={"locale": ["de", "en", "ja", "no"]}, **options)
+    )
+    fewer = Job.from_dict(job_dict(checkpoint, matrix={"locale": ["de"]}, **options), tmp_path)
+    with pytest.raises(Refused, match="6 of 8 published variants would"):
+        check_limits(fewer, plan(fewer), stores(fewer)[0])
+    most = Job.from_dict(job_dict(checkpoint, matrix={"locale": ["de", "en", "ja"]}, **options), tmp_path)
+    check_limits(most, plan(most), stores(most)[0])

@@ -9,6 +9,7 @@ to do, so that an accepted run which was interrupted goes on under the same flag
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from wanflow.errors import Refused
@@ -100,7 +101,14 @@ def _num_changed(plan: Plan) -> int:
 
 
 def _num_taken_away(plan: Plan) -> int:
-    return len({retired.variant_id for retired in plan.to_unpublish})
+    """Videos, of which a matrix makes several of one id. Each has at most one file an output."""
+    num_files = Counter(
+        (retired.variant_id, dict(retired.record.info).get("output")) for retired in plan.to_unpublish
+    )
+    num_videos: dict[str, int] = {}
+    for (variant_id, _), number in num_files.items():
+        num_videos[variant_id] = max(number, num_videos.get(variant_id, 0))
+    return sum(num_videos.values())
 
 
 def _num_published(plan: Plan) -> int:

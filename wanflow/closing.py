@@ -137,15 +137,6 @@ def gpu_seconds(clip: ClipState) -> float:
     return sum(value for stage, value in clip.seconds.items() if stage.partition("-")[0] in GPU_STAGES)
 
 
-def published_variants(plan: Plan, scheduler: Scheduler) -> frozenset[str]:
-    """The ids of the variants that the run has published."""
-    return frozenset(
-        planned.variant.variant_id
-        for planned in plan.to_assemble
-        if scheduler.variants[planned.files[0].path].status is VariantStatus.PUBLISHED
-    )
-
-
 def measured_clips(
     plan: Plan, scheduler: Scheduler
 ) -> tuple[list[tuple[Clip, float]], list[tuple[Clip, float]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tests.planning.published import pretend_run, stores
@@ -12,6 +13,8 @@ from tests.run.jobs import make_job, write_rows
 from wanflow import Job, plan, run
 from wanflow.cli import main
 from wanflow.errors import ManifestError
+from wanflow.ledger import Ledger
+from wanflow.planning.why import explain_against
 from wanflow.report import results
 from wanflow.testing import load_fake_engine
 
@@ -65,3 +68,69 @@ def test_the_plan_tells_a_bad_row_once(
     told, facts = capsys.readouterr().out.rsplit("\n{", 1)
     assert told.count("3,000 characters") == 1
     assert '"bad_rows": 1,' in facts
+
+
+def texts_of(
+    folder: Path, checkpoint: str, locales: list[str] = LOCALES, width: int = 128, **texts: str
+) -> Job:
+    """One ad, its headline by locale: those of ``texts`` differ from the first night's."""
+    words = "".join(f"{{% if locale == '{name}' %}}{text}{{% endif %}}" for name, text in texts.items())
+    return make_job(
+        folder,
+        checkpoint,
+        [{"variant_id": "ad", "prompt": "waves"}],
+        matrix={"locale": locales},
+        publish={"url": "out", "path": "{{ variant_id }}/{{ locale }}/{{ output }}.mp4"},
+        layers=[{"text": {"value": "in {{ locale }} " + words, "at": "lower-third"}}],
+        outputs=[
+            {"name": "square", "preset": "instagram-square", "width": 256},
+            {"name": "small", "preset": "instagram-square", "width": width},
+        ],
+    )
+
+
+def against(job: Job, run_id: str) -> dict[str, str]:
+    found = explain_against(plan(job, in_full=True), stores(job)[0], run_id)
+    return {why.path: "; ".join(map(str, why.changes)) for why in found}
+
+
+def test_diff_compares_each_video_with_its_own_former_one(tmp_path: Path, checkpoint: str) -> None:
+    """Every night another language changes; the diff with the last one must not tell of the first."""
+    pretend_run(texts_of(tmp_path, checkpoint))
+    for night in ({"de": "d2"}, {"de": "d2", "ja": "j2"}, {"de": "d2", "ja": "j2", "no": "n2"}):
+        last = pretend_run(texts_of(tmp_path, checkpoint, **night))
+    assert against(texts_of(tmp_path, checkpoint, **night), last) == {}
+    now = texts_of(tmp_path, checkpoint, LOCALES[:3], de="d3", ja="j2", no="n2")
+    assert against(now, last) == {
+        "ad/de/square.mp4": "layers text text: 'in de d2' -> 'in de d3'",
+        "ad/de/small.mp4": "layers text text: 'in de d2' -> 'in de d3'",
+        "ad/no/square.mp4": "no longer asked for",
+        "ad/no/small.mp4": "no longer asked for",
+    }
+
+
+def test_diff_knows_the_files_that_a_changed_video_kept(tmp_path: Path, checkpoint: str) -> None:
+    """Only the small output was made anew last night: the other one is no news this morning."""
+    pretend_run(texts_of(tmp_path, checkpoint))
+    last = pretend_run(texts_of(tmp_path, checkpoint, width=192))
+    assert against(texts_of(tmp_path, checkpoint, width=192), last) == {}
+    now = texts_of(tmp_path, checkpoint, ["de"], width=192, de="d2")
+    told = against(now, last)
+    assert {path: words for path, words in told.items() if "/de/" in path} == {
+        "ad/de/square.mp4": "layers text text: 'in de' -> 'in de d2'",
+        "ad/de/small.mp4": "layers text text: 'in de' -> 'in de d2'",
+    }
+    assert list(told.values()).count("no longer asked for") == 6
+
+
+def test_diff_reads_plans_from_before_files_were_told(tmp_path: Path, checkpoint: str) -> None:
+    """The run of before the upgrade: an unchanged variant had one run in ``made_by``."""
+    first = pretend_run(texts_of(tmp_path, checkpoint, ["de"]))
+    second = pretend_run(texts_of(tmp_path, checkpoint, ["de"]))
+    ledger = Ledger(stores(texts_of(tmp_path, checkpoint))[0], second)
+    table = ledger.read_plan()
+    assert table is not None
+    ledger.write_plan(table.drop_columns("kept").append_column("made_by", pa.array([first])))
+    assert against(texts_of(tmp_path, checkpoint, ["de"]), second) == {}
+    now = texts_of(tmp_path, checkpoint, ["de"], de="d2")
+    assert against(now, second)["ad/de/square.mp4"] == "layers text text: 'in de' -> 'in de d2'"

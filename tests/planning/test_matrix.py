@@ -6,17 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.planning.published import pretend_run, stores
 from tests.run.jobs import make_job, write_rows
 from wanflow import Job, plan, run
 from wanflow.cli import main
-from wanflow.errors import ManifestError
+from wanflow.errors import ManifestError, Refused
+from wanflow.keys import VERSIONS
 from wanflow.ledger import Ledger
+from wanflow.planning.limits import check_limits
 from wanflow.planning.why import explain_against
 from wanflow.report import results
 from wanflow.testing import load_fake_engine
+from wanflow.texts import undrawable_texts
+from wanflow.verify import verify
 
 LOCALES = ["de", "en", "ja", "no"]
 ROWS: list[dict[str, Any]] = [{"ad": f"ad-{n}", "prompt": "waves", "headline": f"No. {n}"} for n in range(5)]
@@ -68,6 +73,44 @@ def test_the_plan_tells_a_bad_row_once(
     told, facts = capsys.readouterr().out.rsplit("\n{", 1)
     assert told.count("3,000 characters") == 1
     assert '"bad_rows": 1,' in facts
+
+
+def test_an_upgrade_tells_how_many_videos_it_would_make_anew(
+    tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who accepts it should know what it takes: twenty videos of five ads."""
+    job = make(tmp_path, checkpoint, group=False)
+    pretend_run(job)
+    raised = dict(VERSIONS) | {"output": VERSIONS["output"] + 1}
+    monkeypatch.setattr("wanflow.keys.VERSIONS", raised)
+    monkeypatch.setattr("wanflow.planning.changes.VERSIONS", raised)
+    with pytest.raises(Refused, match="20 published variants would be made again"):
+        check_limits(job, plan(job), stores(job)[0])
+
+
+def test_a_character_that_no_font_draws_is_noted_with_all_its_videos(tmp_path: Path, checkpoint: str) -> None:
+    job = make(tmp_path, checkpoint, group=False)
+    write_rows(tmp_path, [*ROWS[1:], ROWS[0] | {"headline": "Hi \U00010fff"}])
+    (note,) = undrawable_texts(plan(job))
+    assert (note.num_variants, note.row) == (4, 5)
+
+
+def test_verify_misses_one_result_of_an_id(tmp_path: Path, checkpoint: str) -> None:
+    """The results of the other locales do not explain the one that is not there."""
+    job = make_job(
+        tmp_path,
+        checkpoint,
+        [ROWS[0] | {"variant_id": "ad"}],
+        matrix={"locale": ["de", "en"]},
+        publish={"url": "out", "path": "{{ variant_id }}/{{ locale }}.mp4"},
+    )
+    outcome = run(job, inline=True, load_engine=load_fake_engine)
+    workspace = stores(job)[0]
+    assert verify(workspace).is_clean
+    file = tmp_path / f"out/.wanflow/runs/{outcome.run_id}/results.parquet"
+    pq.write_table(pq.read_table(file).slice(1), file)
+    words = [finding.reason for check in verify(workspace).checks for finding in check.findings]
+    assert "ad was planned and has no row" in words
 
 
 def texts_of(

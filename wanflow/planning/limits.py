@@ -26,7 +26,7 @@ def check_limits(job: Job, plan: Plan, workspace: Store, accept: str | None = No
     if accept == plan.plan_id or (plan.is_empty and not plan.to_unpublish):
         return
     whys = explain(plan, workspace) if _num_changed(plan) else []
-    exceeded = [*_exceeded(job, plan), *_upgraded(whys)]
+    exceeded = [*_exceeded(job, plan), *_upgraded(plan, whys)]
     if not exceeded:
         return
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in count_reasons(whys).items())
@@ -71,8 +71,9 @@ def _exceeded(job: Job, plan: Plan) -> Iterator[str]:
         )
 
 
-def _upgraded(whys: Sequence[Why]) -> Iterator[str]:
-    remade = {why.id for why in whys if why.kind == "variant" and _is_upgrade(why)}
+def _upgraded(plan: Plan, whys: Sequence[Why]) -> Iterator[str]:
+    paths = {why.path for why in whys if why.kind == "variant" and _is_upgrade(why)}
+    remade = [v for v in plan.to_assemble if any(file.path in paths for file in v.files)]
     stages = {
         f"{c.what} {c.old} -> {c.new}" for why in whys for c in why.changes if c.reason is Reason.VERSION
     }

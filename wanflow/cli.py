@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from wanflow import __version__
@@ -345,7 +346,7 @@ def plan_facts(plan: Plan, whys: Sequence[Why] | None = None, cost: Cost | None 
         "trunks_to_make": plan.num_trunks,
         "base_steps": plan.num_steps,
         "base_steps_shared": plan.num_steps_shared,
-        "bad_rows": len(plan.bad_rows),
+        "bad_rows": len(set(plan.bad_rows)),
         "retired": [retired.path for retired in plan.retired],
         "to_unpublish": len(plan.to_unpublish),
         "lints": [str(lint) for lint in plan.lints],
@@ -378,7 +379,7 @@ def _print_plan(plan: Plan, whys: Sequence[Why] | None, cost: Cost | None) -> No
         _print_cost(cost)
     for lint in plan.lints:
         print(f"note: {lint}")
-    for bad in plan.bad_rows[:MAX_ROWS]:
+    for bad in islice(dict.fromkeys(plan.bad_rows), MAX_ROWS):
         print(f"bad {bad}")
     if whys is not None:
         print()

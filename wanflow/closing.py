@@ -137,15 +137,6 @@ def gpu_seconds(clip: ClipState) -> float:
     return sum(value for stage, value in clip.seconds.items() if stage.partition("-")[0] in GPU_STAGES)
 
 
-def published_variants(plan: Plan, scheduler: Scheduler) -> frozenset[str]:
-    """The ids of the variants that the run has published."""
-    return frozenset(
-        planned.variant.variant_id
-        for planned in plan.to_assemble
-        if scheduler.variants[planned.files[0].path].status is VariantStatus.PUBLISHED
-    )
-
-
 def measured_clips(
     plan: Plan, scheduler: Scheduler
 ) -> tuple[list[tuple[Clip, float]], list[tuple[Clip, float]]]:
@@ -166,14 +157,13 @@ def measured_clips(
 def _rows(job: Job, plan: Plan, scheduler: Scheduler | None, target: Store) -> list[ResultRow]:
     sharing = plan.sharing
     rows = [_row(job, plan, planned, scheduler, target, sharing) for planned in plan.variants]
-    bad: dict[tuple[int, str], list[BadRow]] = {}
+    bad: dict[int, list[BadRow]] = {}
     for each in plan.bad_rows:
-        # the rows of a group are one variant
-        row = 0 if job.manifest.group and each.variant_id else each.row
-        bad.setdefault((row, each.variant_id), []).append(each)
-    for (row, name), found in bad.items():
-        reasons = [each.reason if row else f"row {each.row}: {each.reason}" for each in found]
-        rows.append(ResultRow(name, min(each.row for each in found), Status.FAILED, "; ".join(reasons)))
+        bad.setdefault(each.video, []).append(each)
+    for found in bad.values():
+        first = min(each.row for each in found)
+        reasons = [f"row {each.row}: {each.reason}" if job.manifest.group else each.reason for each in found]
+        rows.append(ResultRow(found[0].variant_id, first, Status.FAILED, "; ".join(reasons)))
     return rows
 
 

@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from wanflow.closing import close_quiet_run, close_run, is_quiet, measured_clips, published_variants
+from wanflow.closing import close_quiet_run, close_run, is_quiet, measured_clips
 from wanflow.errors import StoreError
 from wanflow.job import Job
 from wanflow.lease import Lease, claim_epoch, last_holder
@@ -26,7 +26,7 @@ from wanflow.planning.failing import without_sources
 from wanflow.planning.force import begin_force, end_force
 from wanflow.planning.limits import check_limits
 from wanflow.planning.quiet import Quiet, find_quiet, manifest_state, note_quiet
-from wanflow.planning.retired import leaving, replaced, take_away
+from wanflow.planning.retired import leaving, take_away
 from wanflow.planning.rows import plan_table
 from wanflow.planning.why import reasons_of_files
 from wanflow.pool import LoadEngine, Pool, RunContext, load_real_engine
@@ -183,8 +183,7 @@ def run(
             raise
         if not lease.lost:
             try:
-                moved = replaced(made, published_variants(made, scheduler))
-                num_unpublished += take_away(workspace, target, made, moved)
+                num_unpublished += take_away(workspace, target, made, leaving(made))
             except StoreError as error:  # what is left is the next run's
                 broken = broken or str(error)
         save_timings(workspace, *measured_clips(made, scheduler))

@@ -23,7 +23,7 @@ because Ray carries them between processes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from wanflow.model import Cause
 
@@ -44,12 +44,14 @@ class JobError(WanflowError):
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """One reason why one row cannot be rendered."""
+    """One reason why a row cannot be rendered. A matrix repeats a row, and with it most reasons: those are equal."""
 
     #: 1-based, as the manifest counts
     row: int
     variant_id: str
     reason: str
+    #: number of the video that is not made: all reasons of one are one failure
+    video: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         name = f" ({self.variant_id})" if self.variant_id else ""

@@ -20,9 +20,9 @@ def undrawable_texts(plan: Plan) -> Iterator[Undrawable]:
     from wanflow.assemble.text import undrawable
 
     missing = undrawable("".join(sorted(set().union(*(chars for _, chars in drawn)))))
-    rows = {variant.variant_id: variant.row for variant, chars in drawn if not chars.isdisjoint(missing)}
+    rows = [variant.row for variant, chars in drawn if not chars.isdisjoint(missing)]
     if rows:
-        yield Undrawable(tuple(missing), len(rows), min(rows.values()))
+        yield Undrawable(tuple(missing), len(rows), min(rows))
 
 
 def _chars(variant: Variant) -> set[str]:

@@ -56,13 +56,11 @@ class Unchanged:
         start, end = self._ends[number - 1] if number else 0, self._ends[number]
         return zip(self._records[start:end], self._outputs[start:end], strict=True)
 
-    def first_records(self) -> np.ndarray[Any, Any]:
-        """The row of the record of each variant's first output."""
-        import numpy as np
-
-        ends = np.frombuffer(self._ends, np.int64) if self._ends else np.empty(0, np.int64)
-        starts = np.concatenate([[0], ends[:-1]]).astype(np.int64) if len(ends) else ends
-        return np.frombuffer(self._records, np.int64)[starts] if len(ends) else ends
+    def records(self) -> tuple[Sequence[int], Sequence[int]]:
+        """The row of the record of each video, one variant's after the other's, and where those of each begin and end:
+        a number more than there are variants.
+        """
+        return self._records, array("q", [0]) + self._ends
 
     def owners(self, num_records: int) -> np.ndarray[Any, Any]:
         """For each of ``num_records`` rows the number of the variant that shows it, or -1."""

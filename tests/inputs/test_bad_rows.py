@@ -196,11 +196,12 @@ def test_outputs_of_one_row_that_share_a_path_collide(case: Case) -> None:
     assert "output a of the same row is published at good-16x9.mp4 too" in bad.reason
 
 
-def test_a_bad_row_of_a_matrix_is_told_once(case: Case) -> None:
-    """Ten locales do not make one missing image ten mistakes."""
+def test_a_bad_row_of_a_matrix_is_one_mistake_and_a_failure_a_video(case: Case) -> None:
+    """Ten locales do not make one missing image ten mistakes, but ten videos are not made."""
     case.rows([{"variant_id": "a", "prompt": "x", "image": "gone.png"}])
     publish = {"url": "o", "path": "{{ variant_id }}-{{ locale }}.mp4"}
-    assert len(case.bad(matrix={"locale": ["de", "no", "se"]}, publish=publish)) == 1
+    bad = case.bad(matrix={"locale": ["de", "no", "se"]}, publish=publish)
+    assert ([each.video for each in bad], len(set(bad))) == ([0, 1, 2], 1)
 
 
 def test_all_bad_rows_of_a_large_manifest_are_listed(case: Case) -> None:

@@ -469,7 +469,7 @@ def test_a_video_has_rows_of_the_same_matrix_values(case: Case) -> None:
 def test_matrix_values_that_are_equal_to_python_are_different_videos() -> None:
     """1, true and "1" are three values of a YAML list."""
     rows = [(row, {"variant_id": "a", "x": x}, ()) for row in (1, 2) for x in (1, True, "1", 1.0)]
-    assert [video for video, *_ in gather(rows, ("x",))] == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert [video for video, *_ in gather(rows, ("x",))] == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_limit_counts_videos_of_a_matrix(case: Case) -> None:
@@ -484,12 +484,20 @@ def test_limit_counts_videos_of_a_matrix(case: Case) -> None:
     ]
 
 
-def test_the_matrix_does_not_repeat_reasons(case: Case) -> None:
+def test_videos_come_in_the_order_of_their_first_rows() -> None:
+    """A condition leaves the Norwegian video only its last slide: its row is the third, and so is its place."""
+    rows = [(1, "a", "de"), (2, "b", "de"), (2, "b", "no"), (3, "a", "de"), (3, "a", "no")]
+    found = gather([(row, {"variant_id": name, "x": x}, ()) for row, name, x in rows], ("x",))
+    assert [(video, row) for video, row, *_ in found] == [(0, 1), (0, 3), (1, 2), (2, 2), (3, 3)]
+
+
+def test_the_matrix_repeats_reasons_only_to_tell_which_videos_fail(case: Case) -> None:
     """A bad slide in eleven languages is one bad slide; that the path lacks the language is another's words."""
     case.rows(slides(("a", 1, "x"), ("a", 2, "")))
     path = {"url": "out", "path": "{{ variant_id }}/{{ locale }}.mp4"}
     bad = case.bad(manifest=grouped(), matrix={"locale": ["de", "no", "en"]}, publish=path)
-    assert reasons(bad) == ["row 2 (a): prompt: is empty, and there is no image either"]
+    assert [each.video for each in bad] == [0, 1, 2]
+    assert reasons(list(set(bad))) == ["row 2 (a): prompt: is empty, and there is no image either"]
     bad = case.bad(manifest=grouped(), matrix={"locale": ["de", "no"]}, clip={"prompt": "x"})
     words = "publish.path: the same row with other values of the matrix is published at a/wide.mp4 too"
     assert reasons(bad) == [f"row {row} (a): {words}; make the path differ" for row in (1, 2)]

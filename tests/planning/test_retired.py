@@ -13,9 +13,10 @@ from wanflow import Job, plan, run
 from wanflow.driver import drive as real_drive
 from wanflow.errors import AssembleError, JobError, Refused, StoreError
 from wanflow.lease import Lease
-from wanflow.model import Record
+from wanflow.model import Cause, OutputFile, Record
 from wanflow.planning.limits import check_limits
-from wanflow.publish import unpublish
+from wanflow.publish import publish, unpublish
+from wanflow.records import forget_failures, remember_failure
 from wanflow.report.catalog import read_catalog
 from wanflow.schedule.actions import Finish
 from wanflow.storage import Store
@@ -217,3 +218,70 @@ def test_a_run_that_has_lost_its_lease_takes_nothing_away(
     outcome = run(moving, inline=True, load_engine=load_fake_engine)
     assert (outcome.counts["published"], outcome.num_unpublished) == (3, 0)
     assert (moving.directory / "out/ann/square.mp4").exists()
+
+
+LOCALES: dict[str, Any] = {
+    "url": "out",
+    "path": "{{ variant_id }}/{{ locale }}/{{ output }}.mp4",
+    "unpublish": True,
+}
+TWO = [
+    {"name": "square", "preset": "instagram-square", "width": 256},
+    {"name": "small", "preset": "instagram-square", "width": 128},
+]
+
+
+@pytest.mark.parametrize("max_changed", [None, "40%"])
+def test_videos_of_a_matrix_are_counted_and_not_their_ids(
+    tmp_path: Path, checkpoint: str, max_changed: str | None
+) -> None:
+    """Somebody leaves three of four locales out of the job: that is most of what is published, of every customer."""
+    options: dict[str, Any] = {"publish": LOCALES, "outputs": TWO, "limits": {"max_changed": max_changed}}
+    pretend_run(
+        make_job(tmp_path, checkpoint, ROWS[:2], matrix={"locale": ["de", "en", "ja", "no"]}, **options)
+    )
+    fewer = Job.from_dict(job_dict(checkpoint, matrix={"locale": ["de"]}, **options), tmp_path)
+    with pytest.raises(Refused, match="6 of 8 published variants would"):
+        check_limits(fewer, plan(fewer), stores(fewer)[0])
+    most = Job.from_dict(job_dict(checkpoint, matrix={"locale": ["de", "en", "ja"]}, **options), tmp_path)
+    check_limits(most, plan(most), stores(most)[0])
+
+
+@pytest.mark.parametrize("failed_before", [False, True])
+def test_a_video_of_a_matrix_stays_until_its_own_successor_is_up(
+    tmp_path: Path, checkpoint: str, monkeypatch: pytest.MonkeyPatch, failed_before: bool
+) -> None:
+    """The locale comes first in the path from today on, and `ja` fails: it keeps its video although `de` has moved."""
+
+    def job_of(prompt: str, path: str) -> Job:
+        return make_job(
+            tmp_path,
+            checkpoint,
+            ROWS[:1],
+            matrix={"locale": ["de", "ja"]},
+            clip={"aspect": "1x1", "seconds": 0.5, "prompt": f"{prompt} in {{{{ locale }}}}"},
+            limits={"max_changed": "100%", "max_attempts": 1},
+            publish=LOCALES | {"path": path},
+        )
+
+    pretend_run(job_of("waves", LOCALES["path"]))
+    moving = job_of("dunes", "{{ locale }}/{{ variant_id }}/{{ output }}.mp4")
+    with monkeypatch.context() as patch:
+        if failed_before:
+            (key,) = (clip.task.key for clip in plan(moving).clips if clip.task.clip.prompt == "dunes in ja")
+            remember_failure(stores(moving)[0], key, Cause.BAD_INPUT, "no picture")
+        else:
+            patch.setattr("wanflow.pool.assembler.publish", _refuse_ja)
+        outcome = run(moving, inline=True, load_engine=load_fake_engine)
+    assert (outcome.counts["published"], outcome.counts["failed"], outcome.num_unpublished) == (1, 1, 0)
+    assert (tmp_path / "out/ann/ja/square.mp4").exists()
+    forget_failures(stores(moving)[0])
+    outcome = run(moving, inline=True, load_engine=load_fake_engine)
+    assert (outcome.exit_code, outcome.num_unpublished) == (0, 2)
+    assert not (tmp_path / "out/ann/ja/square.mp4").exists()
+
+
+def _refuse_ja(target: Store, workspace: Store, file: OutputFile, *arguments: Any, **options: Any) -> Any:
+    if file.path.startswith("ja/"):
+        raise AssembleError("no font draws it")
+    return publish(target, workspace, file, *arguments, **options)

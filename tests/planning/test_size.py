@@ -8,7 +8,7 @@ from tests.planning.published import pretend_run, stores
 from tests.run.jobs import ROWS, make_job, write_rows
 from wanflow import plan, run
 from wanflow.model import Status
-from wanflow.planning.rows import makers_of, plan_table
+from wanflow.planning.rows import asked_of, plan_table
 from wanflow.report import results
 from wanflow.report.catalog import read_catalog
 from wanflow.testing import load_fake_engine
@@ -20,7 +20,9 @@ def test_unchanged_variants_are_held_in_columns_and_not_as_objects(tmp_path: Pat
     made = plan(job)
     assert made.variants == ()
     assert (made.num_variants, made.unchanged.variant_ids) == (3, ["ann", "bob", "cem"])
-    assert makers_of(plan_table(made)) == dict.fromkeys(["ann", "bob", "cem"], run_id)
+    assert list(asked_of(plan_table(made))) == [
+        (name, {f"{name}/square.mp4": run_id}) for name in ("ann", "bob", "cem")
+    ]
     in_full = plan(job, in_full=True)
     assert [planned.status for planned in in_full.variants] == [Status.UNCHANGED] * 3
     assert (in_full.plan_id, in_full.pins) == (made.plan_id, made.pins)

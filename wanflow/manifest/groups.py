@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import date, time
 from decimal import Decimal
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 from wanflow.errors import BadRow
@@ -39,7 +39,7 @@ _SHOWN = 60
 class MadeRow:
     """What became of one row."""
 
-    #: number of its video: with a matrix, a group has several
+    #: number of its video: with a matrix, a row or a group has several
     video: int
     row: int
     values: dict[str, Any]
@@ -48,60 +48,46 @@ class MadeRow:
 
 def whole_videos(rows: Iterable[Row], chosen: Iterable[Row], matrix: Sequence[str]) -> Iterator[Row]:
     """Of ``rows`` those of a video with a row among ``chosen``: nobody asks for a video with scenes missing."""
-    videos = {(_id_of(row), _setting_of(row, matrix)) for row in chosen}
-    return (row for row in rows if (_id_of(row), _setting_of(row, matrix)) in videos)
+    videos = {_video_of(row, matrix) for row in chosen}
+    return (row for row in rows if _video_of(row, matrix) in videos)
 
 
 def gather(rows: Iterable[Row], matrix: Sequence[str], limit: int | None = None) -> Iterator[NumberedRow]:
-    """``rows``, those of a group one after another in the table's order, groups in the order of their first rows.
+    """``rows``, those of a video one after another in the table's order, videos in the order of their first rows.
 
     A video is a group with one choice of values for ``matrix``. Only the rows of the first ``limit`` videos are given.
     """
-    groups: dict[str | int, list[Row]] = {}
+    videos: dict[object, list[Row]] = {}
     for each in rows:
-        groups.setdefault(_id_of(each), []).append(each)
-    waiting = list(groups.values())
-    groups.clear()
+        videos.setdefault(_video_of(each, matrix), []).append(each)
+    waiting = list(videos.values())
+    videos.clear()
     waiting.reverse()
-    num_videos = 0
-    while waiting and num_videos != limit:
-        videos: dict[tuple[str, ...], int] = {}
-        for each in waiting.pop():
-            setting = _setting_of(each, matrix)
-            if setting not in videos:
-                if num_videos == limit:
-                    continue
-                videos[setting] = num_videos
-                num_videos += 1
-            yield videos[setting], *each
+    for number in range(len(waiting))[:limit]:
+        yield from ((number, *row) for row in waiting.pop())
 
 
-def join(made: Iterable[MadeRow], by: str, order: str | None) -> Iterator[Variant | BadRow]:
+def join(made: Iterable[MadeRow], by: str | None, order: str | None) -> Iterator[Variant | BadRow]:
     """One Variant for the rows of each video, scenes by the column ``order`` (None: in the table's order), or every
-    reason why there is none. ``made`` comes as :func:`gather` gave it, by the column ``by``.
+    reason why there is none. ``made`` comes as :func:`gather` gave it, by the column ``by``; None: a row is a video.
     """
-    for _, group in groupby(made, key=lambda each: each.values["variant_id"] or each.row):
-        videos: dict[int, list[MadeRow]] = {}
-        for each in group:
-            videos.setdefault(each.video, []).append(each)
-        joined = [_join(rows, by, order) for rows in videos.values()]
-        # the matrix repeats a row, and with it most reasons
-        bad = dict.fromkeys(reason for found in joined if isinstance(found, list) for reason in found)
-        yield from sorted(bad, key=lambda reason: reason.row)
-        yield from (found for found in joined if isinstance(found, Variant))
+    for video, group in groupby(made, key=lambda each: each.video):
+        rows = list(islice(group, None if by else 1))  # a row that is a video waits for no other
+        found = _join(rows, by, order) if by else rows[0].made
+        if isinstance(found, Variant):
+            yield found
+        else:
+            yield from (replace(bad, video=video) for bad in sorted(found, key=lambda bad: bad.row))
 
 
-def _id_of(row: Row) -> str | int:
+def _video_of(row: Row, matrix: Sequence[str]) -> tuple[str | int, ...]:
     """A row without a good id is a group of its own: it is told as a bad row."""
     number, values, _ = row
     try:
-        return identity(values["variant_id"])
+        group: str | int = identity(values["variant_id"])
     except ValueError:
-        return number
-
-
-def _setting_of(row: Row, matrix: Sequence[str]) -> tuple[str, ...]:
-    return tuple([repr(row[1][name]) for name in matrix])
+        group = number
+    return group, *(repr(values[name]) for name in matrix)
 
 
 def _join(rows: list[MadeRow], by: str, order: str | None) -> Variant | list[BadRow]:

@@ -26,8 +26,8 @@ class Notes:
         #: equal rows get the same object back; it is kept, so that its id stays its own
         self._seen: dict[int, Clip] = {}
         self._without: dict[str, set[int]] = {}
-        #: (place, column) -> (rows, the first of them, the one that came last)
-        self._gaps: dict[tuple[str, str], tuple[int, int, int]] = {}
+        #: (place, column) -> by row number, whether it has the gap
+        self._gaps: dict[tuple[str, str], bytearray] = {}
 
     def begin(self, templates: Mapping[str, Iterable[str]], columns: Iterable[str]) -> None:
         """``templates`` is place to the names it uses; ``columns`` are the names that rows have."""
@@ -50,16 +50,17 @@ class Notes:
             self.num_clips = len(self._clips)
 
     def gap(self, place: str, column: str, row: int) -> None:
-        """One good row has nothing in ``column``, around which the template of ``place`` has words. A row comes as
-        often as the matrix repeats it, one time after the other, and counts once.
+        """One good row has nothing in ``column``, around which the template of ``place`` has words. It counts once,
+        however often a matrix repeats it.
         """
-        num, first, last = self._gaps.get((place, column), (0, row, 0))
-        self._gaps[place, column] = num + (row != last), min(first, row), row
+        rows = self._gaps.setdefault((place, column), bytearray())
+        rows.extend(bytes(max(0, row + 1 - len(rows))))
+        rows[row] = True
 
     def gaps(self) -> Iterator[tuple[str, str, int, int]]:
         """(column, where it is used, rows without it, the first of them)."""
-        for (place, column), (num, first, _) in self._gaps.items():
-            yield column, place, num, first
+        for (place, column), rows in self._gaps.items():
+            yield column, place, sum(rows), rows.index(True)
 
     def multipliers(self) -> Iterator[tuple[str, str, int, int]]:
         """(column, where it is used, clips now, clips without it), worst first; only columns that multiply."""

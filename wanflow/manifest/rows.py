@@ -42,7 +42,8 @@ def read_variants(
     limit: int | None = None,
     notes: Notes | None = None,
 ) -> Iterator[Variant | BadRow]:
-    """Each row of the job's manifest (times its matrix) as a Variant, or as one BadRow a reason, in their order.
+    """Each row of the job's manifest (times its matrix) as a Variant, or as one BadRow a reason, in their order. With a
+    matrix a BadRow comes once a video; all of them are equal.
 
     With ``manifest.group`` a Variant has the rows of a group as its scenes. ``only`` is a condition beside
     ``manifest.where``, which must hold for one row of a group; ``limit`` ends after so many videos, good or bad;
@@ -174,8 +175,8 @@ class _VariantMaker:
         is_whole: bool,
     ) -> Iterator[Variant | BadRow]:
         """``is_whole`` says that these are all rows of the job, and not some that were asked for."""
-        made = self._made(rows, notes)
-        yield from join(made, self._group.by, self._group.order) if self._group else _told_once(made)
+        by, order = (self._group.by, self._group.order) if self._group else (None, None)
+        yield from join(self._made(rows, notes), by, order)
         if notes is not None and is_whole:
             notes.unmade = tuple(self._outputs.never_applied())
 
@@ -287,20 +288,6 @@ def _filled(chunk: list[dict[str, object]], templates: Iterable[Template | None]
             except ValueError:  # told with its row
                 pass
     return sorted(found)
-
-
-def _told_once(made: Iterable[MadeRow]) -> Iterator[Variant | BadRow]:
-    told: tuple[int, set[str]] = (0, set())
-    for each in made:
-        if isinstance(each.made, Variant):
-            yield each.made
-            continue
-        if told[0] != each.row:
-            told = (each.row, set())
-        # the matrix repeats a row, and with it most reasons
-        new = [bad for bad in each.made if bad.reason not in told[1]]
-        told[1].update(bad.reason for bad in new)
-        yield from new
 
 
 def _different(chunk: list[dict[str, object]], names: Collection[str]) -> Collection[dict[str, object]]:

@@ -94,9 +94,8 @@ def make_plan(
         else:
             variants.append(planned)
     if bad_rows and not skip_bad_rows:
-        raise ManifestError(
-            f"{len(bad_rows)} problem(s) in the manifest; nothing was rendered", tuple(bad_rows)
-        )
+        told = tuple(dict.fromkeys(bad_rows))
+        raise ManifestError(f"{len(told)} problem(s) in the manifest; nothing was rendered", told)
 
     timings = load_timings(workspace)
     clips, held = _plan_clips(workspace, variants, timings, forced)

@@ -9,6 +9,7 @@ to do, so that an accepted run which was interrupted goes on under the same flag
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from wanflow.errors import Refused
@@ -25,7 +26,7 @@ def check_limits(job: Job, plan: Plan, workspace: Store, accept: str | None = No
     if accept == plan.plan_id or (plan.is_empty and not plan.to_unpublish):
         return
     whys = explain(plan, workspace) if _num_changed(plan) else []
-    exceeded = [*_exceeded(job, plan), *_upgraded(whys)]
+    exceeded = [*_exceeded(job, plan), *_upgraded(plan, whys)]
     if not exceeded:
         return
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in count_reasons(whys).items())
@@ -70,8 +71,9 @@ def _exceeded(job: Job, plan: Plan) -> Iterator[str]:
         )
 
 
-def _upgraded(whys: Sequence[Why]) -> Iterator[str]:
-    remade = {why.id for why in whys if why.kind == "variant" and _is_upgrade(why)}
+def _upgraded(plan: Plan, whys: Sequence[Why]) -> Iterator[str]:
+    paths = {why.path for why in whys if why.kind == "variant" and _is_upgrade(why)}
+    remade = [v for v in plan.to_assemble if any(file.path in paths for file in v.files)]
     stages = {
         f"{c.what} {c.old} -> {c.new}" for why in whys for c in why.changes if c.reason is Reason.VERSION
     }
@@ -100,7 +102,14 @@ def _num_changed(plan: Plan) -> int:
 
 
 def _num_taken_away(plan: Plan) -> int:
-    return len({retired.variant_id for retired in plan.to_unpublish})
+    """Videos, of which a matrix makes several of one id. Each has at most one file an output."""
+    num_files = Counter(
+        (retired.variant_id, dict(retired.record.info).get("output")) for retired in plan.to_unpublish
+    )
+    num_videos: dict[str, int] = {}
+    for (variant_id, _), number in num_files.items():
+        num_videos[variant_id] = max(number, num_videos.get(variant_id, 0))
+    return sum(num_videos.values())
 
 
 def _num_published(plan: Plan) -> int:

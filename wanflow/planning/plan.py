@@ -161,6 +161,7 @@ class Plan:
     #: what is to be made, or failed before
     variants: tuple[PlannedVariant, ...]
     clips: tuple[PlannedClip, ...]
+    #: what a matrix repeats is in it once a video
     bad_rows: tuple[BadRow, ...]
     lints: tuple[Lint | Gap | Unmade | Undrawable, ...]
     #: clips that the whole manifest asks for, changed or not

@@ -6,10 +6,10 @@ some rows only (``--only``, ``--limit``), or one with bad rows retires nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from wanflow.model import Record, Status
-from wanflow.planning.plan import Plan, Retired
+from wanflow.planning.plan import Plan, PlannedVariant, Retired
 from wanflow.publish import Published, unpublish
 from wanflow.records import in_parallel
 from wanflow.storage import Store
@@ -29,15 +29,16 @@ def find_retired(published: Published, asked: bytearray, job_name: str) -> tuple
 
 
 def leaving(plan: Plan) -> list[Retired]:
-    """What to un-publish at once. A variant whose video only moves keeps the old one until the new one is up."""
-    to_make = _to_make(plan)
-    return [each for each in plan.to_unpublish if each.variant_id not in to_make]
+    """What to un-publish now, of what still is published. A video that only moves stays until the new one is up.
 
-
-def replaced(plan: Plan, made: Collection[str]) -> list[Retired]:
-    """What to un-publish now that the variants in ``made`` are published anew."""
-    moved = _to_make(plan).intersection(made)
-    return [each for each in plan.to_unpublish if each.variant_id in moved]
+    Nothing says which of the videos of an id (a matrix makes several) has moved where, so all of them have to be up.
+    """
+    waiting = {planned.variant.variant_id for planned in plan.variants if not _is_up(plan, planned)}
+    return [
+        each
+        for each in plan.to_unpublish
+        if each.variant_id not in waiting and each.path in plan.published.records
+    ]
 
 
 def take_away(workspace: Store, target: Store, plan: Plan, retired: Sequence[Retired]) -> int:
@@ -57,5 +58,7 @@ def take_away(workspace: Store, target: Store, plan: Plan, retired: Sequence[Ret
     return len(done)
 
 
-def _to_make(plan: Plan) -> frozenset[str]:
-    return frozenset(v.variant.variant_id for v in plan.variants if v.status is not Status.UNCHANGED)
+def _is_up(plan: Plan, planned: PlannedVariant) -> bool:
+    return planned.status is not Status.FAILED and all(
+        plan.published.key_of(file.path) == file.key for file in planned.files
+    )

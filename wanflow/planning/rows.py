@@ -1,8 +1,8 @@
 """``plan.parquet``: a plan as rows in the run directory, and back as far as a later plan compares with it.
 
 A row a variant, a row a clip that they need, a row a retired video. ``detail`` describes in JSON what decides the
-result: of a clip its fields, of a variant that is made its layers, sound and files. A variant that was unchanged has
-the run that published it in ``made_by`` instead. The file's metadata has the versions of wanflow and of its stages.
+result: of a clip its fields, of a variant that is made its layers, sound and files. Files that stay as they are stand
+in ``kept``, each with the run that published it. The file's metadata has the versions of wanflow and of its stages.
 """
 
 from __future__ import annotations
@@ -64,19 +64,24 @@ def plan_table(plan: Plan) -> pa.Table:
             ("reason", pa.string()),
             ("files", pa.int64()),
             ("prompt", pa.string()),
-            ("made_by", pa.string()),
+            ("kept", pa.map_(pa.string(), pa.string())),
             ("detail", pa.string()),
         ]
     )
     facts = {"wanflow": __version__, "versions": dict(VERSIONS)}
     unchanged = plan.unchanged
-    made_by = (
-        plan.published.records.table["run_id"].cast(pa.string()).take(pa.array(unchanged.first_records()))
+    records, bounds = unchanged.records()
+    paths, runs = (
+        plan.published.records.table[name].cast(pa.string()).take(pa.array(records, pa.int64()))
+        for name in ("path", "run_id")
+    )
+    kept = pa.MapArray.from_arrays(
+        pa.array(bounds, pa.int32()), paths.combine_chunks(), runs.fill_null("").combine_chunks()
     )
     columns: dict[str, pa.Array] = {
         "id": pa.array(unchanged.variant_ids, pa.string()),
         "row": pa.array(unchanged.rows, pa.int64()),
-        "made_by": made_by.fill_null(""),
+        "kept": kept,
     }
     constant = {"kind": "variant", "status": Status.UNCHANGED.value, "reason": "", "files": 0}
     for each in schema:
@@ -120,12 +125,19 @@ def former_plan(table: pa.Table | None) -> FormerPlan:
     return FormerPlan(files, facts.get("versions", {}), facts.get("wanflow", ""))
 
 
-def makers_of(table: pa.Table) -> dict[str, str]:
-    """Of a table of :func:`plan_table`: variant id -> the run that had published it before, where it was unchanged."""
-    if "made_by" not in table.column_names:
-        return {}
-    found = zip(table["id"].to_pylist(), table["made_by"].to_pylist(), strict=True)
-    return {name: made_by for name, made_by in found if made_by}
+def asked_of(table: pa.Table) -> Iterator[tuple[str, dict[str, str]]]:
+    """Of each variant in a table of :func:`plan_table` its id, and of each of its files the run that had published it
+    before; empty: that run was to make it.
+
+    Where they are not told (it failed before, or was unchanged and an earlier wanflow wrote the plan) the id stands in
+    for their paths.
+    """
+    is_variant = [kind == "variant" for kind in table["kind"].to_pylist()]
+    names = [name for name in ("id", "detail", "kept", "made_by") if name in table.column_names]
+    for row in table.select(names).filter(is_variant).to_pylist():
+        detail = json.loads(row.get("detail") or "{}")
+        files = dict.fromkeys(detail.get("files", ()), "") | dict(row.get("kept") or ())
+        yield row["id"], files or {row["id"]: row.get("made_by") or ""}
 
 
 def describe_clip(clip: Clip) -> dict[str, Any]:
@@ -179,6 +191,7 @@ def _rows(plan: Plan) -> Iterator[dict[str, object]]:
             "status": planned.status.value,
             "reason": planned.reason,
             "files": len(planned.files),
+            "kept": list(_kept(plan, planned)),
             "detail": json.dumps(_detail(planned), ensure_ascii=False) if planned.files else None,
         }
     for clip in plan.clips:
@@ -199,6 +212,14 @@ def _rows(plan: Plan) -> Iterator[dict[str, object]]:
             "reason": f"{retired.path} is no longer asked for",
             "files": 1,
         }
+
+
+def _kept(plan: Plan, planned: PlannedVariant) -> Iterator[tuple[str, str]]:
+    """(path, run that published it) of each file that is asked for as it is."""
+    to_make = {file.path for file in planned.files}
+    for _, path in planned.variant.outputs if planned.status is not Status.FAILED else ():
+        if path not in to_make:
+            yield path, str(dict(plan.published.records[path].info).get("run_id", ""))
 
 
 def _detail(planned: PlannedVariant) -> dict[str, Any]:

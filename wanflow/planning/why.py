@@ -31,12 +31,12 @@ from wanflow.planning.plan import ClipPlan, Plan, PlannedClip, PlannedVariant
 from wanflow.planning.rows import (
     FormerFile,
     FormerPlan,
+    asked_of,
     describe_clip,
     describe_layer,
     describe_output,
     describe_sound,
     former_plan,
-    makers_of,
 )
 from wanflow.storage import Store
 
@@ -114,16 +114,19 @@ def explain_against(plan: Plan, workspace: Store, run_id: str) -> list[Why]:
         raise StoreError(
             f"{workspace.url}/runs/{run_id} has no plan: it had nothing to do, or there is no such run"
         )
-    former, then, makers = Former(workspace), former_plan(table), makers_of(table)
+    former, then, asked = Former(workspace), former_plan(table), list(asked_of(table))
+    makers = {path: run for _, files in asked for path, run in files.items()}
     found = []
     seen = set()
     for planned in plan.variants:
         variant = planned.variant
         seen.add(variant.variant_id)
         for file in wanted_files(variant):
+            seen.add(file.path)
             before, old = then, then.files.get(file.path)
-            if old is None and variant.variant_id in makers:
-                before = former.plan(makers[variant.variant_id])
+            maker = makers.get(file.path) or makers.get(variant.variant_id)
+            if old is None and maker:
+                before = former.plan(maker)
                 old = before.files.get(file.path)
                 if old is None:
                     continue
@@ -132,11 +135,11 @@ def explain_against(plan: Plan, workspace: Store, run_id: str) -> list[Why]:
             elif old.key != file.key:
                 changes = tuple(dict.fromkeys(_differences(variant, file, old, before)))
                 found.append(Why("variant", variant.variant_id, file.path, changes))
-    names = dict(zip(*(table[name].to_pylist() for name in ("id", "kind")), strict=True))
     found += [
-        Why("variant", name, "", (Change(Reason.GONE),))
-        for name, kind in names.items()
-        if kind == "variant" and name not in seen
+        Why("variant", name, path if path != name else "", (Change(Reason.GONE),))
+        for name, files in asked
+        for path in files
+        if path not in seen
     ]
     return found
 

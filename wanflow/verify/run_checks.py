@@ -197,15 +197,14 @@ def check_plan(evidence: Evidence) -> Checked:
             continue
         if run.results is None or isinstance(run.results, Unreadable):
             continue
-        planned = [
+        planned = Counter(  # a matrix makes several of one id
             row["id"] for row in run.plan.select(["kind", "id"]).to_pylist() if row["kind"] == "variant"
-        ]
-        number += len(planned)
-        told = set(run.results["variant_id"].to_pylist())
+        )
+        number += planned.total()
+        told = Counter(run.results["variant_id"].to_pylist())
         path = f"runs/{run.run_id}/results.parquet"
         found += [
             Finding(path, f"{name} was planned and has no row", todo=NEXT_RUN)
-            for name in planned
-            if name not in told
+            for name in (planned - told).elements()
         ]
     return number, found

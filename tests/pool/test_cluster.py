@@ -204,7 +204,7 @@ class World:
         found: list[int] = []
 
         def is_there() -> bool:
-            found.extend(self.nodes.workers(node_id, "ray::assemble_variant"))
+            found.extend(self.nodes.workers(node_id, "ray::assemble_in_time"))
             return bool(found)
 
         self.until_true(is_there)

@@ -303,6 +303,8 @@ def main(arguments: list[str] | None = None) -> None:
         fused=chosen.fused,
         start=chosen.start,
     )
+    if dist.is_initialized():  # a process that ends with its group alive may abort
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def _rows(job: Job, plan: Plan, scheduler: Scheduler | None, target: Store) -> l
     rows = [_row(job, plan, planned, scheduler, target, sharing) for planned in plan.variants]
     bad: dict[int, list[BadRow]] = {}
     for each in plan.bad_rows:
-        bad.setdefault(each.video, []).append(each)
+        bad.setdefault(each.variant, []).append(each)
     for found in bad.values():
         first = min(each.row for each in found)
         reasons = [f"row {each.row}: {each.reason}" if job.manifest.group else each.reason for each in found]

@@ -50,8 +50,8 @@ class BadRow:
     row: int
     variant_id: str
     reason: str
-    #: number of the video that is not made: all reasons of one are one failure
-    video: int = field(default=0, compare=False)
+    #: number of the variant that is not made: all reasons of one are one failure
+    variant: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         name = f" ({self.variant_id})" if self.variant_id else ""

@@ -201,7 +201,7 @@ def test_a_bad_row_of_a_matrix_is_one_mistake_and_a_failure_a_video(case: Case) 
     case.rows([{"variant_id": "a", "prompt": "x", "image": "gone.png"}])
     publish = {"url": "o", "path": "{{ variant_id }}-{{ locale }}.mp4"}
     bad = case.bad(matrix={"locale": ["de", "no", "se"]}, publish=publish)
-    assert ([each.video for each in bad], len(set(bad))) == ([0, 1, 2], 1)
+    assert ([each.variant for each in bad], len(set(bad))) == ([0, 1, 2], 1)
 
 
 def test_all_bad_rows_of_a_large_manifest_are_listed(case: Case) -> None:

@@ -237,6 +237,14 @@ def test_numbers_are_ordered_by_their_value(case: Case) -> None:
     assert shown(case.variants(manifest=grouped(BY_SLIDE))) == {"a": ["z", "y", "x"]}
 
 
+def test_a_word_among_numbers_is_its_rows_trouble(case: Case) -> None:
+    """``priority`` is a number in CSV, too; the plan must tell the row, and not break off."""
+    (case.folder / "rows.csv").write_text("LESSON,priority,prompt\na,1,x\na,two,y\na,3,z\nb,1,x\n")
+    found = case.read(manifest=grouped({"by": "LESSON", "order": "priority"}, url="rows.csv"))
+    assert [item.row for item in found if isinstance(item, BadRow)] == [2]
+    assert shown([item for item in found if isinstance(item, Variant)]) == {"b": ["x"]}
+
+
 def test_order_may_be_a_date(case: Case) -> None:
     """A diary's days."""
     case.rows(slides(("a", date(2026, 2, 1), "second"), ("a", date(2026, 1, 31), "first")))
@@ -496,7 +504,7 @@ def test_the_matrix_repeats_reasons_only_to_tell_which_videos_fail(case: Case) -
     case.rows(slides(("a", 1, "x"), ("a", 2, "")))
     path = {"url": "out", "path": "{{ variant_id }}/{{ locale }}.mp4"}
     bad = case.bad(manifest=grouped(), matrix={"locale": ["de", "no", "en"]}, publish=path)
-    assert [each.video for each in bad] == [0, 1, 2]
+    assert [each.variant for each in bad] == [0, 1, 2]
     assert reasons(list(set(bad))) == ["row 2 (a): prompt: is empty, and there is no image either"]
     bad = case.bad(manifest=grouped(), matrix={"locale": ["de", "no"]}, clip={"prompt": "x"})
     words = "publish.path: the same row with other values of the matrix is published at a/wide.mp4 too"

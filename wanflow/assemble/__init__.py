@@ -1,4 +1,4 @@
-"""Assembly: masters, layers, sound and an output's preset become a finished file and its poster, in one ffmpeg run.
+"""Assembly: masters, layers, sound and an output's preset become a finished file and its poster.
 
 :func:`assemble` is the whole interface. It prepares pictures and words in a work directory of its own, measures how
 loud voices and music are, builds the graph (``graph.py``, ``sound.py``, pure) and runs it (``ffmpeg.py``). The same
@@ -131,12 +131,12 @@ def _mix(
     work: Path,
 ) -> sound.Mix:
     """The voices where their scenes are, and the music, each with the gain that it needs."""
-    from wanflow.assemble import graph, loudness, sound
+    from wanflow.assemble import loudness, sound
 
     begin_s = 0.0
     speeches = []
     for i, (scene, shot) in enumerate(zip(variant.scenes, shots, strict=True)):
-        end_s = begin_s + graph.num_frames((shot,), output) / output.fps
+        end_s = begin_s + output.frames(shot.seconds) / output.fps
         if voice := scene.voice:
             path, demuxer = _sound(voice.source, sources)
             gain_db = loudness.gain_db(path, demuxer, variant.loudness, 0.0, voice.seconds) + voice.volume_db

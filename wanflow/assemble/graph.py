@@ -66,7 +66,7 @@ class Shot:
 
 def num_frames(shots: tuple[Shot, ...], output: Output) -> int:
     """Frames of the finished video: each scene is cut to a whole number of frames of its own."""
-    return sum(_frames(shot, output) for shot in shots)
+    return sum(output.frames(shot.seconds) for shot in shots)
 
 
 def build(
@@ -128,7 +128,7 @@ _INPUT = {"protocol_whitelist": "file,pipe", "threads": THREADS}
 
 
 def _scene(shot: Shot, output: Output) -> Any:
-    frames, rate, resized = _frames(shot, output), _rate(output.fps), False
+    frames, rate, resized = output.frames(shot.seconds), _rate(output.fps), False
     again = {"stream_loop": shot.repeats} if shot.repeats else {}
     stream = ffmpeg.input(str(shot.master), **again, **_INPUT).video
     stream = stream.filter("setpts", f"N/({shot.fps:.6f}*TB)" if shot.repeats else "PTS-STARTPTS")
@@ -188,10 +188,6 @@ def _picture(stream: Any, picture: Picture, frames: int, output: Output) -> Any:
     if picture.start_s > 0 or end is not None:
         extra["enable"] = f"gte(t,{_s(picture.start_s)})" + (f"*lt(t,{_s(end)})" if end is not None else "")
     return stream.overlay(still, x=picture.x, y=picture.y, format="gbrp", eof_action="repeat", **extra)
-
-
-def _frames(shot: Shot, output: Output) -> int:
-    return output.frames(shot.seconds)
 
 
 def _rate(fps: float) -> str:

@@ -24,7 +24,7 @@ from wanflow.written import written
 
 #: row number, values, what of them could not be read
 Row = tuple[int, dict[str, Any], Sequence[str]]
-#: the same after the number of the video that it belongs to
+#: the same after the number of the variant that it belongs to
 NumberedRow = tuple[int, int, dict[str, Any], Sequence[str]]
 
 #: fields of a Variant in which its rows may differ
@@ -39,17 +39,17 @@ _SHOWN = 60
 class MadeRow:
     """What became of one row."""
 
-    #: number of its video: with a matrix, a row or a group has several
-    video: int
+    #: number of its variant: with a matrix, a row or a group has several
+    variant: int
     row: int
     values: dict[str, Any]
     made: Variant | list[BadRow]
 
 
-def whole_videos(rows: Iterable[Row], chosen: Iterable[Row], matrix: Sequence[str]) -> Iterator[Row]:
+def whole_variants(rows: Iterable[Row], chosen: Iterable[Row], matrix: Sequence[str]) -> Iterator[Row]:
     """Of ``rows`` those of a video with a row among ``chosen``: nobody asks for a video with scenes missing."""
-    videos = {_video_of(row, matrix) for row in chosen}
-    return (row for row in rows if _video_of(row, matrix) in videos)
+    variants = {_variant_of(row, matrix) for row in chosen}
+    return (row for row in rows if _variant_of(row, matrix) in variants)
 
 
 def gather(rows: Iterable[Row], matrix: Sequence[str], limit: int | None = None) -> Iterator[NumberedRow]:
@@ -57,11 +57,11 @@ def gather(rows: Iterable[Row], matrix: Sequence[str], limit: int | None = None)
 
     A video is a group with one choice of values for ``matrix``. Only the rows of the first ``limit`` videos are given.
     """
-    videos: dict[object, list[Row]] = {}
+    variants: dict[object, list[Row]] = {}
     for each in rows:
-        videos.setdefault(_video_of(each, matrix), []).append(each)
-    waiting = list(videos.values())
-    videos.clear()
+        variants.setdefault(_variant_of(each, matrix), []).append(each)
+    waiting = list(variants.values())
+    variants.clear()
     waiting.reverse()
     for number in range(len(waiting))[:limit]:
         yield from ((number, *row) for row in waiting.pop())
@@ -71,16 +71,16 @@ def join(made: Iterable[MadeRow], by: str | None, order: str | None) -> Iterator
     """One Variant for the rows of each video, scenes by the column ``order`` (None: in the table's order), or every
     reason why there is none. ``made`` comes as :func:`gather` gave it, by the column ``by``; None: a row is a video.
     """
-    for video, group in groupby(made, key=lambda each: each.video):
+    for variant, group in groupby(made, key=lambda each: each.variant):
         rows = list(islice(group, None if by else 1))  # a row that is a video waits for no other
         found = _join(rows, by, order) if by else rows[0].made
         if isinstance(found, Variant):
             yield found
         else:
-            yield from (replace(bad, video=video) for bad in sorted(found, key=lambda bad: bad.row))
+            yield from (replace(bad, variant=variant) for bad in sorted(found, key=lambda bad: bad.row))
 
 
-def _video_of(row: Row, matrix: Sequence[str]) -> tuple[str | int, ...]:
+def _variant_of(row: Row, matrix: Sequence[str]) -> tuple[str | int, ...]:
     """A row without a good id is a group of its own: it is told as a bad row."""
     number, values, _ = row
     try:
@@ -140,9 +140,10 @@ def _sort_key(value: object) -> Any:
     """Numbers and times as they are; a text by its words and the whole numbers in it, as people number slides: 2 before
     10, 1.9 before 1.10, 3a behind 3. ValueError where a value is none that can be written."""
     if isinstance(value, int | float | Decimal | date | time):
-        return value
+        return 0, value
     parts = re.split(r"(^-\d+|\d+)", written(value))
-    return tuple([int(part) if i % 2 else part for i, part in enumerate(parts)])
+    # behind the numbers of a column that should have had numbers alone: that row is bad for it
+    return 1, *(int(part) if i % 2 else part for i, part in enumerate(parts))
 
 
 def _differences(one: Variant, other: Variant) -> Iterator[str]:

@@ -18,7 +18,7 @@ from wanflow.errors import BadRow, ManifestError
 from wanflow.inputs import Inputs
 from wanflow.job import BUILT_INS, CLIP_TEXTS, Job
 from wanflow.manifest.clips import ClipMaker, default_templates
-from wanflow.manifest.groups import MadeRow, NumberedRow, gather, join, whole_videos
+from wanflow.manifest.groups import MadeRow, NumberedRow, gather, join, whole_variants
 from wanflow.manifest.layers import LayerMaker
 from wanflow.manifest.notes import Notes
 from wanflow.manifest.outputs import OutputMaker
@@ -64,7 +64,7 @@ def read_variants(
     if group:
         rows, matrix = table.rows(needed, where, job.matrix), tuple(job.matrix)
         if chosen:
-            rows = whole_videos(rows, table.rows({"variant_id"}, [*where, *chosen], job.matrix), matrix)
+            rows = whole_variants(rows, table.rows({"variant_id"}, [*where, *chosen], job.matrix), matrix)
         numbered = gather(rows, matrix, limit)
     else:
         rows = table.rows(needed, [*where, *chosen], job.matrix)
@@ -164,7 +164,7 @@ class _VariantMaker:
             outputs = self._outputs.applying_always(aspects)
         self._clips.check_constants(dict.fromkeys(output.aspect for output in outputs), columns)
         longest_s = self._clips.longest_s(columns)
-        self._sounds.check_length(longest_s)
+        self._sounds.check_constants(longest_s)
         for maker in self._layers:
             maker.check_start(self._sounds.longest_s(longest_s))
 
@@ -183,8 +183,8 @@ class _VariantMaker:
     def _made(self, rows: Iterator[NumberedRow], notes: Notes | None) -> Iterator[MadeRow]:
         while chunk := list(islice(rows, CHUNK_ROWS)):
             self._prefetch([values for _, _, values, _ in chunk])
-            for video, row, values, problems in chunk:
-                yield MadeRow(video, row, values, self._make(video, row, values, problems, notes))
+            for variant, row, values, problems in chunk:
+                yield MadeRow(variant, row, values, self._make(variant, row, values, problems, notes))
 
     def _make(
         self,

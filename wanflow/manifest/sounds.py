@@ -22,7 +22,6 @@ class SoundMaker:
     """Makes the voice and the music of each row of a job; both are None where it has no ``sound``."""
 
     def __init__(self, job: Job, inputs: Inputs) -> None:
-        """Raises JobError when a file that every row would use is missing or broken."""
         self._inputs = inputs
         self._voice = job.sound.voice if job.sound else None
         self._music = job.sound.music if job.sound else None
@@ -30,13 +29,6 @@ class SoundMaker:
         self.loudness = job.sound.loudness if job.sound else DEFAULT_LOUDNESS
         self._voice_url = compile_template(self._voice.url) if self._voice else None
         self._music_url = compile_template(self._music.url) if self._music else None
-        try:
-            if self._voice_url is not None and self._voice_url.constant is not None:
-                self._find("voice", self._voice_url, {})
-            if self._music_url is not None and self._music_url.constant is not None:
-                self.music({})
-        except ValueError as exc:
-            raise JobError(f"sound.{exc}") from None
 
     @property
     def urls(self) -> tuple[Template | None, ...]:
@@ -47,13 +39,16 @@ class SoundMaker:
         """How long a scene can be whose clip lasts at most ``clip_s`` seconds."""
         return math.inf if self._voice and self._voice.extend else clip_s
 
-    def check_length(self, clip_s: float) -> None:
-        """JobError when no row decides who speaks, and it does not fit the longest clip, of ``clip_s`` seconds."""
-        if self._voice_url is not None and self._voice_url.constant is not None:
-            try:
+    def check_constants(self, clip_s: float) -> None:
+        """JobError when a file that no row decides is missing, broken, or too long for the longest clip, of ``clip_s``
+        seconds."""
+        try:
+            if self._voice_url is not None and self._voice_url.constant is not None:
                 self.voice({}, clip_s)
-            except ValueError as exc:
-                raise JobError(f"sound.{exc}") from None
+            if self._music_url is not None and self._music_url.constant is not None:
+                self.music({})
+        except ValueError as exc:
+            raise JobError(f"sound.{exc}") from None
 
     def voice(self, values: Mapping[str, Any], clip_s: float) -> Voice | None:
         """Who speaks over clips of which the shortest lasts ``clip_s`` seconds. ValueError says why it cannot be."""
